@@ -1,0 +1,534 @@
+//! What is known of a grid: what its servers saw last, and what the grid remembers.
+//!
+//! Outside tests only `State::known()` makes a [`Known`]. Unknown is not absent: a server whose look is not
+//! complete in this term says nothing about what it does not hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::desired::{Cache, Desired, Display, Firmware, NetworkTarget, Os, Video};
+use crate::digest::Digest;
+use crate::ids::{
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Incarnation, Member, NetworkName, Revision,
+    SecretName, ServerId, ServerName, Stamp, VersionName,
+};
+use crate::units::{Size, Timestamp};
+
+/// Everything a plan may look at beside the configuration and the time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Known {
+    /// The grid.
+    pub grid: GridId,
+    /// Its life.
+    pub epoch: Epoch,
+    /// The committed revision.
+    pub revision: Revision,
+    /// What that revision asks for; the empty configuration at revision 0.
+    pub committed: Desired,
+    /// The generation of every address that has one.
+    pub generations: BTreeMap<Address, Generation>,
+    /// The members.
+    pub servers: BTreeMap<ServerId, KnownServer>,
+    /// The catalogue.
+    pub images: BTreeMap<ImageName, BTreeMap<VersionName, ImageVersion>>,
+    /// Desktops that the grid remembers.
+    pub desktops: BTreeMap<DesktopId, KnownDesktop>,
+    /// What servers were told and have not finished, by stamp.
+    pub orders: BTreeMap<Stamp, Order>,
+    /// Names of the secrets the grid holds, with their version.
+    pub secrets: BTreeMap<SecretName, u64>,
+    /// Objects that no one may act on until then; `None`: until resumed.
+    pub pauses: BTreeMap<Address, Option<Timestamp>>,
+    /// Objects that outlive their block until the protection is lifted.
+    pub protections: BTreeSet<Address>,
+    /// Findings that carry memory: since when they have been seen.
+    pub since: BTreeMap<String, Timestamp>,
+}
+
+/// A member of the grid.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KnownServer {
+    /// Its name.
+    pub name: ServerName,
+    /// Labels from its own file.
+    pub labels: BTreeSet<String>,
+    /// What it can carry.
+    pub capacity: Capacity,
+    /// Whether it takes part.
+    pub state: ServerState,
+    /// What it saw last; `None` before its first complete look.
+    pub look: Option<Look>,
+    /// Whether that look is whole and of this term. If not, what it does not show may still exist.
+    pub current: bool,
+}
+
+/// What a server can carry, as it says itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capacity {
+    /// Processors.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: Size,
+    /// Size of the file system that holds overlays.
+    pub disk: Size,
+    /// What its hypervisor is, in words: "qemu 7.2 (emulated)".
+    pub hypervisor: String,
+    /// What its hypervisor cannot do.
+    pub missing: BTreeSet<Feature>,
+    /// Networks that its own file maps otherwise.
+    pub networks: BTreeMap<NetworkName, NetworkTarget>,
+}
+
+/// What a template may need of a hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Feature {
+    /// UEFI firmware.
+    Uefi,
+    /// UEFI with secure boot.
+    SecureBoot,
+    /// SPICE displays.
+    Spice,
+    /// Guests that can be asked.
+    Agent,
+    /// Disks that hold what is written.
+    Disks,
+}
+
+/// A server's part in the grid.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerState {
+    /// Being added.
+    Joining,
+    /// Takes part.
+    Ready,
+    /// Keeps what it has.
+    Cordoned,
+    /// Being emptied.
+    Draining,
+    /// Silent.
+    Suspect,
+    /// Given up, by agreement.
+    Lost,
+    /// Back, and not yet trusted.
+    Reconciling,
+    /// No longer a member.
+    Removed,
+}
+
+/// What one server saw.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Look {
+    /// Which start of its daemon.
+    pub boot: u64,
+    /// Which change since, counted from 1.
+    pub sequence: u64,
+    /// When the look that last changed anything was taken, by the entry's time.
+    pub at: Timestamp,
+    /// Desktops that carry our grid's mark.
+    pub members: BTreeMap<Member, Seen>,
+    /// Images on its disk, by root.
+    pub images: BTreeMap<Digest, CopyState>,
+    /// How full the disk of its overlays is.
+    pub disk: DiskLevel,
+    /// Domains that are not ours: listed, never touched.
+    pub foreign: BTreeMap<String, Foreign>,
+    /// Whether its hypervisor answered. If not, `members` are the last ones known and mean nothing now.
+    pub hypervisor: Health,
+}
+
+/// Whether a part answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It does.
+    Well,
+    /// It does not; the reason in words.
+    Away(String),
+}
+
+/// What was seen of one life of a desktop.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seen {
+    /// The hypervisor's object.
+    pub domain: Option<SeenDomain>,
+    /// The disk.
+    pub overlay: Option<SeenOverlay>,
+}
+
+/// What was seen of a domain.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SeenDomain {
+    /// Its UUID.
+    pub uuid: uuid::Uuid,
+    /// The order that last wrote it, from its mark.
+    pub stamp: Stamp,
+    /// Whether it runs.
+    pub power: PowerState,
+    /// The fields that we write, as they are.
+    pub spec: DesktopSpec,
+    /// The guest's answer.
+    pub guest: GuestState,
+    /// It runs with older hardware than it is defined with.
+    pub stale_until_reboot: bool,
+}
+
+/// What was seen of an overlay.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SeenOverlay {
+    /// Root of the image it is a clone of.
+    pub image: Digest,
+    /// Whether it can be used.
+    pub sound: bool,
+    /// The order that made it, from the mark beside it.
+    pub stamp: Stamp,
+    /// Its size is beyond the template's `disk_limit`.
+    pub over_limit: bool,
+}
+
+/// Whether a domain runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    /// It runs.
+    Running {
+        /// Which start of it, so that a restart is not mistaken for running on.
+        since: Timestamp,
+    },
+    /// It is off.
+    Off,
+    /// It stands still; the reason in words, such as a full disk.
+    Paused(String),
+    /// It ended without being asked.
+    Crashed,
+}
+
+/// What the guest said.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestState {
+    /// Nothing, or it was not asked.
+    Silent,
+    /// It answers.
+    Answers {
+        /// Its host name.
+        hostname: String,
+        /// How many people are signed in, where it can tell.
+        users: Option<u32>,
+    },
+}
+
+/// A domain that is not ours.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Foreign {
+    /// Its UUID.
+    pub uuid: uuid::Uuid,
+    /// The grid whose mark it carries, if any.
+    pub grid: Option<GridId>,
+}
+
+/// A copy of an image on one server.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyState {
+    /// On its way.
+    Copying,
+    /// Whole, and every chunk was read back.
+    Verified,
+    /// Present, and not what it should be.
+    Bad,
+}
+
+/// How full a disk is. The marks are those of the design: no new clones from 80 %, regrowing from 90 %.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskLevel {
+    /// Below 80 %.
+    #[default]
+    Fine,
+    /// From 80 %: no new clones.
+    High,
+    /// From 90 %: idle pooled desktops are regrown, the largest overlay first.
+    Critical,
+}
+
+/// A version of an image in the catalogue.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ImageVersion {
+    /// BLAKE3 of the source's bytes.
+    pub source: Digest,
+    /// Root of the stored form's manifest.
+    pub root: Digest,
+    /// Virtual size of the disk.
+    pub size: Size,
+    /// Bytes that are not holes.
+    pub data: Size,
+    /// When it was imported.
+    pub imported: Timestamp,
+}
+
+/// A desktop as the grid remembers it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KnownDesktop {
+    /// Its present life.
+    pub incarnation: Incarnation,
+    /// Where it is.
+    pub server: ServerId,
+    /// What was last agreed to write.
+    pub spec: DesktopSpec,
+    /// Its state.
+    pub phase: Phase,
+    /// Whether its disk is to be kept.
+    pub personal: bool,
+    /// Failures in a row, and when the last was; decays with time healthy.
+    pub failures: Failures,
+    /// When the present incarnation was agreed.
+    pub grown: Timestamp,
+}
+
+/// The state of a desktop.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Ordered, and not yet ready.
+    Provisioning {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Ready for a person.
+    Available {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Whole, and switched off by policy.
+    Off {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Somebody is signed in.
+    InUse {
+        /// Since when.
+        since: Timestamp,
+        /// How many people.
+        users: u32,
+    },
+    /// Something is wrong with it.
+    Broken {
+        /// Since when.
+        since: Timestamp,
+        /// What.
+        reason: BrokenReason,
+    },
+    /// Its server is lost.
+    Unknown {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Ordered away; it goes when its server reports that it is gone.
+    Deleting {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// What can be wrong with a desktop.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BrokenReason {
+    /// Its domain is gone.
+    DomainMissing,
+    /// Its overlay is gone.
+    OverlayMissing,
+    /// Its overlay cannot be used.
+    OverlayBad,
+    /// It ended without being asked.
+    Crashed,
+    /// It stands still; in words.
+    Paused(String),
+    /// It did not become ready in time.
+    NotReady,
+    /// An order for it failed for good; in words.
+    Refused(String),
+}
+
+/// Failures in a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Failures {
+    /// How many.
+    pub count: u32,
+    /// When the last was.
+    pub last: Timestamp,
+}
+
+/// Everything that one server needs to make one desktop: it chooses nothing itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DesktopSpec {
+    /// The life.
+    pub member: Member,
+    /// The domain's UUID.
+    pub uuid: uuid::Uuid,
+    /// The guest's host name.
+    pub hostname: String,
+    /// Root of the image that its overlay is a clone of.
+    pub image: Digest,
+    /// Its hardware.
+    pub hardware: Hardware,
+}
+
+/// The hardware of a desktop: alike for all clones of a pool on a server.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Hardware {
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: Size,
+    /// Virtual size of the disk.
+    pub disk: Size,
+    /// Size to which the overlay may grow.
+    pub disk_limit: Option<Size>,
+    /// Firmware.
+    pub firmware: Firmware,
+    /// Network cards in order.
+    pub networks: Vec<NetworkTarget>,
+    /// Displays of the hypervisor.
+    pub displays: BTreeSet<Display>,
+    /// Video hardware.
+    pub video: Video,
+    /// Host caching.
+    pub cache: Cache,
+    /// What runs in it.
+    pub os: Os,
+    /// A channel for the guest agent.
+    pub agent: bool,
+    /// XML merged into the domain.
+    pub libvirt_xml: Option<String>,
+}
+
+/// What a server was told to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Who.
+    pub server: ServerId,
+    /// What.
+    pub task: Task,
+    /// Not before, after failures.
+    pub not_before: Timestamp,
+    /// The leader withdraws it then.
+    pub deadline: Timestamp,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What went wrong last, in words.
+    pub last_error: Option<String>,
+}
+
+/// One thing for one server to do. Each can be done twice with the result of once.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Make its overlay where there is none, define its domain, and start it if told so.
+    Create {
+        /// The desktop.
+        spec: DesktopSpec,
+        /// Start it.
+        start: bool,
+    },
+    /// Write the domain again as told; the overlay is not touched.
+    Redefine {
+        /// The desktop.
+        spec: DesktopSpec,
+    },
+    /// Start it.
+    Start {
+        /// The desktop.
+        member: Member,
+    },
+    /// Shut it down: agent, then ACPI, then power.
+    Stop {
+        /// The desktop.
+        member: Member,
+    },
+    /// Stop and start it.
+    Restart {
+        /// The desktop.
+        member: Member,
+    },
+    /// Power it off, undefine its domain, and remove its overlay.
+    Remove {
+        /// The desktop.
+        member: Member,
+    },
+    /// Read every chunk of an image back.
+    VerifyImage {
+        /// Its root.
+        root: Digest,
+    },
+    /// Remove an image that no clone uses.
+    DropImage {
+        /// Its root.
+        root: Digest,
+    },
+}
+
+impl Task {
+    /// The life it is about, if it is about one.
+    #[must_use]
+    pub fn member(&self) -> Option<&Member> {
+        match self {
+            Self::Create { spec, .. } | Self::Redefine { spec } => Some(&spec.member),
+            Self::Start { member } | Self::Stop { member } | Self::Restart { member } | Self::Remove { member } => {
+                Some(member)
+            }
+            Self::VerifyImage { .. } | Self::DropImage { .. } => None,
+        }
+    }
+
+    /// The verb and its object, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Create { spec, .. } => format!("create {}", spec.member.desktop),
+            Self::Redefine { spec } => format!("define {} again", spec.member.desktop),
+            Self::Start { member } => format!("start {}", member.desktop),
+            Self::Stop { member } => format!("stop {}", member.desktop),
+            Self::Restart { member } => format!("restart {}", member.desktop),
+            Self::Remove { member } => format!("remove {member}"),
+            Self::VerifyImage { root } => format!("verify image {}", root.short()),
+            Self::DropImage { root } => format!("drop image {}", root.short()),
+        }
+    }
+}
+
+impl Phase {
+    /// Since when it has been so.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        match self {
+            Self::Provisioning { since }
+            | Self::Available { since }
+            | Self::Off { since }
+            | Self::InUse { since, .. }
+            | Self::Broken { since, .. }
+            | Self::Unknown { since }
+            | Self::Deleting { since } => *since,
+        }
+    }
+
+    /// One word, stable in JSON.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Provisioning { .. } => "provisioning",
+            Self::Available { .. } => "available",
+            Self::Off { .. } => "off",
+            Self::InUse { .. } => "in_use",
+            Self::Broken { .. } => "broken",
+            Self::Unknown { .. } => "unknown",
+            Self::Deleting { .. } => "deleting",
+        }
+    }
+}
