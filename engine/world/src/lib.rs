@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The ports to the world, and their adapters, real and simulated side by side.
+//!
+//! A port says what the rest may rely on; every adapter of it passes the same contract suite. No port retries,
+//! decides or remembers: each call is tried once, within its own deadline, and says what happened.
+
+pub mod clock;
+pub mod disks;
+pub mod hypervisor;

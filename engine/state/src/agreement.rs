@@ -1,0 +1,63 @@
+//! The port to whatever makes replicas agree.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::entry::{Entry, Outcome};
+use crate::state::State;
+
+/// A replicated log with a [`State`] at its end.
+///
+/// Guarantees: an outcome is returned only after the entry is durable on a majority and applied here; entries are
+/// applied in one order everywhere; a state handed out never changes. A call that fails may still have happened,
+/// unless the error says otherwise: entries are made so that proposing one again does no harm.
+pub trait Agreement: Send + Sync {
+    /// Agrees on `entry` and returns what applying it gave. On a server that does not lead, the request is
+    /// forwarded.
+    fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>>;
+
+    /// The state after everything that was agreed before this call.
+    fn read(&self) -> BoxFuture<'_, Result<Arc<State>, AgreementError>>;
+
+    /// The state as applied here; it may lag behind the grid, and never goes back.
+    fn local(&self) -> Arc<State>;
+
+    /// Wakes with the applied index after entries were applied. Several may be reported as one; after the stream
+    /// is made, none is missed.
+    fn watch(&self) -> BoxStream<'static, u64>;
+
+    /// Who leads, as far as is known here.
+    fn leadership(&self) -> Leadership;
+}
+
+/// Who leads a grid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leadership {
+    /// This server, in that term.
+    Here {
+        /// The term.
+        term: u64,
+    },
+    /// Another server, by its raft id.
+    There {
+        /// Its raft id.
+        raft_id: u64,
+        /// The term.
+        term: u64,
+    },
+    /// Nobody that is known here.
+    Nobody,
+}
+
+/// Why nothing could be agreed, or not be known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AgreementError {
+    /// No leader, or no majority, within the time allowed. The entry may still be agreed on later.
+    #[error("no majority of the grid's voters answered: {0}")]
+    NoQuorum(String),
+    /// This server is shutting down, or its storage failed. The entry may have been agreed on.
+    #[error("this server's copy of the grid's state is closed: {0}")]
+    Closed(String),
+}

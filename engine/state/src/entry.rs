@@ -1,0 +1,365 @@
+//! Everything that can happen to a grid's state.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_plans::plan::{Base, Bounds, Memory};
+use coppice_schema::Digest;
+use coppice_schema::desired::Desired;
+use coppice_schema::ids::{
+    Address, Epoch, Generation, GridId, ImageName, Member, Revision, SecretName, ServerId,
+    ServerName, Stamp, VersionName,
+};
+use coppice_schema::known::{
+    Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Seen, ServerState, Task,
+};
+use coppice_schema::units::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::token::{Token, TokenId};
+
+/// An entry as the log has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Time of the entry, the leader's, never before the last one's.
+    pub at: Timestamp,
+    /// What happened.
+    pub entry: Entry,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entry {
+    /// The grid began, with its first server and its first token.
+    Founded {
+        /// Its identity.
+        grid: GridId,
+        /// Its life.
+        epoch: Epoch,
+        /// The first server.
+        server: NewServer,
+        /// The first token.
+        token: (TokenId, Token),
+    },
+    /// A deadline is due; nothing else happened.
+    Tick,
+    /// A configuration was approved.
+    Committed(Box<Commit>),
+    /// A server says what changed since its last report.
+    Reported(Box<Report>),
+    /// A server says that what it reported is whole; also when nothing changed, once in every term.
+    Confirmed {
+        /// Who.
+        server: ServerId,
+        /// Which start of its daemon.
+        boot: u64,
+        /// The last report's sequence.
+        sequence: u64,
+        /// The term it was asked in.
+        term: u64,
+    },
+    /// The leader decided.
+    Planned {
+        /// What it read.
+        base: Base,
+        /// What servers are to do.
+        orders: Vec<NewOrder>,
+        /// Findings that are there now, by key; `since` is kept for those that were there before.
+        findings: BTreeSet<String>,
+        /// The grid is what the revision asks for.
+        settled: bool,
+    },
+    /// A server tried an order.
+    Receipt {
+        /// Who.
+        server: ServerId,
+        /// Which order.
+        stamp: Stamp,
+        /// How it went.
+        result: Attempt,
+    },
+    /// The leader takes an order back that was not done in time. Its slot stays the server's until it says so.
+    Withdrawn {
+        /// Which.
+        stamp: Stamp,
+        /// Why, in words.
+        why: String,
+    },
+    /// An image version is in the catalogue, and whole on one server.
+    ImageImported {
+        /// The image.
+        image: ImageName,
+        /// The version.
+        version: VersionName,
+        /// What it is.
+        record: ImageVersion,
+        /// Who holds it.
+        server: ServerId,
+        /// Who imported it.
+        author: String,
+    },
+    /// An image version is no longer in the catalogue.
+    ImageRemoved {
+        /// The image.
+        image: ImageName,
+        /// The version.
+        version: VersionName,
+        /// Who removed it.
+        author: String,
+    },
+    /// A server says what it can carry.
+    ServerDescribed {
+        /// Who.
+        server: ServerId,
+        /// Its labels.
+        labels: BTreeSet<String>,
+        /// What it can carry.
+        capacity: Capacity,
+        /// Where its API answers.
+        api: String,
+        /// Newest feature level it can apply.
+        feature_level: u32,
+    },
+    /// A person changed a server's part.
+    ServerSet {
+        /// Which.
+        server: ServerId,
+        /// The new part.
+        state: ServerState,
+        /// Who.
+        author: String,
+    },
+    /// A token was made.
+    TokenCreated {
+        /// Its name.
+        id: TokenId,
+        /// The rest.
+        token: Token,
+        /// Who made it.
+        author: String,
+    },
+    /// A token was revoked.
+    TokenRevoked {
+        /// Its name.
+        id: TokenId,
+        /// Who revoked it.
+        author: String,
+    },
+    /// A secret was set.
+    SecretSet {
+        /// Its name.
+        name: SecretName,
+        /// Nonce and ciphertext.
+        sealed: Vec<u8>,
+        /// Who set it.
+        author: String,
+    },
+    /// A secret was removed.
+    SecretRemoved {
+        /// Its name.
+        name: SecretName,
+        /// Who removed it.
+        author: String,
+    },
+    /// Nobody acts on an address until then.
+    Paused {
+        /// Which.
+        address: Address,
+        /// Until when; `None`: until resumed.
+        until: Option<Timestamp>,
+        /// Who.
+        author: String,
+    },
+    /// An address may be acted on again.
+    Resumed {
+        /// Which.
+        address: Address,
+        /// Who.
+        author: String,
+    },
+    /// A person asked for something to be done with one desktop.
+    Requested {
+        /// What.
+        request: Request,
+        /// Who.
+        author: String,
+    },
+}
+
+/// A server to be added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewServer {
+    /// Its name.
+    pub name: ServerName,
+    /// Its number in raft.
+    pub raft_id: u64,
+    /// Where its API answers.
+    pub api: String,
+}
+
+/// A configuration and what was reviewed of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Commit {
+    /// What is wanted.
+    pub desired: Desired,
+    /// Digest of the texts.
+    pub texts: Digest,
+    /// What the plan read.
+    pub base: Base,
+    /// The plan.
+    pub plan: Digest,
+    /// What may happen without asking again.
+    pub bounds: Bounds,
+    /// Who.
+    pub author: String,
+    /// Addresses whose intent it changes, each with what it becomes.
+    pub changes: BTreeMap<Address, Intent>,
+}
+
+/// What a commit does to an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Intent {
+    /// It is new or other.
+    Set,
+    /// It is gone.
+    Removed,
+}
+
+/// What changed on a server since its last report.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Who.
+    pub server: ServerId,
+    /// Which start of its daemon.
+    pub boot: u64,
+    /// Counted from 1 in each boot; the first of a boot is whole, not a difference.
+    pub sequence: u64,
+    /// Members: changed, or gone.
+    pub members: BTreeMap<Member, Option<Seen>>,
+    /// Images: changed, or gone.
+    pub images: BTreeMap<Digest, Option<CopyState>>,
+    /// Foreign domains: changed, or gone.
+    pub foreign: BTreeMap<String, Option<Foreign>>,
+    /// How full its disk is.
+    pub disk: DiskLevel,
+    /// Whether its hypervisor answers.
+    pub hypervisor: Health,
+}
+
+/// An order to be given.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewOrder {
+    /// To whom.
+    pub server: ServerId,
+    /// What.
+    pub task: Task,
+    /// Not before.
+    pub not_before: Timestamp,
+    /// Withdrawn then.
+    pub deadline: Timestamp,
+    /// What becomes of the grid's memory of the desktop it is about.
+    pub memory: Memory,
+}
+
+/// How an attempt went.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attempt {
+    /// Done, or it was done already.
+    Done,
+    /// Not done; it is tried again after a while.
+    Failed {
+        /// Why, in words.
+        error: String,
+        /// Not before.
+        retry_at: Timestamp,
+    },
+    /// Not done, and trying again is no use.
+    Refused {
+        /// Why, in words.
+        error: String,
+    },
+}
+
+/// Something a person asks of one desktop.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Start it again.
+    Restart(Member),
+    /// Grow it anew.
+    Regrow(Member),
+}
+
+/// What applying an entry gave.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is so now.
+    Done,
+    /// A configuration is committed.
+    Committed {
+        /// Its number.
+        revision: Revision,
+    },
+    /// It was so already; nothing changed.
+    Already {
+        /// Since this revision.
+        revision: Revision,
+    },
+    /// It does not fit any more; nothing changed.
+    Refused(Refusal),
+}
+
+/// Why an entry changed nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Refusal {
+    /// Objects that the plan read have changed since.
+    #[error("the plan is stale: {}", stale(.0))]
+    Stale(Vec<StaleObject>),
+    /// The grid was founded before.
+    #[error("the grid {0} was founded before")]
+    Founded(GridId),
+    /// No such thing.
+    #[error("there is no {0}")]
+    Absent(String),
+    /// Something of that name is there.
+    #[error("{0} exists already")]
+    Exists(String),
+    /// An older report than the last one, or one with a gap before it.
+    #[error("report {found} does not follow report {last}")]
+    OutOfOrder {
+        /// The last one applied.
+        last: u64,
+        /// The one refused.
+        found: u64,
+    },
+    /// It is in use.
+    #[error("{what} is used by {by}")]
+    InUse {
+        /// What.
+        what: String,
+        /// By whom.
+        by: String,
+    },
+}
+
+/// An object that a plan read and that is another now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StaleObject {
+    /// Which.
+    pub address: Address,
+    /// What the plan read.
+    pub read: Generation,
+    /// What it is.
+    pub now: Generation,
+    /// Who changed it, in words.
+    pub by: String,
+}
+
+fn stale(objects: &[StaleObject]) -> String {
+    let each = |o: &StaleObject| format!("{} was changed by {}", o.address, o.by);
+    objects.iter().map(each).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,317 @@
+//! The whole memory of a grid.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use coppice_plans::plan::Bounds;
+use coppice_schema::Digest;
+use coppice_schema::desired::Desired;
+use coppice_schema::ids::{
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Incarnation, Revision, SecretName,
+    ServerId, ServerName, Stamp, VersionName,
+};
+use coppice_schema::known::{
+    Capacity, Failures, ImageVersion, KnownDesktop, Look, Order, Phase, ServerState,
+};
+use coppice_schema::units::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+use crate::token::{Token, TokenId};
+
+/// The newest feature level this binary can apply. Raised with every change in what an entry does to a state.
+pub const FEATURE_LEVEL: u32 = 1;
+
+/// Everything that a grid remembers. Ordered throughout: two replicas iterate alike.
+///
+/// The large parts are shared until changed, so that a copy for a reader costs no more than a few counters.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// The grid; `None` before it was founded.
+    pub grid: Option<GridId>,
+    /// Its life.
+    pub epoch: Epoch,
+    /// What all members can apply.
+    pub feature_level: u32,
+    /// Time of the last entry.
+    pub time: Timestamp,
+    /// Index of the last entry applied; 0 before any.
+    pub index: u64,
+    /// Term of the last entry applied.
+    pub term: u64,
+    /// The committed revision.
+    pub revision: Revision,
+    /// What it asks for.
+    pub committed: Arc<Desired>,
+    /// The last revisions, the committed one among them.
+    pub revisions: BTreeMap<Revision, RevisionRecord>,
+    /// Generations.
+    pub generations: BTreeMap<Address, Generation>,
+    /// Who changed an address last, for those that would refuse a plan.
+    pub changed_by: BTreeMap<Address, Change>,
+    /// Members.
+    pub servers: BTreeMap<ServerId, Server>,
+    /// The catalogue.
+    pub images: BTreeMap<ImageName, BTreeMap<VersionName, ImageVersion>>,
+    /// Desktops.
+    pub desktops: Arc<BTreeMap<DesktopId, KnownDesktop>>,
+    /// The highest incarnation that a slot ever had, also of slots that are empty now.
+    pub incarnations: BTreeMap<DesktopId, Incarnation>,
+    /// Orders not finished.
+    pub orders: Arc<BTreeMap<Stamp, Order>>,
+    /// Runs, the last ones.
+    pub runs: BTreeMap<Revision, Run>,
+    /// Plans that were applied, so that applying one twice does nothing.
+    pub applied_plans: BTreeMap<Digest, Revision>,
+    /// Who may use the API, by id; only hashes.
+    pub tokens: BTreeMap<TokenId, Token>,
+    /// Secrets, sealed.
+    pub secrets: BTreeMap<SecretName, Secret>,
+    /// What keeps its protection although its block may be gone.
+    pub protections: BTreeSet<Address>,
+    /// What nobody may act on until then.
+    pub pauses: BTreeMap<Address, Option<Timestamp>>,
+    /// Since when a finding has been seen, by its key.
+    pub since: BTreeMap<String, Timestamp>,
+    /// What happened, the last thousand, oldest first. The whole of it is a stream on disk.
+    pub history: Vec<Event>,
+}
+
+/// A committed configuration.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RevisionRecord {
+    /// What it asked for.
+    pub desired: Arc<Desired>,
+    /// Digest of the texts it was read from.
+    pub texts: Digest,
+    /// The plan that was reviewed.
+    pub plan: Digest,
+    /// Who applied it.
+    pub author: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The last change of an address.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// Who.
+    pub author: String,
+    /// In which revision.
+    pub revision: Revision,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A member of the grid.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Server {
+    /// Its name.
+    pub name: ServerName,
+    /// Its number in raft, never used twice.
+    pub raft_id: u64,
+    /// Where its API answers: `HOST:PORT`.
+    pub api: String,
+    /// Labels from its own file.
+    pub labels: BTreeSet<String>,
+    /// What it can carry.
+    pub capacity: Capacity,
+    /// Its part.
+    pub state: ServerState,
+    /// What it saw last.
+    pub look: Option<Arc<Look>>,
+    /// The term in which that was confirmed to be whole.
+    pub confirmed_term: u64,
+    /// Newest feature level it can apply.
+    pub feature_level: u32,
+}
+
+/// An apply in progress, or the memory of one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Run {
+    /// The plan.
+    pub plan: Digest,
+    /// Who applied it.
+    pub author: String,
+    /// When it began.
+    pub started: Timestamp,
+    /// When the grid had become what it asked for.
+    pub finished: Option<Timestamp>,
+    /// What may happen without asking again.
+    pub bounds: Bounds,
+    /// Actions done since.
+    pub done: u32,
+    /// Orders that failed since, each attempt counted.
+    pub failed: u32,
+}
+
+/// Something that happened, for people.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// About what.
+    pub about: Address,
+    /// What.
+    pub what: Happening,
+}
+
+/// Kinds of event.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Happening {
+    /// A configuration was committed by `author`.
+    Applied {
+        /// Who.
+        author: String,
+        /// Which.
+        revision: Revision,
+    },
+    /// A server was told something.
+    Ordered {
+        /// What, in words.
+        what: String,
+    },
+    /// It was done.
+    Done {
+        /// What, in words.
+        what: String,
+    },
+    /// It failed.
+    Failed {
+        /// What, in words.
+        what: String,
+        /// Why, in words.
+        why: String,
+    },
+    /// A desktop came to another phase.
+    Became {
+        /// The phase's word.
+        phase: String,
+    },
+    /// An image was imported, or dropped.
+    Image {
+        /// What, in words.
+        what: String,
+    },
+    /// Something was changed by a person: a token, a secret, a pause, a server's part.
+    Changed {
+        /// What, in words.
+        what: String,
+        /// Who.
+        author: String,
+    },
+}
+
+/// How many events are kept in the state.
+pub const HISTORY_MAX: usize = 1_000;
+
+impl State {
+    /// BLAKE3 of the canonical encoding: two replicas at one index have the same.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.encode())
+    }
+
+    /// CBOR with named fields: what a snapshot holds.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(self, &mut bytes).unwrap_or_else(|e| {
+            // Writing to memory cannot fail, and every type here has a CBOR form; a test encodes each.
+            unreachable!("a state always encodes: {e}")
+        });
+        bytes
+    }
+
+    /// Reads [`State::encode`]'s result back.
+    ///
+    /// # Errors
+    /// When the bytes are not a state that this binary knows.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UnreadableState> {
+        let state: Self =
+            ciborium::from_reader(bytes).map_err(|e| UnreadableState::Form(e.to_string()))?;
+        if state.feature_level > FEATURE_LEVEL {
+            return Err(UnreadableState::Newer {
+                level: state.feature_level,
+            });
+        }
+        Ok(state)
+    }
+
+    /// A server by its name.
+    #[must_use]
+    pub fn server_named(&self, name: &ServerName) -> Option<(ServerId, &Server)> {
+        self.servers
+            .iter()
+            .find(|(_, s)| s.name == *name)
+            .map(|(id, s)| (*id, s))
+    }
+
+    /// The generation of an address; 0 when it does not exist.
+    #[must_use]
+    pub fn generation(&self, address: &Address) -> Generation {
+        self.generations.get(address).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn record(&mut self, about: Address, what: Happening) {
+        if self.history.len() >= HISTORY_MAX {
+            self.history.drain(..HISTORY_MAX / 10);
+        }
+        self.history.push(Event {
+            at: self.time,
+            about,
+            what,
+        });
+    }
+
+    pub(crate) fn desktop_mut(&mut self, id: &DesktopId) -> Option<&mut KnownDesktop> {
+        // Looking first keeps a shared map shared when there is nothing to change.
+        if !self.desktops.contains_key(id) {
+            return None;
+        }
+        Arc::make_mut(&mut self.desktops).get_mut(id)
+    }
+
+    pub(crate) fn set_phase(&mut self, id: &DesktopId, phase: Phase) {
+        let Some(desktop) = self.desktops.get(id) else {
+            return;
+        };
+        if desktop.phase == phase {
+            return;
+        }
+        let changed_kind = desktop.phase.word() != phase.word();
+        let word = phase.word().to_owned();
+        let time = self.time;
+        if let Some(desktop) = self.desktop_mut(id) {
+            if matches!(phase, Phase::Broken { .. }) && changed_kind {
+                desktop.failures = Failures {
+                    count: desktop.failures.count.saturating_add(1),
+                    last: time,
+                };
+            }
+            desktop.phase = phase;
+        }
+        if changed_kind {
+            self.record(
+                Address::Desktop(id.clone()),
+                Happening::Became { phase: word },
+            );
+        }
+    }
+}
+
+/// Bytes that are no state for this binary.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnreadableState {
+    /// They do not decode.
+    #[error("the bytes are not a state: {0}")]
+    Form(String),
+    /// A newer version wrote them.
+    #[error("the state has feature level {level}, this version applies up to {FEATURE_LEVEL}")]
+    Newer {
+        /// Its level.
+        level: u32,
+    },
+}

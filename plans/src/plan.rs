@@ -1,0 +1,620 @@
+//! What a plan is. Everything a person sees of a plan is rendered from [`crate::document`], which is made of this.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_schema::Digest;
+use coppice_schema::desired::Assignment;
+use coppice_schema::ids::{
+    Address, Generation, ImageName, PoolName, Revision, SecretName, ServerId, VersionName,
+};
+use coppice_schema::known::{DesktopSpec, Task};
+use coppice_schema::units::{Size, Span, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What would happen.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// What it read: if any of it changes, the plan is stale.
+    pub base: Base,
+    /// The servers it looked at.
+    pub looked: BTreeMap<ServerId, Looked>,
+    /// Every server was seen whole, and nothing was left out by a target.
+    pub complete: bool,
+    /// What would be done, in the order in which it would be.
+    pub actions: Vec<Action>,
+    /// What other hands changed, whatever is done about it.
+    pub drift: Vec<Drift>,
+    /// Conditions of applying it.
+    pub gates: Vec<Gate>,
+    /// What is wrong, or waits.
+    pub findings: Vec<Finding>,
+    /// How the pools would stand, before and after.
+    pub pools: BTreeMap<PoolName, PoolForecast>,
+    /// When something may change by time alone: the next moment at which to plan again.
+    pub next: Option<Timestamp>,
+}
+
+/// What a plan read.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Base {
+    /// The committed revision.
+    pub revision: Revision,
+    /// Each object, and its generation; 0: it must not exist.
+    pub objects: BTreeMap<Address, Generation>,
+}
+
+/// What may happen in a run without asking again.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Bounds {
+    /// Sessions that may be interrupted.
+    pub sessions_interrupted: u32,
+    /// Bytes that may be copied.
+    pub bytes_copied: Size,
+    /// Gates that were approved.
+    pub approved: BTreeSet<GateKind>,
+}
+
+/// A server as a plan saw it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Looked {
+    /// Its name.
+    pub name: String,
+    /// Which start of its daemon.
+    pub boot: u64,
+    /// Which report.
+    pub sequence: u64,
+    /// When.
+    pub at: Option<Timestamp>,
+    /// Seen whole in this term, with its hypervisor answering.
+    pub current: bool,
+}
+
+/// One thing that would be done to one object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Action {
+    /// To what.
+    pub object: Address,
+    /// What.
+    pub kind: Kind,
+    /// Where.
+    pub server: Option<ServerId>,
+    /// Indices of the actions before it that must be done first.
+    pub needs: Vec<usize>,
+    /// Actions of one wave are done together.
+    pub wave: u32,
+    /// Why.
+    pub reason: Reason,
+    /// How badly it can hurt.
+    pub risk: Risk,
+    /// Whether it can be undone by going back.
+    pub reversible: bool,
+    /// Whom it touches.
+    pub impact: Impact,
+    /// What it waits for. Empty: it may be done now.
+    pub waits: Vec<Wait>,
+    /// What changes.
+    pub edits: Vec<Edit>,
+    /// What a server is told; `None` where committing is all there is to do.
+    pub step: Option<Step>,
+}
+
+/// What a server is told, and what the grid remembers of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Step {
+    /// The task.
+    pub task: Task,
+    /// What becomes of the grid's memory of the desktop.
+    pub memory: Memory,
+}
+
+/// What becomes of the grid's memory of a desktop when its order is agreed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// Nothing.
+    Unchanged,
+    /// A slot gets a desktop, in its next life.
+    Grown {
+        /// It.
+        spec: Box<DesktopSpec>,
+        /// Whether its disk is to be kept.
+        personal: bool,
+    },
+    /// What is written of it changes.
+    Rewritten {
+        /// It.
+        spec: Box<DesktopSpec>,
+    },
+    /// It goes away.
+    Leaving,
+}
+
+/// Kinds of action.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Something new.
+    Create,
+    /// A change in place.
+    Update,
+    /// A new one before the old one goes.
+    ReplaceCreateFirst,
+    /// The old one goes before the new one comes.
+    ReplaceDeleteFirst,
+    /// It goes.
+    Delete,
+    /// It is no longer looked after, and stays.
+    Forget,
+    /// Something that was there is looked after from now on.
+    Adopt,
+    /// The same thing under another name.
+    Move,
+    /// An image to another server.
+    CopyImage,
+    /// A server is emptied.
+    Drain,
+    /// Off and on again.
+    Reboot,
+    /// On.
+    PowerOn,
+    /// Off.
+    PowerOff,
+}
+
+/// How badly an action can hurt.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Risk {
+    /// Nobody notices.
+    Safe,
+    /// Somebody may notice.
+    Notice,
+    /// Somebody is interrupted, or a pool has fewer desktops for a while.
+    Disruptive,
+    /// Something is gone for good.
+    DataLoss,
+}
+
+/// Why an action is in the plan.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It is wanted and not there.
+    NotPresent,
+    /// Attributes differ, and can be changed in place.
+    AttributesChanged,
+    /// Attributes differ that a living desktop cannot take on.
+    CannotUpdateInPlace {
+        /// Which.
+        paths: BTreeSet<String>,
+    },
+    /// Another version of the image is published.
+    ImageVersion {
+        /// The image.
+        image: ImageName,
+        /// The version it is of, where that is known.
+        from: Option<VersionName>,
+        /// The published one.
+        to: VersionName,
+    },
+    /// Its block is gone.
+    RemovedFromConfig,
+    /// The pool's size changed.
+    Scale {
+        /// From so many.
+        from: u32,
+        /// To so many.
+        to: u32,
+    },
+    /// Other hands changed it.
+    Drift {
+        /// What.
+        what: DriftKind,
+    },
+    /// Its server is gone.
+    HostGone {
+        /// Which.
+        server: ServerId,
+    },
+    /// A person asked for it.
+    Requested,
+    /// It is broken.
+    Broken {
+        /// How, in words.
+        why: String,
+    },
+    /// It is time to regrow it.
+    Refresh {
+        /// By which trigger: `every`, `at`, `max_age` or `disk` (its server's disk runs full).
+        trigger: String,
+    },
+    /// The pool's power figures ask for it.
+    Power {
+        /// How many are to run.
+        target: u32,
+    },
+    /// Hardware it is defined with is not what it runs with.
+    PendingHardware,
+    /// Nothing needs it any more.
+    Unused,
+}
+
+/// Whom an action touches. Absent: nobody, or not known; the estimate says which.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Impact {
+    /// Sessions that end at once.
+    pub sessions_interrupted: Estimate<u32>,
+    /// Sessions that are waited for.
+    pub sessions_drained: Estimate<u32>,
+    /// People touched.
+    pub users: Estimate<u32>,
+    /// Bytes of personal disks that are lost.
+    pub personal_bytes_lost: Estimate<Size>,
+    /// Bytes that move between servers, or into one.
+    pub bytes_copied: Estimate<Size>,
+    /// How long it takes.
+    pub takes: Estimate<Span>,
+}
+
+/// A figure, and how much it can be trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Estimate<T> {
+    /// The figure.
+    pub value: T,
+    /// Where it is from.
+    pub basis: Basis,
+}
+
+/// Where a figure is from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Basis {
+    /// It follows from what is known.
+    #[default]
+    Exact,
+    /// It was measured before in this grid.
+    Measured,
+    /// It is a guess.
+    Guess,
+}
+
+/// Why an action is not done yet.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// For a window to open.
+    Window {
+        /// Its name.
+        name: String,
+        /// When it opens next, if ever.
+        opens: Option<Timestamp>,
+    },
+    /// For a window that denies to close.
+    Freeze {
+        /// Its name.
+        name: String,
+        /// When it closes.
+        closes: Option<Timestamp>,
+    },
+    /// For a person's approval.
+    Approval {
+        /// Of what.
+        gate: GateKind,
+    },
+    /// For people to log off.
+    Logoff {
+        /// How many.
+        users: u32,
+    },
+    /// For the pool's or the server's budget.
+    Budget {
+        /// Which: `max_unavailable`, `power-on` or `canary`.
+        name: String,
+    },
+    /// For a back-off after a failure.
+    Backoff {
+        /// Until when.
+        until: Timestamp,
+    },
+    /// For an order that is under way.
+    Order {
+        /// What, in words.
+        what: String,
+    },
+    /// For an image version.
+    Image {
+        /// The image.
+        image: ImageName,
+        /// The version, where one is named.
+        version: Option<VersionName>,
+    },
+    /// For a server to be seen whole.
+    Observation {
+        /// Which.
+        server: String,
+    },
+    /// For a server with room.
+    Room {
+        /// What the nearest candidates lacked, in words.
+        lacking: String,
+    },
+    /// For a pause to end.
+    Paused {
+        /// Until when; `None`: until resumed.
+        until: Option<Timestamp>,
+    },
+    /// For a roll-out that stopped after failures to be changed or resumed.
+    RolloutStopped {
+        /// How many failed.
+        failures: u32,
+    },
+}
+
+/// A changed value.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Edit {
+    /// Path in the schema: `memory`, `rollout.max_unavailable`.
+    pub path: String,
+    /// What it was; `None`: nothing.
+    pub before: Option<String>,
+    /// What it becomes; `None`: nothing.
+    pub after: Option<String>,
+    /// When it takes effect.
+    pub applies: Applies,
+}
+
+/// When a change takes effect.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Applies {
+    /// At once.
+    Live,
+    /// At the desktop's next boot.
+    NextBoot,
+    /// When the desktop is regrown.
+    Regrow,
+}
+
+/// Something that other hands changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Drift {
+    /// What was changed.
+    pub object: Address,
+    /// Where.
+    pub server: Option<ServerId>,
+    /// How.
+    pub kind: DriftKind,
+    /// The fields: as written and as found.
+    pub edits: Vec<Edit>,
+    /// Since when it has been seen.
+    pub since: Option<Timestamp>,
+    /// What is done about it.
+    pub response: Response,
+}
+
+/// Kinds of drift.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriftKind {
+    /// A domain's fields are not as written.
+    DomainChanged,
+    /// A domain is gone.
+    DomainUndefined,
+    /// A desktop was killed, or switched off.
+    PoweredOff,
+    /// An overlay is gone.
+    OverlayMissing,
+    /// An overlay cannot be used, or is a clone of another image.
+    OverlayChanged,
+    /// An image's copy is not what it should be.
+    ImageBad,
+    /// An image's copy is gone.
+    ImageMissing,
+    /// Something with our mark that the grid does not know.
+    Stray,
+}
+
+/// What is done about drift.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Response {
+    /// It is being repaired.
+    Repaired,
+    /// It is told, and left.
+    Told,
+    /// It flips to and fro: left, until a person looks.
+    Contended,
+    /// It needs a person.
+    NeedsAdmin,
+}
+
+/// A condition of applying a plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gate {
+    /// Which.
+    pub kind: GateKind,
+    /// Its answer.
+    pub verdict: Verdict,
+    /// Why, in words.
+    pub reason: String,
+    /// What it is about.
+    pub objects: BTreeSet<Address>,
+}
+
+/// Kinds of gate. The text is what `--approve` takes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateKind {
+    /// The loss of servers would no longer be carried.
+    ServerLoss,
+    /// More than a fifth of a pool, and more than two desktops, are deleted.
+    MassDelete,
+    /// Personal disks are destroyed.
+    PersonalData,
+    /// A protected object is destroyed.
+    Protected,
+    /// The configuration is empty.
+    EmptyConfiguration,
+    /// A window that denies is open.
+    Freeze,
+}
+
+/// A gate's answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Nothing stands in the way.
+    Pass,
+    /// A person must say yes to this by name.
+    NeedsApproval,
+    /// Not now.
+    Denied,
+}
+
+/// What is wrong, or waits.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// About what.
+    pub object: Address,
+    /// What.
+    pub kind: FindingKind,
+    /// How bad.
+    pub severity: Severity,
+    /// What a person can do.
+    pub remedy: String,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// Something is not as wanted.
+    Warning,
+    /// Something does not work.
+    Error,
+}
+
+/// Kinds of finding.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingKind {
+    /// An image version is not in the catalogue.
+    ImageAbsent {
+        /// The version, where one is named.
+        version: Option<VersionName>,
+    },
+    /// The catalogue's version is of other bytes than the configuration names.
+    ImageDigest {
+        /// What the configuration says.
+        wanted: Digest,
+        /// What the grid holds.
+        held: Digest,
+    },
+    /// The image's source file was not where the plan was made.
+    SourceNotHere {
+        /// Its path.
+        path: String,
+    },
+    /// The template's disk is smaller than the image.
+    DiskTooSmall {
+        /// The template's.
+        disk: Size,
+        /// The image's.
+        image: Size,
+    },
+    /// No server can carry it.
+    NoRoom {
+        /// How many desktops have none.
+        desktops: u32,
+        /// What is lacking, in words.
+        lacking: String,
+    },
+    /// A server's hypervisor does not answer.
+    HypervisorAway {
+        /// In words.
+        error: String,
+    },
+    /// A server was not seen whole.
+    NotSeen,
+    /// A server's disk is filling.
+    DiskFilling {
+        /// Per cent at which that begins.
+        percent: u8,
+    },
+    /// A domain that is not ours has the name that a desktop needs.
+    NameTaken {
+        /// The server.
+        server: String,
+        /// The domain.
+        domain: String,
+    },
+    /// Something with our mark that the grid does not know.
+    Stray {
+        /// The life its mark names.
+        member: String,
+    },
+    /// Domains that are not ours; never touched.
+    Foreign {
+        /// How many.
+        count: u32,
+    },
+    /// An image's copy is bad, and no other is left.
+    ImageLost {
+        /// The version, where it is known.
+        version: Option<VersionName>,
+    },
+    /// An order keeps failing.
+    OrderFailing {
+        /// What, in words.
+        what: String,
+        /// Why, in words.
+        error: String,
+        /// How often.
+        attempts: u32,
+    },
+    /// The same field flips to and fro.
+    Contended {
+        /// Which.
+        path: String,
+    },
+    /// A roll-out stopped.
+    RolloutStopped {
+        /// How many failed.
+        failures: u32,
+    },
+    /// A secret is not in the grid.
+    SecretAbsent {
+        /// Which.
+        name: SecretName,
+    },
+    /// The language has it, this version does not carry it out.
+    NotCarriedOut {
+        /// What was said.
+        path: String,
+    },
+    /// Its block is gone, and it is kept because it is protected.
+    KeptProtected,
+    /// A desktop is broken.
+    Broken {
+        /// How, in words.
+        why: String,
+    },
+}
+
+/// How a pool would stand.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PoolForecast {
+    /// Who gets which.
+    pub assignment: Assignment,
+    /// Desktops ready now.
+    pub available_now: u32,
+    /// The fewest that are ready while it is carried out.
+    pub lowest: u32,
+    /// Desktops ready at its end.
+    pub available_after: u32,
+    /// Desktops wanted.
+    pub desired: u32,
+}
