@@ -42,10 +42,11 @@ oldest=$(printf '%s\n%s\n' "$wanted" "$found" | sort -V | head -n 1)
 
 # --- packages ------------------------------------------------------------------------------------------------
 # To build: a C toolchain (crates with C parts), libvirt's headers. To run: QEMU, libvirt's client library and
-# its QEMU driver (the embedded hypervisor is that driver, without a daemon). For the golden image: the rest.
+# its QEMU driver. The embedded hypervisor is that driver without a daemon, and yet it asks for the user
+# libvirt-qemu, whom only libvirt-daemon-system makes. For the golden image: the rest.
 qemu='qemu-system-x86 qemu-utils'
 others='gcc libc6-dev make pkg-config libvirt-dev git
-    libvirt0 libvirt-daemon-driver-qemu libvirt-clients
+    libvirt0 libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-system libvirt-clients
     binutils cpio dosfstools e2fsprogs fdisk genisoimage mtools syslinux syslinux-common'
 missing=''
 # shellcheck disable=SC2086  # lists of words
