@@ -67,8 +67,8 @@ trap 'rm -f "$log"' EXIT
 # The lock is waited for: a fresh machine often runs its own upgrades first.
 apt() { apt-get -qq -o DPkg::Lock::Timeout=900 -o Acquire::Retries=3 "$@" </dev/null >>"$log" 2>&1; }
 
-# Names each missing package for apt, qemu's in one version as soon as one of them is missing: that of a
-# qemu-system-x86 that is there already, otherwise Debian's newest.
+# Names each missing package for apt; as soon as one of qemu's is missing, all of qemu's that are here get one
+# version: that of a qemu-system-x86 that is here already, otherwise Debian's own.
 name_them() {
     named='' pinned=''
     for name in $missing; do
@@ -80,11 +80,21 @@ name_them() {
     [ -n "$pinned" ] || return 0
     if installed qemu-system-x86; then
         version=$(dpkg-query -W -f '${Version}' qemu-system-x86)
-    else
-        version=$(apt-cache madison qemu-system-x86 | awk -F'|' 'NR == 1 { gsub(/ /, "", $2); print $2 }')
+    else # not the newest that apt knows: backports may be among the sources
+        version=$(apt-cache policy qemu-system-x86 | awk '/Candidate:/ && $2 != "(none)" { print $2 }')
     fi
     [ -n "$version" ] || return 1
-    for name in $qemu; do named="$named $name=$version"; done
+    here=$(dpkg-query -W -f '${source:Package} ${db:Status-Status} ${Package}\n' 'qemu-*' | awk '$1 == "qemu" && $2 == "installed" { print $3 }')
+    # shellcheck disable=SC2086  # lists of words
+    for name in $(printf '%s\n' $qemu $here | sort -u); do
+        # A rebuild's suffix (+b3) is not in the version of packages that are the same for all architectures.
+        for each in "$version" "${version%+b[0-9]*}"; do
+            if apt-cache madison "$name" | awk -F'|' '{ gsub(/ /, "", $2); print $2 }' | grep -qxF "$each"; then
+                named="$named $name=$each"
+                break
+            fi
+        done
+    done
 }
 # shellcheck disable=SC2086  # lists of words
 attempt() { name_them && apt install -y --no-install-recommends --allow-downgrades $named; }
