@@ -1,6 +1,8 @@
 //! The two commands of the lab, and its packages, with every program that they call replaced by a stand-in: what
 //! they do, refuse and leave behind. With the real programs they run in the tests end to end.
 
+#![cfg(test)] // all of it, which clippy only believes when told
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -59,7 +59,10 @@ stage() {
     if [ $code -ne 0 ]; then
         row "$name" "$took" FAILED
         summary
-        printf 'FAILED: %s, with code %s. Again, alone: %s\n' "$name" "$code" "$*"
+        case $1 in
+            "$name") printf 'FAILED: %s, with code %s; its words are above the table\n' "$name" "$code" ;;
+            *) printf 'FAILED: %s, with code %s. Again, alone: %s\n' "$name" "$code" "$*" ;;
+        esac
         exit 1
     fi
     row "$name" "$took" ok
@@ -70,6 +73,7 @@ scripts() {
     git -c safe.directory='*' ls-files -z --cached --others --exclude-standard '*.sh' .ci/run | xargs -0 shellcheck -x &&
         shellcheck -s dash examples/lab/image/init # busybox's shell: near enough
 }
+docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked; }
 tests() {
     if cargo nextest --version >/dev/null 2>&1; then
         # All failures, not only the first; what passes is only counted.
@@ -84,7 +88,7 @@ if [ -n "$install" ]; then stage packages sh examples/lab/packages.sh shellcheck
 stage scripts scripts
 stage fmt cargo fmt --all --check
 stage clippy cargo clippy --workspace --all-targets --locked -- -D warnings
-stage docs env RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+stage docs docs
 stage tests tests
 stage doctests cargo test --workspace --locked --doc --quiet
 summary
