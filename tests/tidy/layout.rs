@@ -33,6 +33,11 @@ const LIMIT: usize = 600;
 /// Longer files: name, lines allowed, reason.
 const LONG: &[(&str, usize, &str)] = &[
     (
+        "plans/src/pool/fate.rs",
+        760,
+        "what is done about one desktop; its drift is the part to move out before it grows",
+    ),
+    (
         "plans/src/plan.rs",
         700,
         "the plan document, one type after another, mostly documentation: its readers want it whole",
