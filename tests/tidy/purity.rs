@@ -148,13 +148,26 @@ const SIMULATED: &[Ban] = &[
         what: Under("std::time::Instant", &[]),
         instead: "Clock of coppice-world",
     },
+];
+
+/// Of these, the rooms that own no file and no wire. Agreement does: its log, its keys, its connections.
+const PORTS_ONLY_ROOMS: [&str; 2] = ["coppice-reconcile", "coppice-broker"];
+const PORTS_ONLY: &[Ban] = &[
+    Ban {
+        what: Under("std::env", &[]),
+        instead: "take the value as an argument; engine/coppice reads the environment",
+    },
     Ban {
         what: Under("std::fs", &[]),
-        instead: RUNTIME,
+        instead: "Disks of coppice-world",
     },
     Ban {
         what: Under("std::net", ADDRESSES),
-        instead: RUNTIME,
+        instead: "Peers of coppice-world",
+    },
+    Ban {
+        what: Under("std::process", &[]),
+        instead: "programs are run by an adapter of coppice-world",
     },
 ];
 
@@ -252,6 +265,15 @@ fn simulated_rooms_know_no_real_runtime() {
     ));
 }
 
+#[test]
+fn rooms_of_ports_open_nothing_themselves() {
+    nothing_in(with_exceptions(
+        PORTS_ONLY,
+        of_rooms(&PORTS_ONLY_ROOMS),
+        &[],
+    ));
+}
+
 fn planted(bans: &[Ban], text: &str) -> Vec<String> {
     complaints(
         bans,
@@ -303,6 +325,21 @@ fn planted_runtimes_are_found() {
     }
     assert_eq!(
         planted(SIMULATED, "use tokio::sync::mpsc;"),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn planted_openings_are_found() {
+    for text in [
+        "use std::fs::File;",
+        "use std::{env, net::TcpStream};",
+        "fn f() { std::process::Command::new(p) }",
+    ] {
+        assert!(!planted(PORTS_ONLY, text).is_empty(), "{text}");
+    }
+    assert_eq!(
+        planted(PORTS_ONLY, "use std::net::IpAddr;"),
         Vec::<String>::new()
     );
 }
