@@ -153,6 +153,8 @@ impl Conversion<'_> {
         }
     }
 
+    /// How much of the disk is not zero, at most. Asked as if for qcow2, because for raw the answer is the whole
+    /// disk, as if there were no holes.
     fn measure(&self) -> Result<u64, Trouble> {
         let found = self.run(
             &[
@@ -161,7 +163,7 @@ impl Conversion<'_> {
                 "-f",
                 self.format.name(),
                 "-O",
-                "raw",
+                "qcow2",
                 SOURCE,
             ],
             0,
