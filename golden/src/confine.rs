@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -43,9 +43,9 @@ pub(crate) struct Allowance {
 }
 
 /// What one run left.
-pub(crate) struct Outcome {
+pub(crate) struct Outcome<T = String> {
     pub(crate) status: ExitStatus,
-    pub(crate) output: String,
+    pub(crate) output: T,
     pub(crate) errors: String,
 }
 
@@ -140,6 +140,18 @@ pub(crate) fn qemu_img(
     cancel: &Cancel,
     tick: &mut dyn FnMut(),
 ) -> Result<Outcome, Cut> {
+    qemu_img_reading(arguments, source, allowance, cancel, tick, kept)
+}
+
+/// The same, with what it prints going to `reader`, which reads to the end, so that the writer never waits.
+pub(crate) fn qemu_img_reading<T: Send + Default>(
+    arguments: &[OsString],
+    source: &File,
+    allowance: &Allowance,
+    cancel: &Cancel,
+    tick: &mut dyn FnMut(),
+    reader: impl FnOnce(Option<ChildStdout>) -> T + Send,
+) -> Result<Outcome<T>, Cut> {
     let mut words: Vec<OsString> = Vec::new();
     let found = wrappers();
     if found.limits {
@@ -169,19 +181,17 @@ pub(crate) fn qemu_img(
     let mut child = command.spawn()?;
     let (output, errors) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
-        let output = scope.spawn(|| kept(output));
+        let output = scope.spawn(|| reader(output));
         let errors = scope.spawn(|| kept(errors));
         let ended = wait(&mut child, allowance.deadline, cancel, tick);
         if ended.is_err() {
             end(&mut child)?;
         }
         let status = ended?;
-        let text =
-            |thread: std::thread::ScopedJoinHandle<'_, String>| thread.join().unwrap_or_default();
         Ok(Outcome {
             status,
-            output: text(output),
-            errors: text(errors),
+            output: output.join().unwrap_or_default(),
+            errors: errors.join().unwrap_or_default(),
         })
     })
 }

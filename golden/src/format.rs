@@ -146,7 +146,7 @@ pub(crate) fn inspect(file: &File, len: u64) -> Result<Shape, Unfit> {
     }
     let starts = |magic: &[u8]| head.starts_with(magic);
     if starts(b"QFI\xfb") {
-        return qcow::inspect(file, &head);
+        return qcow::inspect(file, &head, len);
     }
     if starts(b"LUKS\xba\xbe") {
         return Err(Refusal::Encrypted.into());
@@ -168,6 +168,13 @@ pub(crate) fn inspect(file: &File, len: u64) -> Result<Shape, Unfit> {
         return vhd::inspect(file, &head, len);
     }
     if starts(b"vhdxfile") {
+        // QEMU finds blocks beyond the file's end, but rounds that end up to a sector.
+        if !len.is_multiple_of(512) {
+            return Err(Refusal::Damaged(format!(
+                "its {len} bytes are not whole sectors, so it is cut short"
+            ))
+            .into());
+        }
         // Its size is in a table elsewhere; differencing disks and damage are refused by the converting program.
         return Ok(Shape {
             format: Format::Vhdx,

@@ -11,7 +11,7 @@ fn a_half_conversion_is_removed() {
     let half = scratch.store.path().join("incoming/import-4711-0.raw");
     std::fs::write(&half, b"half a disk").unwrap();
     let scratch = scratch.restart();
-    assert_eq!(scratch.store.cleaned(), [half.clone()]);
+    assert_eq!(scratch.store.cleaned(), std::slice::from_ref(&half));
     assert!(!half.exists());
     scratch.verify(image.root).unwrap();
     assert!(scratch.restart().store.cleaned().is_empty());

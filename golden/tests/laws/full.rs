@@ -190,15 +190,13 @@ fn an_upload_goes_on_when_there_is_room_again() {
         &Cancel::new(),
     )
     .unwrap();
-    upload.append(Size(0), &bytes[..MIB as usize]).unwrap();
+    upload.append(Size(0), &bytes[..1 << 20]).unwrap();
     let ballast = small.fill(512 << 10);
-    let error = upload
-        .append(Size(MIB), &bytes[MIB as usize..])
-        .unwrap_err();
+    let error = upload.append(Size(MIB), &bytes[1 << 20..]).unwrap_err();
     assert!(matches!(error, UploadError::NoSpace { .. }), "{error}");
     assert_eq!(upload.offset(), Size(MIB));
     std::fs::remove_file(ballast).unwrap();
-    upload.append(Size(MIB), &bytes[MIB as usize..]).unwrap();
+    upload.append(Size(MIB), &bytes[1 << 20..]).unwrap();
     let received = upload.finish().unwrap();
     assert_eq!(received.digest, coppice_schema::Digest::of(&bytes));
     assert_eq!(std::fs::read(received.path).unwrap(), bytes);

@@ -13,16 +13,15 @@ fn refusal(scratch: &Scratch, path: &Path) -> Refusal {
     let error = scratch.import(path).unwrap_err();
     assert!(scratch.names("images").is_empty(), "something was stored");
     assert!(scratch.names("incoming").is_empty(), "something was left");
-    match error {
-        ImportError::Refused {
-            refusal,
-            path: told,
-        } => {
-            assert_eq!(told, path);
-            refusal
-        }
-        other => panic!("refused otherwise: {other}"),
-    }
+    let ImportError::Refused {
+        refusal,
+        path: told,
+    } = error
+    else {
+        panic!("refused otherwise: {error}")
+    };
+    assert_eq!(told, path);
+    refusal
 }
 
 fn patch(path: &Path, offset: u64, bytes: &[u8]) {
@@ -167,7 +166,7 @@ fn an_encrypted_disk() {
     patch(&path, 32, &2u32.to_be_bytes());
     assert_eq!(refusal(&scratch, &path), Refusal::Encrypted);
     patch(&path, 32, &0u32.to_be_bytes());
-    patch(&path, 104, &0x0537_be77u32.to_be_bytes());
+    patch(&path, 112, &0x0537_be77u32.to_be_bytes());
     assert_eq!(refusal(&scratch, &path), Refusal::Encrypted);
     let path = scratch.file("secret.luks", MIB, &[(0, b"LUKS\xba\xbe\0\x01".to_vec())]);
     assert_eq!(refusal(&scratch, &path), Refusal::Encrypted);
@@ -280,9 +279,12 @@ fn archives_are_named_as_what_they_are() {
 #[test]
 fn what_is_no_file() {
     let scratch = Scratch::new();
-    let found = |path: &Path| match scratch.import(path).unwrap_err() {
-        ImportError::NotAFile { found, .. } => found,
-        other => panic!("refused otherwise: {other}"),
+    let found = |path: &Path| {
+        let error = scratch.import(path).unwrap_err();
+        let ImportError::NotAFile { found, .. } = error else {
+            panic!("refused otherwise: {error}")
+        };
+        found
     };
     assert_eq!(found(scratch.dir.path()), "a directory");
     let fifo = scratch.path("fifo");

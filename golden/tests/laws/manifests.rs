@@ -60,7 +60,7 @@ proptest! {
         }
         made.extend(difference.fetch.iter().copied());
         prop_assert_eq!(made.into_iter().collect::<Vec<_>>(), new.chunks());
-        let all = difference.same as usize + difference.moved.len() + difference.fetch.len();
+        let all = usize::try_from(difference.same).unwrap() + difference.moved.len() + difference.fetch.len();
         prop_assert_eq!(all, new.chunks().len());
     }
 }
