@@ -14,7 +14,9 @@ pub const LONGEST: Span = Span::minutes(10);
 /// each has a jitter of its own.
 #[must_use]
 pub fn wait(object: &str, attempts: u32) -> Span {
-    let doubled = 1u64.checked_shl(attempts.saturating_add(1)).unwrap_or(u64::MAX);
+    let doubled = 1u64
+        .checked_shl(attempts.saturating_add(1))
+        .unwrap_or(u64::MAX);
     let limit = SHORTEST.0.saturating_mul(doubled).min(LONGEST.0);
     let room = limit - SHORTEST.0;
     Span(SHORTEST.0 + spread(&format!("{object} {attempts}")) % (room + 1))

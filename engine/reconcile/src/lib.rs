@@ -5,6 +5,6 @@
 //! an argument, waiting is the [`Clock`](coppice_world::clock::Clock) port's business.
 
 pub mod backoff;
-//pub mod leader;
+pub mod leader;
 pub mod server;
 mod wake;

@@ -174,7 +174,9 @@ async fn catch_up(
         None => match ports.agreement.read().await {
             Ok(state) => *server.caught_up.insert(state.index),
             Err(e) => {
-                report.trouble.push(format!("cannot catch up with the grid: {e}"));
+                report
+                    .trouble
+                    .push(format!("cannot catch up with the grid: {e}"));
                 report.again = Some(TROUBLED);
                 return None;
             }

@@ -190,9 +190,7 @@ async fn make_overlays(
     let members: Vec<Member> = members.collect();
     match ports.disks.make_overlays(wanted.clone()).await {
         Ok(paths) => members.into_iter().zip(paths.into_iter().map(Ok)).collect(),
-        Err(e @ DiskError::Io { .. }) => {
-            members.into_iter().map(|m| (m, Err(e.clone()))).collect()
-        }
+        Err(e @ DiskError::Io { .. }) => members.into_iter().map(|m| (m, Err(e.clone()))).collect(),
         Err(
             e @ (DiskError::Full { .. }
             | DiskError::Absent(_)

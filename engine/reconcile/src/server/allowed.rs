@@ -93,7 +93,10 @@ pub(super) fn by_sight(
                 // An overlay that is there needs no image to be looked at again: the hypervisor will.
                 _ if sight.files.contains_key(&spec.member) => Ok(()),
                 Some(CopyState::Verified) => Ok(()),
-                Some(state) => Err(Objection::ImageUnfit { root: spec.image, state: *state }),
+                Some(state) => Err(Objection::ImageUnfit {
+                    root: spec.image,
+                    state: *state,
+                }),
                 None => Err(Objection::NoImage(spec.image)),
             }
         }

@@ -75,7 +75,9 @@ pub(super) async fn look(
     };
     let (ours, foreign) = sort(&domains, round, state);
     guests.ask(&ours, ports, round, state).await;
-    seen(&ours, foreign, overlays, images, space, guests, round, state)
+    seen(
+        &ours, foreign, overlays, images, space, guests, round, state,
+    )
 }
 
 /// Not seen is not absent: the last report stands, and says that it means nothing now.
@@ -143,8 +145,7 @@ impl Guests {
             PowerState::Running { since } => Some((domain.uuid, since)),
             PowerState::Off | PowerState::Paused(_) | PowerState::Crashed => None,
         };
-        let up: BTreeMap<Uuid, Timestamp> =
-            ours.iter().filter_map(|(_, d)| running(d)).collect();
+        let up: BTreeMap<Uuid, Timestamp> = ours.iter().filter_map(|(_, d)| running(d)).collect();
         self.0
             .retain(|uuid, answer| up.get(uuid) == Some(&answer.running_since));
         let due = ours.iter().filter(|(mark, domain)| {
@@ -153,13 +154,13 @@ impl Guests {
             let known = self.0.get(&domain.uuid);
             up.contains_key(&domain.uuid)
                 && known.is_none_or(|a| {
-                    booting
-                        || a.said == GuestState::Silent
-                        || round.now.since(a.asked) >= ASK_EVERY
+                    booting || a.said == GuestState::Silent || round.now.since(a.asked) >= ASK_EVERY
                 })
         });
         let calls: Vec<_> = due
-            .map(|(_, domain)| async { (domain.uuid, ports.hypervisor.ask_guest(domain.uuid).await) })
+            .map(|(_, domain)| async {
+                (domain.uuid, ports.hypervisor.ask_guest(domain.uuid).await)
+            })
             .collect();
         let said: Vec<_> = stream::iter(calls)
             .buffer_unordered(ASKED_AT_ONCE)
