@@ -19,7 +19,7 @@ use crate::manifest::{CHUNK, Manifest, chunk_len};
 use crate::progress::{Cancel, Phase, Progress, Reporter};
 use crate::source::{self, Identity};
 use crate::sparse::{Stopped, bytes_in, data_ranges, digest_of_file, scan, touched_chunks};
-use crate::store::record::{Hint, Record, manifest_name, raw_name};
+use crate::store::record::{Hint, Record, manifest_name, raw_name, record_name};
 use crate::store::{Look, Store, StoreError};
 
 /// Prefix of names of half conversions.
@@ -456,29 +456,39 @@ impl Run<'_> {
             .unwrap_or_default();
         sources.insert(source, format);
         if let Some(record) = record
-            && there.is_some_and(|image| image.look == Look::Unchanged)
+            && there
+                .as_ref()
+                .is_some_and(|image| image.look == Look::Unchanged)
             && self.store.manifest(root).is_ok()
         {
             Record::new(sources, record.hint).save(images, root)?;
             return Ok(true);
         }
-        images
+        let hint = Hint::of(&half.file).map_err(|e| DiskError::new("look at", half.path(), e))?;
+        let described = images
             .save(&manifest_name(root), &manifest.encode())
-            .map_err(|e| self.publish_failed(e))?;
-        images.sync()?;
+            .map_err(StoreError::from)
+            // Syncs the directory for both.
+            .and_then(|()| Record::new(sources, hint).save(images, root));
+        if let Err(e) = described {
+            if there.is_none() {
+                // The first failure is the one to tell; a manifest alone is no image.
+                images.remove(manifest_name(root)).ok();
+                images.remove(record_name(root)).ok();
+            }
+            return Err(self.publish_failed(e));
+        }
         self.store
             .incoming
             .rename(&half.name, images, &raw_name(root))?;
         half.published = true;
         images.sync()?;
         self.store.incoming.sync()?;
-        let hint = Hint::of(&half.file).map_err(|e| DiskError::new("look at", half.path(), e))?;
-        Record::new(sources, hint).save(images, root)?;
         Ok(false)
     }
 
-    fn publish_failed(&self, e: DiskError) -> ImportError {
-        if e.is_full() {
+    fn publish_failed(&self, e: StoreError) -> ImportError {
+        if matches!(&e, StoreError::Disk(e) if e.is_full()) {
             self.trouble(Trouble::Full, 0)
         } else {
             e.into()

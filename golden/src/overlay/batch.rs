@@ -62,6 +62,8 @@ impl Store {
             });
         }
         if !steps.iter().any(|step| matches!(step, Ok(Step::Ready))) {
+            // An earlier call may have failed between a name and its sync.
+            self.overlays.sync()?;
             return Ok(specs
                 .iter()
                 .zip(steps)

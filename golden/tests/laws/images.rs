@@ -333,3 +333,25 @@ fn a_last_chunk_that_is_short_is_read_and_compared() {
         "{error}"
     );
 }
+
+#[test]
+fn a_store_is_shared_by_threads_that_import_the_same_at_the_same_time() {
+    let scratch = Scratch::new();
+    let path = scratch.file("small.raw", MIB, &[(0, noise(1, 5000))]);
+    let imported: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| scratch.import(&path).unwrap()))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert_eq!(
+        imported.iter().filter(|imported| !imported.already).count(),
+        1,
+        "stored more than once"
+    );
+    assert!(scratch.names("incoming").is_empty());
+    scratch.verify(imported[0].root).unwrap();
+}
