@@ -36,7 +36,7 @@ pub(crate) async fn apply(
     portal: Portal,
     who: Who,
     Json(request): Json<ApplyRequest>,
-) -> Result<axum::Json<ApplyResponse>, Problem> {
+) -> Result<axum::Json<ApplyResponse>, Box<Problem>> {
     let reviewed = review(&portal, request.configuration).await?;
     let seen = portal.look_surely().await?;
     if let Some((base, _, document)) = &reviewed.saved {
@@ -75,7 +75,7 @@ pub(crate) async fn apply(
     commit_it(&portal, &seen, commit, document).await
 }
 
-async fn review(portal: &Portal, configuration: Configuration) -> Result<Reviewed, Problem> {
+async fn review(portal: &Portal, configuration: Configuration) -> Result<Reviewed, Box<Problem>> {
     match configuration {
         Configuration::Bundle(bundle) => {
             let read = preview::read(bundle).await?;
@@ -98,7 +98,7 @@ async fn review(portal: &Portal, configuration: Configuration) -> Result<Reviewe
 }
 
 /// Whether everything that a saved plan read is as it was. The state machine compares again when it commits.
-fn fresh(state: &State, base: &Base) -> Result<(), Problem> {
+fn fresh(state: &State, base: &Base) -> Result<(), Box<Problem>> {
     let changed = base
         .objects
         .iter()
@@ -120,7 +120,7 @@ fn fresh(state: &State, base: &Base) -> Result<(), Problem> {
     Err(refused(coppice_state::Refusal::Stale(stale)))
 }
 
-fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Problem> {
+fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Box<Problem>> {
     match expected.filter(|expected| *expected != id) {
         None => Ok(()),
         Some(expected) => Err(Problem::new(
@@ -137,7 +137,7 @@ fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Problem> {
 }
 
 /// Every gate passes, or was approved by its name.
-fn gates(plan: &Plan, approved: &BTreeSet<GateKind>) -> Result<(), Problem> {
+fn gates(plan: &Plan, approved: &BTreeSet<GateKind>) -> Result<(), Box<Problem>> {
     let shut: Vec<GateProblem> = plan
         .gates
         .iter()
@@ -171,10 +171,10 @@ fn gates(plan: &Plan, approved: &BTreeSet<GateKind>) -> Result<(), Problem> {
             flags.collect::<Vec<_>>().join(" ")
         )
     };
-    Err(Problem {
+    Err(Box::new(Problem {
         gates: shut,
-        ..Problem::new(Code::Gate, detail, help)
-    })
+        ..*Problem::new(Code::Gate, detail, help)
+    }))
 }
 
 fn word(gate: GateKind) -> &'static str {
@@ -194,7 +194,7 @@ fn within(
     asked: Option<Bounds>,
     max_interrupted: Option<u32>,
     approved: BTreeSet<GateKind>,
-) -> Result<Bounds, Problem> {
+) -> Result<Bounds, Box<Problem>> {
     let now = bounds(plan);
     let reviewed = asked.unwrap_or_else(|| now.clone());
     let limit = max_interrupted.unwrap_or(reviewed.sessions_interrupted);
@@ -223,7 +223,7 @@ async fn checked(
     plan: Plan,
     desired: Desired,
     known: coppice_schema::Known,
-) -> Result<(Plan, Desired), Problem> {
+) -> Result<(Plan, Desired), Box<Problem>> {
     let (plan, desired, faults) = preview::aside("check a plan", move || {
         let faults = seam::faults(&plan, &desired, &known);
         (plan, desired, faults)
@@ -243,7 +243,7 @@ async fn commit_it(
     seen: &Seen,
     commit: Commit,
     document: Document,
-) -> Result<axum::Json<ApplyResponse>, Problem> {
+) -> Result<axum::Json<ApplyResponse>, Box<Problem>> {
     match portal.propose(Entry::Committed(Box::new(commit))).await? {
         Outcome::Committed { revision } => Ok(axum::Json(ApplyResponse {
             revision,

@@ -20,7 +20,7 @@ use crate::{desktops, servers};
 pub(crate) async fn explain(
     portal: Portal,
     Named(address): Named<Address>,
-) -> Result<axum::Json<Explanation>, Problem> {
+) -> Result<axum::Json<Explanation>, Box<Problem>> {
     let seen = portal.look().await;
     let plan = preview::of_committed(&portal, &seen).await?;
     let state = word(&seen.state, &address);
@@ -284,10 +284,10 @@ fn touches(seen: &Seen, address: &Address, order: &Order) -> bool {
         }
         _ => *address == Address::Grid,
     };
-    let by_server = match address {
-        Address::Server(name) => seen.server_name(order.server).as_ref() == Some(name),
-        _ => false,
-    };
+    let by_server = matches!(
+        address,
+        Address::Server(name) if seen.server_name(order.server).as_ref() == Some(name)
+    );
     by_object || by_image || by_server
 }
 

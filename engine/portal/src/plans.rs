@@ -18,7 +18,7 @@ use crate::{preview, seal, seam};
 pub(crate) async fn plan(
     portal: Portal,
     Json(request): Json<PlanRequest>,
-) -> Result<axum::Json<PlanResponse>, Problem> {
+) -> Result<axum::Json<PlanResponse>, Box<Problem>> {
     let PlanRequest {
         bundle,
         targets,
@@ -65,7 +65,7 @@ pub(crate) async fn plan(
 
 /// What other hands changed, and what is done about it. Changes nothing.
 #[utoipa::path(get, path = "/api/v1/drift", responses((status = 200, body = DriftReport)))]
-pub(crate) async fn drift(portal: Portal) -> Result<axum::Json<DriftReport>, Problem> {
+pub(crate) async fn drift(portal: Portal) -> Result<axum::Json<DriftReport>, Box<Problem>> {
     let seen = portal.look().await;
     let plan = preview::of_committed(&portal, &seen).await?;
     let document = seam::document(&plan);

@@ -19,7 +19,7 @@ pub(crate) struct Read {
 }
 
 /// Reads a configuration; its errors, all of them, make the problem.
-pub(crate) async fn read(bundle: Bundle) -> Result<Read, Problem> {
+pub(crate) async fn read(bundle: Bundle) -> Result<Read, Box<Problem>> {
     let Loaded {
         desired,
         texts,
@@ -35,19 +35,19 @@ pub(crate) async fn read(bundle: Bundle) -> Result<Read, Problem> {
             texts,
             diagnostics,
         }),
-        None => Err(Problem {
+        None => Err(Box::new(Problem {
             diagnostics,
-            ..Problem::new(
+            ..*Problem::new(
                 Code::Invalid,
                 format!("the configuration has {errors} errors"),
                 "correct them; `coppice validate` finds them without a grid",
             )
-        }),
+        })),
     }
 }
 
 /// The plan of what is committed: what would be done now, drift and findings among it.
-pub(crate) async fn of_committed(portal: &Portal, seen: &Seen) -> Result<Plan, Problem> {
+pub(crate) async fn of_committed(portal: &Portal, seen: &Seen) -> Result<Plan, Box<Problem>> {
     let state = std::sync::Arc::clone(&seen.state);
     let (known, now) = (seen.known(), portal.now());
     aside("make a plan", move || {
@@ -61,7 +61,7 @@ pub(crate) async fn of(
     portal: &Portal,
     seen: &Seen,
     desired: Desired,
-) -> Result<(Plan, Desired, Known), Problem> {
+) -> Result<(Plan, Desired, Known), Box<Problem>> {
     let (known, now) = (seen.known(), portal.now());
     aside("make a plan", move || {
         let plan = seam::plan(&desired, &known, now);
@@ -74,7 +74,7 @@ pub(crate) async fn of(
 pub(crate) async fn aside<T: Send + 'static>(
     what: &'static str,
     think: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
+) -> Result<T, Box<Problem>> {
     let thought = tokio::task::spawn_blocking(think).await;
     thought.map_err(|error| Problem::internal(what, &error))
 }

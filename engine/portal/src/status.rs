@@ -12,7 +12,7 @@ use crate::{preview, servers};
 
 /// How the grid stands.
 #[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = Status)))]
-pub(crate) async fn status(portal: Portal) -> Result<axum::Json<Status>, Problem> {
+pub(crate) async fn status(portal: Portal) -> Result<axum::Json<Status>, Box<Problem>> {
     let seen = portal.look().await;
     let plan = preview::of_committed(&portal, &seen).await?;
     let state = &seen.state;
