@@ -61,7 +61,9 @@ pub use status::{
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 
-pub use crate::seam::{Bundle, ByteRange, Diagnostic, Document, Label, Severity, SourceText};
+pub use coppice_plans::document::Document;
+pub use coppice_schema::diagnostic::{ByteRange, Label};
+pub use coppice_schema::{Bundle, Diagnostic, Severity, SourceText};
 
 /// The path below which everything of this version is.
 pub const PREFIX: &str = "/api/v1";

@@ -1,30 +1,37 @@
 //! `POST apply`: a configuration, or a saved plan, becomes the committed revision.
 
-mod changes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use std::collections::BTreeSet;
-
-use coppice_plans::plan::{Base, Bounds, GateKind, Plan, Verdict};
-use coppice_schema::ids::{GridId, Revision};
+use coppice_plans::check;
+use coppice_plans::document::Document;
+use coppice_plans::plan::{Base, Bounds, GateKind, Intent, Plan, Verdict};
+use coppice_schema::ids::{Address, GridId, Revision};
 use coppice_schema::{Desired, Digest};
-use coppice_state::State;
 use coppice_state::entry::{Commit, Entry, Outcome, StaleObject};
+use coppice_state::{Refusal, State};
 
-use crate::api::{
-    ApplyRequest, ApplyResponse, Code, Configuration, Document, GateProblem, Problem,
-};
+use crate::api::{ApplyRequest, ApplyResponse, Code, Configuration, GateProblem, Problem};
 use crate::auth::Who;
 use crate::bodies::Json;
 use crate::plans::bounds;
 use crate::portal::{Portal, Seen, refused};
-use crate::{preview, seal, seam};
+use crate::preview::{self, Preview};
+use crate::seal;
 
-/// What a person looked at before saying yes.
+/// What is to be committed.
 struct Reviewed {
     desired: Desired,
     texts: Digest,
-    /// The saved plan's part, if it is one.
-    saved: Option<(Base, Bounds, Document)>,
+    /// What a person looked at, if it was kept in a file.
+    saved: Option<Saved>,
+}
+
+/// What a saved plan said.
+struct Saved {
+    base: Base,
+    bounds: Bounds,
+    document: Document,
 }
 
 /// Commits a configuration. The plan is made anew on the newest state, and nothing is committed that was not
@@ -36,46 +43,63 @@ pub(crate) async fn apply(
     portal: Portal,
     who: Who,
     Json(request): Json<ApplyRequest>,
-) -> Result<axum::Json<ApplyResponse>, Problem> {
+) -> Result<axum::Json<ApplyResponse>, Box<Problem>> {
     let reviewed = review(&portal, request.configuration).await?;
     let seen = portal.look_surely().await?;
-    if let Some((base, _, document)) = &reviewed.saved {
-        let known = seen.state.applied_plans.get(&seam::plan_id(document));
-        if let Some(revision) = known {
-            return Ok(already(*revision, document.clone()));
+    if let Some(Saved { document, base, .. }) = &reviewed.saved {
+        if let Some(revision) = seen.state.applied_plans.get(&document.plan_id) {
+            return Ok(answer(*revision, true, document.clone()));
         }
         fresh(&seen.state, base)?;
     }
 
-    let (plan, desired, known) = preview::of(&portal, &seen, reviewed.desired).await?;
-    let document = seam::document(&plan);
-    let id = seam::plan_id(&document);
-    expected(request.expect_plan, id)?;
-    gates(&plan, &request.approve)?;
-    let asked = reviewed.saved.as_ref().map(|(_, bounds, _)| bounds.clone());
-    let bounds = within(&plan, asked, request.max_interrupted, request.approve)?;
-    let (plan, desired) = checked(plan, desired, known).await?;
-    if plan.actions.is_empty() && *seen.state.committed == desired && seen.state.revision.0 > 0 {
-        return Ok(already(seen.state.revision, document));
+    let goal = goal(&seen.state, &reviewed);
+    let preview = preview::of(&portal, &seen, Arc::new(goal), BTreeSet::new()).await?;
+    expected(request.expect_plan, preview.document.plan_id)?;
+    gates(&preview.plan, &request.approve)?;
+    let asked = reviewed.saved.as_ref().map(|saved| &saved.bounds);
+    let bounds = within(
+        &preview.plan,
+        asked,
+        request.max_interrupted,
+        request.approve,
+    )?;
+    let Preview { plan, document, .. } = checked(preview).await?;
+    if plan.actions.is_empty() && plan.changes.is_empty() {
+        return Ok(answer(seen.state.revision, true, document));
     }
 
-    let (base, id, document) = match reviewed.saved {
-        Some((base, _, document)) => (base, seam::plan_id(&document), document),
-        None => (plan.base, id, document),
+    let (base, changes, document) = match reviewed.saved {
+        Some(saved) => (saved.base, saved.document.changes.clone(), saved.document),
+        None => (plan.base, plan.changes, document),
     };
     let commit = Commit {
-        changes: changes::between(&seen.state.committed, &desired),
-        desired,
+        desired: reviewed.desired,
         texts: reviewed.texts,
         base,
-        plan: id,
+        plan: document.plan_id,
         bounds,
         author: who.author(),
+        changes,
     };
     commit_it(&portal, &seen, commit, document).await
 }
 
-async fn review(portal: &Portal, configuration: Configuration) -> Result<Reviewed, Problem> {
+/// What the grid would ask for once it is committed. A saved plan changes what it said, and nothing that others
+/// changed since.
+fn goal(state: &State, reviewed: &Reviewed) -> Desired {
+    let Some(saved) = &reviewed.saved else {
+        return reviewed.desired.clone();
+    };
+    let mut goal = state.committed.as_ref().clone();
+    let changes: &BTreeMap<Address, Intent> = &saved.document.changes;
+    for address in changes.keys() {
+        goal.take(address, &reviewed.desired);
+    }
+    goal
+}
+
+async fn review(portal: &Portal, configuration: Configuration) -> Result<Reviewed, Box<Problem>> {
     match configuration {
         Configuration::Bundle(bundle) => {
             let read = preview::read(bundle).await?;
@@ -91,14 +115,18 @@ async fn review(portal: &Portal, configuration: Configuration) -> Result<Reviewe
             Ok(Reviewed {
                 desired: plan.desired,
                 texts: plan.texts,
-                saved: Some((plan.base, plan.bounds, plan.document)),
+                saved: Some(Saved {
+                    base: plan.base,
+                    bounds: plan.bounds,
+                    document: plan.document,
+                }),
             })
         }
     }
 }
 
 /// Whether everything that a saved plan read is as it was. The state machine compares again when it commits.
-fn fresh(state: &State, base: &Base) -> Result<(), Problem> {
+fn fresh(state: &State, base: &Base) -> Result<(), Box<Problem>> {
     let changed = base
         .objects
         .iter()
@@ -117,10 +145,10 @@ fn fresh(state: &State, base: &Base) -> Result<(), Problem> {
     if stale.is_empty() {
         return Ok(());
     }
-    Err(refused(coppice_state::Refusal::Stale(stale)))
+    Err(refused(Refusal::Stale(stale)))
 }
 
-fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Problem> {
+fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Box<Problem>> {
     match expected.filter(|expected| *expected != id) {
         None => Ok(()),
         Some(expected) => Err(Problem::new(
@@ -137,7 +165,7 @@ fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Problem> {
 }
 
 /// Every gate passes, or was approved by its name.
-fn gates(plan: &Plan, approved: &BTreeSet<GateKind>) -> Result<(), Problem> {
+fn gates(plan: &Plan, approved: &BTreeSet<GateKind>) -> Result<(), Box<Problem>> {
     let shut: Vec<GateProblem> = plan
         .gates
         .iter()
@@ -171,10 +199,10 @@ fn gates(plan: &Plan, approved: &BTreeSet<GateKind>) -> Result<(), Problem> {
             flags.collect::<Vec<_>>().join(" ")
         )
     };
-    Err(Problem {
+    Err(Box::new(Problem {
         gates: shut,
-        ..Problem::new(Code::Gate, detail, help)
-    })
+        ..*Problem::new(Code::Gate, detail, help)
+    }))
 }
 
 fn word(gate: GateKind) -> &'static str {
@@ -191,12 +219,12 @@ fn word(gate: GateKind) -> &'static str {
 /// What the run may do: what was reviewed, unless a person said another number of sessions.
 fn within(
     plan: &Plan,
-    asked: Option<Bounds>,
+    asked: Option<&Bounds>,
     max_interrupted: Option<u32>,
     approved: BTreeSet<GateKind>,
-) -> Result<Bounds, Problem> {
+) -> Result<Bounds, Box<Problem>> {
     let now = bounds(plan);
-    let reviewed = asked.unwrap_or_else(|| now.clone());
+    let reviewed = asked.unwrap_or(&now);
     let limit = max_interrupted.unwrap_or(reviewed.sessions_interrupted);
     if now.sessions_interrupted > limit {
         return Err(Problem::new(
@@ -219,23 +247,21 @@ fn within(
 }
 
 /// A plan that fails its check is our own mistake: nothing is committed.
-async fn checked(
-    plan: Plan,
-    desired: Desired,
-    known: coppice_schema::Known,
-) -> Result<(Plan, Desired), Problem> {
-    let (plan, desired, faults) = preview::aside("check a plan", move || {
-        let faults = seam::faults(&plan, &desired, &known);
-        (plan, desired, faults)
+async fn checked(preview: Preview) -> Result<Preview, Box<Problem>> {
+    let (preview, violations) = preview::aside("check a plan", move || {
+        let violations = check(&preview.plan, &preview.desired, &preview.known);
+        (preview, violations)
     })
     .await?;
-    if faults.is_empty() {
-        return Ok((plan, desired));
+    if violations.is_empty() {
+        return Ok(preview);
     }
-    Err(Problem::internal(
-        "make a plan that passes its own check",
-        &faults.join("; "),
-    ))
+    let said: Vec<String> = violations
+        .iter()
+        .map(|violation| format!("{}: not so that {}", violation.object, violation.rule))
+        .collect();
+    let what = "make a plan that passes its own check; nothing was changed";
+    Err(Problem::internal(what, &said.join("; ")))
 }
 
 async fn commit_it(
@@ -243,27 +269,22 @@ async fn commit_it(
     seen: &Seen,
     commit: Commit,
     document: Document,
-) -> Result<axum::Json<ApplyResponse>, Problem> {
+) -> Result<axum::Json<ApplyResponse>, Box<Problem>> {
     match portal.propose(Entry::Committed(Box::new(commit))).await? {
-        Outcome::Committed { revision } => Ok(axum::Json(ApplyResponse {
-            revision,
-            already: false,
-            document,
-        })),
-        Outcome::Already { revision } => Ok(already(revision, document)),
-        // An agreement that says only "done" has not said which revision: the newest one, then.
-        Outcome::Done | Outcome::Refused(_) => Ok(axum::Json(ApplyResponse {
-            revision: Revision(seen.state.revision.0 + 1),
-            already: false,
-            document,
-        })),
+        Outcome::Committed { revision } => Ok(answer(revision, false, document)),
+        Outcome::Already { revision } => Ok(answer(revision, true, document)),
+        // An agreement that says only "done" has not said which revision: the next one, then.
+        Outcome::Done | Outcome::Refused(_) => {
+            let next = Revision(seen.state.revision.0 + 1);
+            Ok(answer(next, false, document))
+        }
     }
 }
 
-fn already(revision: Revision, document: Document) -> axum::Json<ApplyResponse> {
+fn answer(revision: Revision, already: bool, document: Document) -> axum::Json<ApplyResponse> {
     axum::Json(ApplyResponse {
         revision,
-        already: true,
+        already,
         document,
     })
 }

@@ -97,7 +97,7 @@ pub(crate) async fn guard(
     }
 }
 
-fn admit(portal: &Portal, needed: Scope, request: &Request) -> Result<Who, Problem> {
+fn admit(portal: &Portal, needed: Scope, request: &Request) -> Result<Who, Box<Problem>> {
     let header = request
         .headers()
         .get(AUTHORIZATION)
@@ -137,7 +137,7 @@ fn bearer(value: &str) -> Option<&str> {
         .then_some(token.trim())
 }
 
-fn unauthorized(detail: &str) -> Problem {
+fn unauthorized(detail: &str) -> Box<Problem> {
     Problem::new(
         Code::Unauthorized,
         detail,
@@ -147,7 +147,7 @@ fn unauthorized(detail: &str) -> Problem {
 
 /// Counts failures of authentication per address. A scope that does not suffice is no such failure. Whoever has a
 /// valid token is never refused by this: others behind the same address must not lock them out.
-fn failed(portal: &Portal, peer: Option<Peer>, problem: Problem) -> Problem {
+fn failed(portal: &Portal, peer: Option<Peer>, problem: Box<Problem>) -> Box<Problem> {
     if problem.code == Code::Unauthorized && !portal.failures.one_more(peer) {
         return Problem::new(
             Code::TooMany,
@@ -202,9 +202,9 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl FromRequestParts<Portal> for Who {
-    type Rejection = Problem;
+    type Rejection = Box<Problem>;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Portal) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _: &Portal) -> Result<Self, Box<Problem>> {
         let who = parts.extensions.get::<Self>().cloned();
         who.ok_or_else(|| Problem::internal("say who asks", &"a route without a guard"))
     }

@@ -18,9 +18,9 @@ const SILENCE_MAX: Span = Span::seconds(30);
 pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: DeserializeOwned> FromRequest<Portal> for Json<T> {
-    type Rejection = Problem;
+    type Rejection = Box<Problem>;
 
-    async fn from_request(request: Request, portal: &Portal) -> Result<Self, Problem> {
+    async fn from_request(request: Request, portal: &Portal) -> Result<Self, Box<Problem>> {
         let bytes = read(portal, request.into_body(), CONFIGURATION_MAX).await?;
         serde_json::from_slice(&bytes).map(Self).map_err(|error| {
             Problem::new(
@@ -33,7 +33,7 @@ impl<T: DeserializeOwned> FromRequest<Portal> for Json<T> {
 }
 
 /// Reads a body whole.
-pub(crate) async fn read(portal: &Portal, body: Body, max: usize) -> Result<Vec<u8>, Problem> {
+pub(crate) async fn read(portal: &Portal, body: Body, max: usize) -> Result<Vec<u8>, Box<Problem>> {
     let mut parts = Parts::of(portal, body);
     let mut bytes = Vec::new();
     while let Some(part) = parts.next().await {
@@ -65,7 +65,7 @@ impl Parts {
     }
 
     /// The next part; `None` at the end. A client that stops in the middle is an error after a while.
-    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Problem>> {
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Box<Problem>>> {
         match select(self.stream.next(), self.clock.sleep(SILENCE_MAX)).await {
             Either::Left((part, _)) => Some(part?.map_err(|error| {
                 Problem::new(

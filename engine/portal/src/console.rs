@@ -44,7 +44,7 @@ pub(crate) async fn console(
     Named(id): Named<DesktopId>,
     Asked(which): Asked<Which>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Response, Box<Problem>> {
     let desktop = desktops::here(&portal, &id).await?;
     let upgrade = upgrade.map_err(|error| {
         Problem::new(

@@ -35,7 +35,7 @@ pub(crate) async fn list(portal: Portal) -> axum::Json<Vec<Desktop>> {
 pub(crate) async fn one(
     portal: Portal,
     Named(id): Named<DesktopId>,
-) -> Result<axum::Json<Desktop>, Problem> {
+) -> Result<axum::Json<Desktop>, Box<Problem>> {
     let seen = portal.look().await;
     let desktop = find(&seen.state, &id)?;
     let overlays = overlays(&portal).await;
@@ -52,7 +52,7 @@ pub(crate) async fn restart(
     portal: Portal,
     who: Who,
     Named(id): Named<DesktopId>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let member = find(&portal.look_surely().await?.state, &id)?
         .spec
         .member
@@ -78,7 +78,7 @@ pub(crate) async fn regrow(
     who: Who,
     Named(id): Named<DesktopId>,
     Asked(query): Asked<Regrow>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let state = portal.look_surely().await?.state;
     let desktop = find(&state, &id)?;
     let address = Address::Desktop(id.clone());
@@ -86,14 +86,14 @@ pub(crate) async fn regrow(
         let reason =
             format!("{id} is a personal desktop: what its person keeps on it would be gone");
         let help = "approve it by name, with approve=personal-data";
-        return Err(Problem {
+        return Err(Box::new(Problem {
             gates: vec![GateProblem {
                 gate: GateKind::PersonalData,
                 verdict: Verdict::NeedsApproval,
                 reason: reason.clone(),
             }],
-            ..Problem::new(Code::Gate, reason, help)
-        });
+            ..*Problem::new(Code::Gate, reason, help)
+        }));
     }
     if state.protections.contains(&address) {
         return Err(Problem::new(
@@ -105,7 +105,7 @@ pub(crate) async fn regrow(
     ask(&portal, &who, Request::Regrow(desktop.spec.member.clone())).await
 }
 
-async fn ask(portal: &Portal, who: &Who, request: Request) -> Result<StatusCode, Problem> {
+async fn ask(portal: &Portal, who: &Who, request: Request) -> Result<StatusCode, Box<Problem>> {
     let entry = Entry::Requested {
         request,
         author: who.author(),
@@ -122,7 +122,7 @@ pub(crate) async fn screenshot(
     portal: Portal,
     who: Who,
     Named(id): Named<DesktopId>,
-) -> Result<Response, Problem> {
+) -> Result<Response, Box<Problem>> {
     let desktop = here(&portal, &id).await?;
     tracing::info!(author = %who.author(), desktop = %id, "a screen was looked at");
     let picture = portal.app.hypervisor.screenshot(desktop.spec.uuid).await?;
@@ -130,7 +130,7 @@ pub(crate) async fn screenshot(
 }
 
 /// A desktop that this server itself holds.
-pub(crate) async fn here(portal: &Portal, id: &DesktopId) -> Result<KnownDesktop, Problem> {
+pub(crate) async fn here(portal: &Portal, id: &DesktopId) -> Result<KnownDesktop, Box<Problem>> {
     let seen = portal.look().await;
     let desktop = find(&seen.state, id)?;
     if desktop.server != portal.app.server {
@@ -148,7 +148,7 @@ pub(crate) async fn here(portal: &Portal, id: &DesktopId) -> Result<KnownDesktop
     Ok(desktop.clone())
 }
 
-pub(crate) fn find<'a>(state: &'a State, id: &DesktopId) -> Result<&'a KnownDesktop, Problem> {
+pub(crate) fn find<'a>(state: &'a State, id: &DesktopId) -> Result<&'a KnownDesktop, Box<Problem>> {
     let help = "`coppice desktop list` shows all of them";
     let desktop = state.desktops.get(id);
     desktop.ok_or_else(|| Problem::absent(format!("desktop {id}"), help))

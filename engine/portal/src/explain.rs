@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use coppice_plans::plan::{Action, Plan};
+use coppice_plans::text;
 use coppice_schema::ids::{Address, DesktopId};
 use coppice_schema::known::{Order, Phase, Task};
 use coppice_schema::units::{Span, Timestamp};
@@ -20,9 +21,9 @@ use crate::{desktops, servers};
 pub(crate) async fn explain(
     portal: Portal,
     Named(address): Named<Address>,
-) -> Result<axum::Json<Explanation>, Problem> {
+) -> Result<axum::Json<Explanation>, Box<Problem>> {
     let seen = portal.look().await;
-    let plan = preview::of_committed(&portal, &seen).await?;
+    let plan = preview::of_committed(&portal, &seen).await?.plan;
     let state = word(&seen.state, &address);
     let actions = || {
         plan.actions
@@ -151,6 +152,11 @@ fn trace(seen: &Seen, plan: &Plan, address: &Address) -> Vec<String> {
         .iter()
         .filter(|action| concerns(address, &action.object));
     lines.extend(planned.map(next_step));
+    let under_way = plan
+        .under_way
+        .iter()
+        .filter(|under_way| concerns(address, &under_way.object));
+    lines.extend(under_way.map(|under_way| format!("{} is under way", under_way.what)));
     lines
 }
 
@@ -233,22 +239,16 @@ fn server(seen: &Seen, plan: &Plan, address: &Address) -> Vec<String> {
 }
 
 fn next_step(action: &Action) -> String {
-    let kind = plain(&action.kind);
-    let reason = plain(&action.reason);
-    let when = if action.waits.is_empty() {
-        "now"
+    let (verb, reason) = (text::kind_word(action.kind), text::reason(&action.reason));
+    let waits: Vec<String> = action.waits.iter().map(text::wait).collect();
+    if waits.is_empty() {
+        format!("{verb} {} now: {reason}", action.object)
     } else {
-        "when what it waits for is over"
-    };
-    format!("{}: {kind} ({reason}), {when}", action.object)
-}
-
-/// A word of the plan document as JSON has it, without its quotes.
-fn plain(word: &impl serde::Serialize) -> String {
-    match serde_json::to_value(word) {
-        Ok(serde_json::Value::String(word)) => word,
-        Ok(value) => value.to_string(),
-        Err(_) => String::new(),
+        format!(
+            "{verb} {}: {reason}; it waits for {}",
+            action.object,
+            waits.join(", and for ")
+        )
     }
 }
 
@@ -284,10 +284,10 @@ fn touches(seen: &Seen, address: &Address, order: &Order) -> bool {
         }
         _ => *address == Address::Grid,
     };
-    let by_server = match address {
-        Address::Server(name) => seen.server_name(order.server).as_ref() == Some(name),
-        _ => false,
-    };
+    let by_server = matches!(
+        address,
+        Address::Server(name) if seen.server_name(order.server).as_ref() == Some(name)
+    );
     by_object || by_image || by_server
 }
 

@@ -34,7 +34,7 @@ pub(crate) async fn remove(
     portal: Portal,
     who: Who,
     NamedTwo(image, version): NamedTwo<ImageName, VersionName>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let seen = portal.look_surely().await?;
     let record = find(&seen, &image, &version).ok_or_else(|| {
         Problem::absent(

@@ -28,13 +28,13 @@ pub(crate) async fn import(
     portal: Portal,
     who: Who,
     Named(id): Named<UploadId>,
-) -> Result<Response, Problem> {
+) -> Result<Response, Box<Problem>> {
     let held = uploads::hold(&portal, &id)?;
     let upload = uploads::found(&portal, &id).await?;
     if upload.offset != upload.request.size.0 {
-        return Err(Problem {
+        return Err(Box::new(Problem {
             offset: Some(upload.offset),
-            ..Problem::new(
+            ..*Problem::new(
                 Code::Offset,
                 format!(
                     "only {} of {} bytes are here",
@@ -42,7 +42,7 @@ pub(crate) async fn import(
                 ),
                 "send the rest first",
             )
-        });
+        }));
     }
     let (tell, progress) = watch::channel(None);
     let (finish, finished) = mpsc::channel(1);
@@ -96,7 +96,7 @@ async fn carry_out(
             if problem.code == Code::Image {
                 uploads::forget(&portal.app.uploads, &id).await;
             }
-            ImportLine::Error(Box::new(problem))
+            ImportLine::Error(problem)
         }
     };
     drop(held);
@@ -109,7 +109,7 @@ async fn into_catalogue(
     id: &UploadId,
     request: &UploadRequest,
     tell: watch::Sender<Option<ImportProgress>>,
-) -> Result<crate::api::Image, Problem> {
+) -> Result<crate::api::Image, Box<Problem>> {
     let UploadRequest {
         name,
         version,

@@ -28,7 +28,6 @@ mod preview;
 mod problem;
 mod routes;
 mod seal;
-mod seam;
 mod secrets;
 mod serve;
 mod servers;

@@ -3,7 +3,7 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::api::{EventRecord, ImportLine, Problem, RunStatus};
+use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,7 +23,7 @@ use crate::api::{EventRecord, ImportLine, Problem, RunStatus};
         crate::tokens::list, crate::tokens::create, crate::tokens::revoke,
         crate::pauses::list, crate::pauses::pause, crate::pauses::resume,
     ),
-    components(schemas(Problem, ImportLine, EventRecord, RunStatus)),
+    components(schemas(DisplayChoice, Problem, ImportLine, EventRecord, RunStatus)),
     modifiers(&Bearer),
     security(("token" = [])),
 )]

@@ -23,9 +23,9 @@ impl<T> FromRequestParts<Portal> for Named<T>
 where
     T: FromStr<Err: Display>,
 {
-    type Rejection = Problem;
+    type Rejection = Box<Problem>;
 
-    async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Box<Problem>> {
         let Path(text) = Path::<String>::from_request_parts(parts, portal)
             .await
             .map_err(|error| malformed(&error))?;
@@ -38,9 +38,9 @@ where
     A: FromStr<Err: Display>,
     B: FromStr<Err: Display>,
 {
-    type Rejection = Problem;
+    type Rejection = Box<Problem>;
 
-    async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Box<Problem>> {
         let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, portal)
             .await
             .map_err(|error| malformed(&error))?;
@@ -52,9 +52,9 @@ where
 }
 
 impl<T: DeserializeOwned> FromRequestParts<Portal> for Asked<T> {
-    type Rejection = Problem;
+    type Rejection = Box<Problem>;
 
-    async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, portal: &Portal) -> Result<Self, Box<Problem>> {
         let Query(query) = Query::<T>::from_request_parts(parts, portal)
             .await
             .map_err(|error| malformed(&error))?;
@@ -62,7 +62,7 @@ impl<T: DeserializeOwned> FromRequestParts<Portal> for Asked<T> {
     }
 }
 
-fn malformed(error: &dyn Display) -> Problem {
+fn malformed(error: &dyn Display) -> Box<Problem> {
     Problem::new(
         Code::Request,
         format!("the request's path or query: {error}"),

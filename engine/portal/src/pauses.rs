@@ -28,7 +28,7 @@ pub(crate) async fn pause(
     portal: Portal,
     who: Who,
     Json(request): Json<PauseRequest>,
-) -> Result<(StatusCode, axum::Json<Pause>), Problem> {
+) -> Result<(StatusCode, axum::Json<Pause>), Box<Problem>> {
     let PauseRequest { address, until } = request;
     if until.is_some_and(|until| until <= portal.now()) {
         return Err(Problem::new(
@@ -53,7 +53,7 @@ pub(crate) async fn resume(
     portal: Portal,
     who: Who,
     Named(address): Named<Address>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let entry = Entry::Resumed {
         address,
         author: who.author(),

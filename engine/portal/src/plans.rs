@@ -1,6 +1,7 @@
 //! Plans and drift, to be looked at.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use coppice_plans::plan::{Bounds, Plan};
 use coppice_schema::Digest;
@@ -10,7 +11,7 @@ use coppice_schema::units::Size;
 use crate::api::{Code, DriftReport, PlanRequest, PlanResponse, Problem, SAVED_FORMAT, SavedPlan};
 use crate::bodies::Json;
 use crate::portal::Portal;
-use crate::{preview, seal, seam};
+use crate::{preview, seal};
 
 /// What would happen if a configuration were applied now. Changes nothing.
 #[utoipa::path(post, path = "/api/v1/plans", request_body = PlanRequest, responses(
@@ -18,7 +19,7 @@ use crate::{preview, seal, seam};
 pub(crate) async fn plan(
     portal: Portal,
     Json(request): Json<PlanRequest>,
-) -> Result<axum::Json<PlanResponse>, Problem> {
+) -> Result<axum::Json<PlanResponse>, Box<Problem>> {
     let PlanRequest {
         bundle,
         targets,
@@ -33,31 +34,25 @@ pub(crate) async fn plan(
     }
     let read = preview::read(bundle).await?;
     let seen = portal.look_surely().await?;
-    let (plan, desired, _) = preview::of(&portal, &seen, read.desired).await?;
-    let plan = if targets.is_empty() {
-        plan
-    } else {
-        preview::only(plan, &targets)
-    };
-    let document = seam::document(&plan);
+    let preview = preview::of(&portal, &seen, Arc::new(read.desired), targets).await?;
     let saved = if save {
-        let bounds = bounds(&plan);
         let unsealed = SavedPlan {
             format: SAVED_FORMAT,
             grid: seen.state.grid.unwrap_or(GridId([0; 16])),
-            desired,
+            bounds: bounds(&preview.plan),
+            desired: preview.desired.as_ref().clone(),
             texts: read.texts,
-            base: plan.base,
-            bounds,
-            document: document.clone(),
+            base: preview.plan.base,
+            document: preview.document.clone(),
             seal: Digest([0; 32]),
         };
-        Some(Box::new(seal::seal(portal.app.vault.as_ref(), unsealed)?))
+        let sealed = seal::seal(portal.app.vault.as_ref(), unsealed)?;
+        Some(Box::new(sealed))
     } else {
         None
     };
     Ok(axum::Json(PlanResponse {
-        document,
+        document: preview.document,
         diagnostics: read.diagnostics,
         saved,
     }))
@@ -65,14 +60,13 @@ pub(crate) async fn plan(
 
 /// What other hands changed, and what is done about it. Changes nothing.
 #[utoipa::path(get, path = "/api/v1/drift", responses((status = 200, body = DriftReport)))]
-pub(crate) async fn drift(portal: Portal) -> Result<axum::Json<DriftReport>, Problem> {
+pub(crate) async fn drift(portal: Portal) -> Result<axum::Json<DriftReport>, Box<Problem>> {
     let seen = portal.look().await;
-    let plan = preview::of_committed(&portal, &seen).await?;
-    let document = seam::document(&plan);
+    let preview = preview::of_committed(&portal, &seen).await?;
     Ok(axum::Json(DriftReport {
-        complete: plan.complete,
-        drift: plan.drift,
-        document,
+        complete: preview.plan.complete,
+        drift: preview.plan.drift,
+        document: preview.document,
     }))
 }
 

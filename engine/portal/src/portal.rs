@@ -96,7 +96,7 @@ impl Portal {
     }
 
     /// The newest state, by a majority.
-    pub(crate) async fn look_surely(&self) -> Result<Seen, Problem> {
+    pub(crate) async fn look_surely(&self) -> Result<Seen, Box<Problem>> {
         let state = self.app.agreement.read().await.map_err(no_quorum)?;
         let term = match self.app.agreement.leadership() {
             Leadership::Here { term } | Leadership::There { term, .. } => Some(term),
@@ -110,7 +110,7 @@ impl Portal {
     }
 
     /// Agrees on an entry, or says why not.
-    pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, Problem> {
+    pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, Box<Problem>> {
         match self.app.agreement.propose(entry).await {
             Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
             Ok(outcome @ (Outcome::Done | Outcome::Committed { .. } | Outcome::Already { .. })) => {
@@ -171,7 +171,7 @@ impl FromRequestParts<Portal> for Portal {
     }
 }
 
-pub(crate) fn no_quorum(error: AgreementError) -> Problem {
+pub(crate) fn no_quorum(error: AgreementError) -> Box<Problem> {
     let detail = format!("{error}; what was asked for may still come about");
     Problem::new(
         Code::Quorum,
@@ -181,17 +181,17 @@ pub(crate) fn no_quorum(error: AgreementError) -> Problem {
 }
 
 /// What the state machine refused, for a client.
-pub(crate) fn refused(refusal: Refusal) -> Problem {
+pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
     let detail = refusal.to_string();
     match refusal {
-        Refusal::Stale(stale) => Problem {
+        Refusal::Stale(stale) => Box::new(Problem {
             stale,
-            ..Problem::new(
+            ..*Problem::new(
                 Code::Stale,
                 detail,
                 "make a new plan, look at it, and apply that one",
             )
-        },
+        }),
         Refusal::Absent(_) => Problem::new(
             Code::Absent,
             detail,

@@ -1,71 +1,89 @@
 //! Plans, made to be looked at. Nothing here is carried out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{Action, Plan};
 use coppice_schema::ids::Address;
-use coppice_schema::{Desired, Known};
+use coppice_schema::{Bundle, Desired, Diagnostic, Digest, Known, Loaded, Severity, load};
 
-use crate::api::{Bundle, Code, Diagnostic, Problem, Severity};
+use crate::api::{Code, Problem};
 use crate::portal::{Portal, Seen};
-use crate::seam::{self, Loaded};
 
 /// A configuration without errors.
 pub(crate) struct Read {
     pub(crate) desired: Desired,
-    pub(crate) texts: coppice_schema::Digest,
+    pub(crate) texts: Digest,
     /// What is worth knowing about it.
     pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
+/// A plan, what it was made of, and how it is shown.
+pub(crate) struct Preview {
+    pub(crate) plan: Plan,
+    pub(crate) document: Document,
+    pub(crate) desired: Arc<Desired>,
+    pub(crate) known: Known,
+}
+
 /// Reads a configuration; its errors, all of them, make the problem.
-pub(crate) async fn read(bundle: Bundle) -> Result<Read, Problem> {
+pub(crate) async fn read(bundle: Bundle) -> Result<Read, Box<Problem>> {
     let Loaded {
         desired,
-        texts,
         diagnostics,
-    } = aside("read the configuration", move || seam::load(&bundle)).await?;
-    let errors = diagnostics
-        .iter()
-        .filter(|d| d.severity == Severity::Error)
-        .count();
+        digest,
+        ..
+    } = aside("read the configuration", move || load(&bundle)).await?;
+    let bad = diagnostics.iter().filter(|d| d.severity == Severity::Error);
+    let errors = bad.count();
     match desired.filter(|_| errors == 0) {
         Some(desired) => Ok(Read {
             desired,
-            texts,
+            texts: digest,
             diagnostics,
         }),
-        None => Err(Problem {
+        None => Err(Box::new(Problem {
             diagnostics,
-            ..Problem::new(
+            ..*Problem::new(
                 Code::Invalid,
                 format!("the configuration has {errors} errors"),
                 "correct them; `coppice validate` finds them without a grid",
             )
-        }),
+        })),
     }
 }
 
 /// The plan of what is committed: what would be done now, drift and findings among it.
-pub(crate) async fn of_committed(portal: &Portal, seen: &Seen) -> Result<Plan, Problem> {
-    let state = std::sync::Arc::clone(&seen.state);
-    let (known, now) = (seen.known(), portal.now());
-    aside("make a plan", move || {
-        seam::plan(&state.committed, &known, now)
-    })
+pub(crate) async fn of_committed(portal: &Portal, seen: &Seen) -> Result<Preview, Box<Problem>> {
+    of(
+        portal,
+        seen,
+        Arc::clone(&seen.state.committed),
+        BTreeSet::new(),
+    )
     .await
 }
 
-/// The plan of a configuration. Also gives back what it was made of.
+/// The plan of a configuration; with `targets`, the part of it that is about them.
 pub(crate) async fn of(
     portal: &Portal,
     seen: &Seen,
-    desired: Desired,
-) -> Result<(Plan, Desired, Known), Problem> {
+    desired: Arc<Desired>,
+    targets: BTreeSet<Address>,
+) -> Result<Preview, Box<Problem>> {
     let (known, now) = (seen.known(), portal.now());
     aside("make a plan", move || {
-        let plan = seam::plan(&desired, &known, now);
-        (plan, desired, known)
+        let mut plan = coppice_plans::plan(&desired, &known, now);
+        if !targets.is_empty() {
+            plan = only(plan, &targets);
+        }
+        Preview {
+            document: document::of(&plan, &known, &desired.grid.name, now),
+            plan,
+            desired,
+            known,
+        }
     })
     .await
 }
@@ -74,7 +92,7 @@ pub(crate) async fn of(
 pub(crate) async fn aside<T: Send + 'static>(
     what: &'static str,
     think: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Problem> {
+) -> Result<T, Box<Problem>> {
     let thought = tokio::task::spawn_blocking(think).await;
     thought.map_err(|error| Problem::internal(what, &error))
 }
@@ -98,7 +116,7 @@ pub(crate) fn copied(plan: &Plan) -> u64 {
 }
 
 /// The part of a plan that is about `targets`, with what must be done before it. Never complete.
-pub(crate) fn only(plan: Plan, targets: &BTreeSet<Address>) -> Plan {
+fn only(plan: Plan, targets: &BTreeSet<Address>) -> Plan {
     let mut wanted: BTreeSet<usize> = BTreeSet::new();
     let mut open: Vec<usize> = (0..plan.actions.len())
         .filter(|n| {
@@ -143,6 +161,16 @@ pub(crate) fn only(plan: Plan, targets: &BTreeSet<Address>) -> Plan {
             .findings
             .into_iter()
             .filter(|finding| about(&finding.object))
+            .collect(),
+        changes: plan
+            .changes
+            .into_iter()
+            .filter(|(address, _)| about(address))
+            .collect(),
+        under_way: plan
+            .under_way
+            .into_iter()
+            .filter(|under_way| about(&under_way.object))
             .collect(),
         pools: plan
             .pools

@@ -83,9 +83,11 @@ impl Code {
 
 impl Problem {
     /// A problem: what happened to what, and what to do next.
+    ///
+    /// Boxed, because it travels as an error far more often than it happens.
     #[must_use]
-    pub fn new(code: Code, detail: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
+    pub fn new(code: Code, detail: impl Into<String>, help: impl Into<String>) -> Box<Self> {
+        Box::new(Self {
             kind: format!("urn:coppice:problem:{}", code.word()),
             title: code.title().to_owned(),
             status: code.status(),
@@ -96,21 +98,27 @@ impl Problem {
             gates: Vec::new(),
             stale: Vec::new(),
             offset: None,
-        }
+        })
     }
 
-    pub(crate) fn absent(what: impl std::fmt::Display, help: &str) -> Self {
+    pub(crate) fn absent(what: impl std::fmt::Display, help: &str) -> Box<Self> {
         Self::new(Code::Absent, format!("there is no {what}"), help)
     }
 
     /// Our own fault. The log gets the cause; the client does not, since it may name paths.
-    pub(crate) fn internal(what: &str, cause: &dyn std::fmt::Display) -> Self {
+    pub(crate) fn internal(what: &str, cause: &dyn std::fmt::Display) -> Box<Self> {
         tracing::error!(what, %cause, "a request failed");
         Self::new(
             Code::Internal,
             format!("could not {what}"),
             "look into the log of the server that answered, and report it if it happens again",
         )
+    }
+}
+
+impl IntoResponse for Box<Problem> {
+    fn into_response(self) -> Response {
+        (*self).into_response()
     }
 }
 
@@ -131,36 +139,36 @@ impl IntoResponse for Problem {
     }
 }
 
-impl From<HypervisorError> for Problem {
+impl From<HypervisorError> for Box<Problem> {
     fn from(error: HypervisorError) -> Self {
         let detail = error.to_string();
         match error {
-            HypervisorError::Away { .. } => Self::new(
+            HypervisorError::Away { .. } => Problem::new(
                 Code::World,
                 detail,
                 "look whether the hypervisor runs on that server",
             ),
-            HypervisorError::Stuck { .. } => Self::new(
+            HypervisorError::Stuck { .. } => Problem::new(
                 Code::World,
                 detail,
                 "try again; if it stays so, restart the desktop",
             ),
-            HypervisorError::Refused { .. } => Self::new(
+            HypervisorError::Refused { .. } => Problem::new(
                 Code::World,
                 detail,
                 "`coppice explain desktop.ID` says how the desktop stands",
             ),
-            HypervisorError::NotOurs { .. } => Self::new(
+            HypervisorError::NotOurs { .. } => Problem::new(
                 Code::Conflict,
                 detail,
                 "rename or remove that domain by hand",
             ),
-            HypervisorError::Absent(_) => Self::new(
+            HypervisorError::Absent(_) => Problem::new(
                 Code::Conflict,
                 format!("{detail}: the desktop is not running there now"),
                 "`coppice explain desktop.ID` says why",
             ),
-            HypervisorError::Lacks(_) | HypervisorError::NoDisplay { .. } => Self::new(
+            HypervisorError::Lacks(_) | HypervisorError::NoDisplay { .. } => Problem::new(
                 Code::Conflict,
                 detail,
                 "ask for a display that the template has",
@@ -169,24 +177,26 @@ impl From<HypervisorError> for Problem {
     }
 }
 
-impl From<DiskError> for Problem {
+impl From<DiskError> for Box<Problem> {
     fn from(error: DiskError) -> Self {
         let detail = error.to_string();
         match error {
-            DiskError::Full { .. } => Self::new(
+            DiskError::Full { .. } => Problem::new(
                 Code::Space,
                 detail,
                 "free some space on that server's disk, and try again",
             ),
-            DiskError::Absent(_) => Self::new(Code::Absent, detail, "look at what there is"),
-            DiskError::InUse { .. } => Self::new(Code::InUse, detail, "take it out of use first"),
-            DiskError::BadSource { .. } => Self::new(
+            DiskError::Absent(_) => Problem::new(Code::Absent, detail, "look at what there is"),
+            DiskError::InUse { .. } => {
+                Problem::new(Code::InUse, detail, "take it out of use first")
+            }
+            DiskError::BadSource { .. } => Problem::new(
                 Code::Image,
                 detail,
                 "look at the file with `qemu-img info` and `qemu-img check`; the grid's images are unchanged",
             ),
-            DiskError::NotOurs(_) => Self::new(Code::Conflict, detail, "move it away by hand"),
-            DiskError::Io { .. } => Self::new(
+            DiskError::NotOurs(_) => Problem::new(Code::Conflict, detail, "move it away by hand"),
+            DiskError::Io { .. } => Problem::new(
                 Code::World,
                 detail,
                 "look at that server's disk and its kernel log, and try again",

@@ -218,7 +218,7 @@ async fn sheltered(request: Request, next: Next) -> Response {
     response
 }
 
-async fn no_such_path(request: Request) -> Problem {
+async fn no_such_path(request: Request) -> Box<Problem> {
     let path: String = request.uri().path().chars().take(80).collect();
     Problem::new(
         Code::Absent,
@@ -227,7 +227,7 @@ async fn no_such_path(request: Request) -> Problem {
     )
 }
 
-async fn no_such_method(request: Request) -> Problem {
+async fn no_such_method(request: Request) -> Box<Problem> {
     let path: String = request.uri().path().chars().take(80).collect();
     Problem::new(
         Code::Method,

@@ -21,13 +21,17 @@ struct Sealed<'a> {
 }
 
 /// Puts the grid's seal on a plan.
-pub(crate) fn seal(vault: &dyn Vault, mut plan: SavedPlan) -> Result<SavedPlan, Problem> {
+pub(crate) fn seal(vault: &dyn Vault, mut plan: SavedPlan) -> Result<SavedPlan, Box<Problem>> {
     plan.seal = tag(vault, &plan)?;
     Ok(plan)
 }
 
 /// Whether this grid made the plan, and it is as it was made.
-pub(crate) fn verify(vault: &dyn Vault, grid: GridId, plan: &SavedPlan) -> Result<(), Problem> {
+pub(crate) fn verify(
+    vault: &dyn Vault,
+    grid: GridId,
+    plan: &SavedPlan,
+) -> Result<(), Box<Problem>> {
     let again = "make a new plan with `coppice plan --out`, look at it, and apply that one";
     if plan.format != SAVED_FORMAT {
         let detail = format!(
@@ -55,7 +59,7 @@ pub(crate) fn verify(vault: &dyn Vault, grid: GridId, plan: &SavedPlan) -> Resul
     Ok(())
 }
 
-fn tag(vault: &dyn Vault, plan: &SavedPlan) -> Result<Digest, Problem> {
+fn tag(vault: &dyn Vault, plan: &SavedPlan) -> Result<Digest, Box<Problem>> {
     let sealed = Sealed {
         format: plan.format,
         grid: plan.grid,

@@ -34,7 +34,7 @@ pub(crate) async fn set(
     who: Who,
     Named(name): Named<SecretName>,
     body: Body,
-) -> Result<axum::Json<SecretInfo>, Problem> {
+) -> Result<axum::Json<SecretInfo>, Box<Problem>> {
     let value = bodies::read(&portal, body, SECRET_MAX).await?;
     if value.is_empty() {
         return Err(Problem::new(
@@ -67,7 +67,7 @@ pub(crate) async fn remove(
     portal: Portal,
     who: Who,
     Named(name): Named<SecretName>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let entry = Entry::SecretRemoved {
         name,
         author: who.author(),

@@ -31,7 +31,7 @@ pub(crate) async fn cordon(
     portal: Portal,
     who: Who,
     Named(name): Named<ServerName>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     set(
         &portal,
         &who,
@@ -49,7 +49,7 @@ pub(crate) async fn uncordon(
     portal: Portal,
     who: Who,
     Named(name): Named<ServerName>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     set(
         &portal,
         &who,
@@ -66,7 +66,7 @@ async fn set(
     name: &ServerName,
     from: ServerState,
     to: ServerState,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let seen = portal.look_surely().await?;
     let (server, now) = seen.state.server_named(name).ok_or_else(|| {
         Problem::absent(

@@ -12,13 +12,12 @@ use crate::{preview, servers};
 
 /// How the grid stands.
 #[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = Status)))]
-pub(crate) async fn status(portal: Portal) -> Result<axum::Json<Status>, Problem> {
+pub(crate) async fn status(portal: Portal) -> Result<axum::Json<Status>, Box<Problem>> {
     let seen = portal.look().await;
-    let plan = preview::of_committed(&portal, &seen).await?;
+    let plan = preview::of_committed(&portal, &seen).await?.plan;
     let state = &seen.state;
     let members = state.servers.values();
-    let settled =
-        seen.quorum && plan.complete && plan.actions.is_empty() && state.orders.is_empty();
+    let settled = seen.quorum && plan.complete && plan.is_settled();
     Ok(axum::Json(Status {
         grid: grid(state),
         revision: state.revision,

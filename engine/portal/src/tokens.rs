@@ -27,7 +27,7 @@ pub(crate) async fn create(
     portal: Portal,
     who: Who,
     Json(request): Json<TokenRequest>,
-) -> Result<(StatusCode, axum::Json<TokenCreated>), Problem> {
+) -> Result<(StatusCode, axum::Json<TokenCreated>), Box<Problem>> {
     if !is_name(&request.name) {
         return Err(Problem::new(
             Code::Request,
@@ -66,7 +66,7 @@ pub(crate) async fn revoke(
     portal: Portal,
     who: Who,
     Named(name): Named<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let id = TokenId(name);
     let state = portal.look_surely().await?.state;
     if !state.tokens.contains_key(&id) {

@@ -56,7 +56,7 @@ struct Record {
 pub(crate) async fn begin(
     portal: Portal,
     Json(request): Json<UploadRequest>,
-) -> Result<(StatusCode, axum::Json<Upload>), Problem> {
+) -> Result<(StatusCode, axum::Json<Upload>), Box<Problem>> {
     let UploadRequest {
         name,
         version,
@@ -128,7 +128,7 @@ pub(crate) async fn begin(
 pub(crate) async fn look(
     portal: Portal,
     Named(id): Named<UploadId>,
-) -> Result<axum::Json<Upload>, Problem> {
+) -> Result<axum::Json<Upload>, Box<Problem>> {
     Ok(axum::Json(found(&portal, &id).await?))
 }
 
@@ -143,13 +143,13 @@ pub(crate) async fn append(
     Named(id): Named<UploadId>,
     Asked(UploadOffset { offset }): Asked<UploadOffset>,
     body: Body,
-) -> Result<axum::Json<Upload>, Problem> {
+) -> Result<axum::Json<Upload>, Box<Problem>> {
     let _held = hold(&portal, &id)?;
     let upload = found(&portal, &id).await?;
     if offset != upload.offset {
-        return Err(Problem {
+        return Err(Box::new(Problem {
             offset: Some(upload.offset),
-            ..Problem::new(
+            ..*Problem::new(
                 Code::Offset,
                 format!(
                     "the part begins at {offset}, and {} bytes are here",
@@ -157,7 +157,7 @@ pub(crate) async fn append(
                 ),
                 "go on from the offset given here",
             )
-        });
+        }));
     }
     let path = part_path(&portal.app.uploads, &id);
     let length = write_parts(&portal, &path, &upload, body).await?;
@@ -173,7 +173,7 @@ pub(crate) async fn append(
 pub(crate) async fn give_up(
     portal: Portal,
     Named(id): Named<UploadId>,
-) -> Result<StatusCode, Problem> {
+) -> Result<StatusCode, Box<Problem>> {
     let _held = hold(&portal, &id)?;
     found(&portal, &id).await?;
     forget(&portal.app.uploads, &id).await;
@@ -186,7 +186,7 @@ async fn write_parts(
     path: &Path,
     upload: &Upload,
     body: Body,
-) -> Result<u64, Problem> {
+) -> Result<u64, Box<Problem>> {
     let failed = |error: std::io::Error| disk_problem(upload, &error);
     let mut options = fs::OpenOptions::new();
     options.create(true).write(true).truncate(false).mode(0o600);
@@ -222,7 +222,7 @@ async fn write_parts(
     outcome.map(|()| length)
 }
 
-fn beyond(upload: &Upload) -> Problem {
+fn beyond(upload: &Upload) -> Box<Problem> {
     Problem::new(
         Code::TooLarge,
         format!(
@@ -233,7 +233,7 @@ fn beyond(upload: &Upload) -> Problem {
     )
 }
 
-fn disk_problem(upload: &Upload, error: &std::io::Error) -> Problem {
+fn disk_problem(upload: &Upload, error: &std::io::Error) -> Box<Problem> {
     if error.kind() == std::io::ErrorKind::StorageFull {
         let UploadRequest { name, version, .. } = &upload.request;
         return Problem::new(
@@ -245,7 +245,7 @@ fn disk_problem(upload: &Upload, error: &std::io::Error) -> Problem {
     Problem::internal("write a part of an upload", error)
 }
 
-pub(crate) fn hold(portal: &Portal, id: &UploadId) -> Result<Held, Problem> {
+pub(crate) fn hold(portal: &Portal, id: &UploadId) -> Result<Held, Box<Problem>> {
     portal.hold(&id.0).ok_or_else(|| {
         Problem::new(
             Code::Conflict,
@@ -255,13 +255,13 @@ pub(crate) fn hold(portal: &Portal, id: &UploadId) -> Result<Held, Problem> {
     })
 }
 
-pub(crate) async fn found(portal: &Portal, id: &UploadId) -> Result<Upload, Problem> {
+pub(crate) async fn found(portal: &Portal, id: &UploadId) -> Result<Upload, Box<Problem>> {
     let help = "begin again: it was imported, given up, or untouched for a week";
     let upload = find(portal, id).await?;
     upload.ok_or_else(|| Problem::absent("such upload", help))
 }
 
-async fn find(portal: &Portal, id: &UploadId) -> Result<Option<Upload>, Problem> {
+async fn find(portal: &Portal, id: &UploadId) -> Result<Option<Upload>, Box<Problem>> {
     let broken = |error: &dyn std::fmt::Display| {
         Problem::internal("read what an upload is to become", error)
     };
@@ -285,7 +285,7 @@ async fn find(portal: &Portal, id: &UploadId) -> Result<Option<Upload>, Problem>
 
 /// With a digest, the same file has the same upload, so that a broken one is resumed. Without, two files could be
 /// mixed, so each has its own.
-fn id_for(request: &UploadRequest) -> Result<UploadId, Problem> {
+fn id_for(request: &UploadRequest) -> Result<UploadId, Box<Problem>> {
     let mut bytes = [0; 32];
     match request.digest {
         Some(digest) => {

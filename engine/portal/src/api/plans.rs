@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use coppice_plans::document::Document;
 use coppice_plans::plan::{Base, Bounds, Drift, Finding, GateKind, Wait};
-use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, GridId, Revision, ServerName, Stamp};
 use coppice_schema::units::Timestamp;
+use coppice_schema::{Bundle, Diagnostic, Digest};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::status::RunStatus;
-use crate::seam::{Bundle, Diagnostic, Document};
 
 /// The form of [`SavedPlan`] that this version writes and reads.
 pub const SAVED_FORMAT: u32 = 1;

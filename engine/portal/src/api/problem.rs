@@ -1,11 +1,10 @@
 //! Errors, as RFC 9457 wants them.
 
 use coppice_plans::plan::{GateKind, Verdict};
+use coppice_schema::Diagnostic;
 use coppice_state::entry::StaleObject;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-use crate::seam::Diagnostic;
 
 /// Content type of a [`Problem`].
 pub const PROBLEM_TYPE: &str = "application/problem+json";
