@@ -1,0 +1,73 @@
+//! Everything that crosses the wire, as types: a client in Rust uses these and nothing else.
+//!
+//! Times are milliseconds since 1970, sizes are bytes, digests are 64 hexadecimal digits, addresses are texts such
+//! as `pool.lab`. Clients ignore fields that they do not know. Errors are [`Problem`]s. Each request but `health`
+//! and `openapi.json` carries `Authorization: Bearer NAME.SECRET`.
+//!
+//! | request, below [`PREFIX`] | takes | gives |
+//! |---|---|---|
+//! | `GET health` | | [`HealthReport`] |
+//! | `GET openapi.json` | | the description of all this |
+//! | `GET status` | | [`Status`] |
+//! | `GET desktops` · `GET desktops/{id}` | | [`Desktop`]s · one |
+//! | `POST desktops/{id}/restart` · `regrow` | | 204 |
+//! | `GET desktops/{id}/screenshot` | | `image/png` |
+//! | `GET desktops/{id}/console?display=vnc` | [`DisplayChoice`] | a WebSocket; its binary messages are the stream |
+//! | `GET servers` | | [`Server`]s |
+//! | `POST servers/{name}/cordon` · `uncordon` | | 204 |
+//! | `GET images` | | [`Image`]s |
+//! | `POST images/uploads` · `GET images/uploads/{id}` | [`UploadRequest`] | [`Upload`] |
+//! | `PUT images/uploads/{id}?offset=N` | bytes | [`Upload`], or 409 with [`Problem::offset`] |
+//! | `DELETE images/uploads/{id}` | | 204 |
+//! | `POST images/uploads/{id}/import` | | lines of JSON, each an [`ImportLine`] |
+//! | `DELETE images/{name}/versions/{version}` | | 204 |
+//! | `POST plans` | [`PlanRequest`] | [`PlanResponse`], or 422 with [`Problem::diagnostics`] |
+//! | `POST apply` | [`ApplyRequest`] | [`ApplyResponse`] |
+//! | `GET drift` | | [`DriftReport`] |
+//! | `GET explain/{address}` | | [`Explanation`] |
+//! | `GET revisions` | | [`RevisionInfo`]s, the newest first |
+//! | `GET history?after=N` | [`EventsAfter`] | [`HistoryPage`] |
+//! | `GET events?after=N` | [`EventsAfter`], `Last-Event-ID` | server-sent events, see [`EventRecord`] |
+//! | `GET secrets` | | [`SecretInfo`]s |
+//! | `PUT secrets/{name}` · `DELETE` | the raw value | [`SecretInfo`] · 204 |
+//! | `GET tokens` · `POST tokens` | [`TokenRequest`] | [`TokenInfo`]s · [`TokenCreated`] |
+//! | `DELETE tokens/{name}` | | 204 |
+//! | `GET pauses` · `POST pauses` | [`PauseRequest`] | [`Pause`]s · [`Pause`] |
+//! | `DELETE pauses/{address}` | | 204 |
+
+mod desktops;
+mod events;
+mod images;
+mod plans;
+mod problem;
+mod secrets;
+mod status;
+mod tokens;
+
+pub use desktops::{Desktop, DesktopState, DisplayChoice};
+pub use events::{EventRecord, EventsAfter, HistoryPage};
+pub use images::{
+    Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
+};
+pub use plans::{
+    ApplyRequest, ApplyResponse, Configuration, DriftReport, Explanation, OpenOrder, PlanRequest,
+    PlanResponse, RevisionInfo, SAVED_FORMAT, SavedPlan,
+};
+pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
+pub use secrets::SecretInfo;
+pub use status::{
+    GridInfo, HealthReport, Pause, PauseRequest, PoolStatus, RunStatus, Server, ServerStatus,
+    Status,
+};
+pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
+
+pub use crate::seam::{Bundle, ByteRange, Diagnostic, Document, Label, Severity, SourceText};
+
+/// The path below which everything of this version is.
+pub const PREFIX: &str = "/api/v1";
+
+/// Most bytes that a request with a configuration may have.
+pub const CONFIGURATION_MAX: usize = 20 << 20;
+
+/// Most bytes of a secret's value.
+pub const SECRET_MAX: usize = 64 << 10;

@@ -1,0 +1,175 @@
+//! How the grid and its servers stand.
+
+use coppice_plans::plan::Finding;
+use coppice_schema::ids::{Address, GridId, PoolName, Revision, ServerId, ServerName};
+use coppice_schema::known::{DiskLevel, Feature, ServerState};
+use coppice_schema::units::{Size, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `GET health`: whether this server answers. Needs no token and tells nothing about the grid.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HealthReport {
+    /// Always `ok`: a server that is not well does not answer.
+    pub status: String,
+    /// Version of the program.
+    pub version: String,
+}
+
+/// `GET status`: how the grid stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// The grid.
+    pub grid: GridInfo,
+    /// The committed revision; 0: none yet.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// Time of the last agreed entry.
+    #[schema(value_type = u64)]
+    pub time: Timestamp,
+    /// A majority answered, so this is the newest there is. If not, it is what this server last heard.
+    pub quorum: bool,
+    /// Members.
+    pub servers: Vec<ServerStatus>,
+    /// Pools of the committed revision, and those that still have desktops.
+    pub pools: Vec<PoolStatus>,
+    /// The run of the committed revision.
+    pub run: Option<RunStatus>,
+    /// What is wrong, or waits.
+    #[schema(value_type = Vec<Object>)]
+    pub findings: Vec<Finding>,
+    /// Every server was seen whole, and the grid is what the committed revision asks for.
+    pub settled: bool,
+}
+
+/// Which grid.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GridInfo {
+    /// The label of its `grid` block.
+    pub name: String,
+    /// Its identity.
+    #[schema(value_type = String)]
+    pub id: GridId,
+    /// Which life of it, counted from 1.
+    pub epoch: u64,
+}
+
+/// A server, in short.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServerStatus {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: ServerName,
+    /// Its part: `joining`, `ready`, `cordoned`, `draining`, `suspect`, `lost`, `reconciling` or `removed`.
+    #[schema(value_type = String)]
+    pub state: ServerState,
+    /// It was seen whole since the present leader leads, and its hypervisor answers.
+    pub current: bool,
+    /// What its hypervisor is, in words.
+    pub hypervisor: String,
+    /// Why its hypervisor does not answer; absent when it does.
+    pub hypervisor_away: Option<String>,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory in bytes.
+    #[schema(value_type = u64)]
+    pub memory: Size,
+    /// How full its disk is: `fine`, `high` (from 80 %) or `critical` (from 90 %); absent before its first look.
+    #[schema(value_type = Option<String>)]
+    pub disk_level: Option<DiskLevel>,
+}
+
+/// `GET servers`: a server.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Server {
+    /// As in the status.
+    #[serde(flatten)]
+    pub status: ServerStatus,
+    /// Its number in the grid.
+    #[schema(value_type = u64)]
+    pub id: ServerId,
+    /// Where its API answers.
+    pub api: String,
+    /// Labels from its own file.
+    pub labels: Vec<String>,
+    /// Size of the file system that holds overlays, in bytes.
+    #[schema(value_type = u64)]
+    pub disk: Size,
+    /// What its hypervisor cannot do.
+    #[schema(value_type = Vec<String>)]
+    pub missing: Vec<Feature>,
+    /// Desktops that the grid remembers there.
+    pub desktops: u32,
+    /// Domains there that are not ours; never touched.
+    pub foreign: Vec<String>,
+}
+
+/// A pool, in figures.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PoolStatus {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: PoolName,
+    /// Desktops wanted.
+    pub desired: u32,
+    /// Ready for a person.
+    pub available: u32,
+    /// Somebody is signed in.
+    pub in_use: u32,
+    /// Something is wrong with them.
+    pub broken: u32,
+    /// On their way.
+    pub provisioning: u32,
+    /// Whole, and switched off by policy.
+    pub off: u32,
+    /// Ordered away.
+    pub deleting: u32,
+    /// On a server that is lost.
+    pub unknown: u32,
+}
+
+/// An apply in progress, or the memory of one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RunStatus {
+    /// The revision it carries out.
+    #[schema(value_type = u64)]
+    pub revision: Revision,
+    /// Who applied it.
+    pub author: String,
+    /// When it began.
+    #[schema(value_type = u64)]
+    pub started: Timestamp,
+    /// When the grid had become what it asked for.
+    #[schema(value_type = Option<u64>)]
+    pub finished: Option<Timestamp>,
+    /// Actions done since.
+    pub done: u32,
+    /// Attempts that failed since.
+    pub failed: u32,
+    /// Orders not finished.
+    pub open_orders: u32,
+}
+
+/// `GET pauses`: an address on which nobody acts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Pause {
+    /// Which.
+    #[schema(value_type = String)]
+    pub address: Address,
+    /// Until when; absent: until resumed.
+    #[schema(value_type = Option<u64>)]
+    pub until: Option<Timestamp>,
+}
+
+/// `POST pauses`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PauseRequest {
+    /// What is to be left alone.
+    #[schema(value_type = String)]
+    pub address: Address,
+    /// Until when; absent: until resumed.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub until: Option<Timestamp>,
+}
