@@ -34,6 +34,12 @@ pub struct Known {
     pub images: BTreeMap<ImageName, BTreeMap<VersionName, ImageVersion>>,
     /// Desktops that the grid remembers.
     pub desktops: BTreeMap<DesktopId, KnownDesktop>,
+    /// What is remembered of every slot that ever had a desktop.
+    pub slots: BTreeMap<DesktopId, SlotMemory>,
+    /// What people asked of single desktops, until it is ordered.
+    pub requests: BTreeMap<DesktopId, Request>,
+    /// When a desktop's domain was last written back after others had changed it; the last few, oldest first.
+    pub repairs: BTreeMap<DesktopId, Vec<Timestamp>>,
     /// What servers were told and have not finished, by stamp.
     pub orders: BTreeMap<Stamp, Order>,
     /// Names of the secrets the grid holds, with their version.
@@ -290,6 +296,36 @@ pub struct KnownDesktop {
     pub grown: Timestamp,
 }
 
+/// What outlives a desktop in its slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SlotMemory {
+    /// The highest life that it had.
+    pub incarnation: Incarnation,
+    /// Failures in a row of the desktops it had.
+    pub failures: Failures,
+}
+
+/// Something a person asks of one desktop. About another life than the present one, it means nothing any more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Start it again.
+    Restart(Member),
+    /// Grow it anew.
+    Regrow(Member),
+}
+
+impl Request {
+    /// The life it is about.
+    #[must_use]
+    pub fn member(&self) -> &Member {
+        match self {
+            Self::Restart(member) | Self::Regrow(member) => member,
+        }
+    }
+}
+
 /// The state of a desktop.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -328,10 +364,12 @@ pub enum Phase {
         /// Since when.
         since: Timestamp,
     },
-    /// Ordered away; it goes when its server reports that it is gone.
+    /// Ordered away. Its slot is free when its server said that the order is done and no longer reports it.
     Deleting {
         /// Since when.
         since: Timestamp,
+        /// The server said that it is done.
+        done: bool,
     },
 }
 
@@ -515,7 +553,7 @@ impl Phase {
             | Self::InUse { since, .. }
             | Self::Broken { since, .. }
             | Self::Unknown { since }
-            | Self::Deleting { since } => *since,
+            | Self::Deleting { since, .. } => *since,
         }
     }
 

@@ -1,1 +1,31 @@
-//! Placeholder.
+//! How the servers of a grid agree, on openraft, with the log on fjall; and what makes a grid one: its certificate
+//! authority and its key.
+//!
+//! ```text
+//!   Agreement ──▶ Replica ──▶ openraft ──▶ Log        one fjall database, one writer, synced before acknowledged
+//!                                     └──▶ Machine    State in memory ──▶ Snapshots (files)
+//! ```
+//!
+//! Log, vote and bookkeeping are in one database; the state is a value in memory, durable as its last snapshot and
+//! the log since. There is no second database for the state: it could be ahead of the log after a power cut, and all
+//! that a start then had to do to bring them together again would be one more thing to get wrong. The price is that a
+//! state has to fit into memory, which readers want anyway, and that a start replays up to
+//! [`types::SNAPSHOT_EVERY`] entries.
+//!
+//! Everything but files, threads and [`Grid`] itself is generic over openraft's runtime.
+
+pub mod directory;
+pub mod grid;
+pub mod log;
+pub mod machine;
+pub mod memory;
+pub mod network;
+pub mod replica;
+pub mod snapshots;
+pub mod types;
+
+pub use grid::{Founding, Grid, GridError};
+pub use replica::Replica;
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,153 @@
 //! From one state to the next.
 
-use crate::entry::{Envelope, Outcome};
-use crate::state::State;
+mod catalogue;
+mod commit;
+mod observation;
+mod orders;
+mod people;
+
+pub(crate) use observation::deadlines;
+
+use coppice_schema::ids::{Generation, ServerId};
+use coppice_schema::known::{Capacity, ServerState};
+
+use crate::entry::{Entry, Envelope, NewServer, Outcome, Refusal};
+use crate::state::{FEATURE_LEVEL, Server, State};
 
 /// Applies the entry at `index` of `term` to `state`.
 ///
-/// Total: an entry that does not fit gives [`Outcome::Refused`] and changes nothing but time and position.
+/// Total: an entry that does not fit gives [`Outcome::Refused`] and changes nothing but time and position. The
+/// caller applies each index once, in order.
 pub fn apply(state: &mut State, term: u64, index: u64, envelope: &Envelope) -> Outcome {
     state.time = state.time.max(envelope.at);
     state.term = term;
     state.index = index;
-    Outcome::Done
+    match step(state, &envelope.entry) {
+        Ok(outcome) => outcome,
+        Err(refusal) => Outcome::Refused(refusal),
+    }
+}
+
+fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
+    match entry {
+        Entry::Founded {
+            grid,
+            epoch,
+            server,
+            token,
+        } => {
+            if let Some(grid) = state.grid {
+                return Err(Refusal::Founded(grid));
+            }
+            state.grid = Some(*grid);
+            state.epoch = *epoch;
+            state.feature_level = FEATURE_LEVEL;
+            add_server(state, server);
+            state.tokens.insert(token.0.clone(), token.1.clone());
+            Ok(Outcome::Done)
+        }
+        Entry::Tick => {
+            observation::tick(state);
+            Ok(Outcome::Done)
+        }
+        Entry::Committed(commit) => commit::commit(state, commit),
+        Entry::Reported(report) => observation::report(state, report),
+        Entry::Confirmed {
+            server,
+            boot,
+            sequence,
+            term,
+        } => observation::confirm(state, *server, *boot, *sequence, *term),
+        Entry::Planned {
+            base,
+            orders,
+            findings,
+            settled,
+        } => orders::planned(state, base, orders, findings, *settled),
+        Entry::Receipt {
+            server,
+            stamp,
+            result,
+        } => orders::receipt(state, *server, *stamp, result),
+        Entry::Withdrawn { stamp, why } => orders::withdrawn(state, *stamp, why),
+        Entry::ImageImported {
+            image,
+            version,
+            record,
+            server,
+            author,
+        } => catalogue::imported(state, image, version, record, *server, author),
+        Entry::ImageRemoved {
+            image,
+            version,
+            author,
+        } => catalogue::removed(state, image, version, author),
+        Entry::ServerDescribed {
+            server,
+            labels,
+            capacity,
+            api,
+            feature_level,
+        } => {
+            let known = member(state, *server)?;
+            known.labels = labels.clone();
+            known.capacity = capacity.clone();
+            known.api = api.clone();
+            known.feature_level = *feature_level;
+            if known.state == ServerState::Joining {
+                known.state = ServerState::Ready;
+            }
+            Ok(Outcome::Done)
+        }
+        Entry::ServerSet {
+            server,
+            state: part,
+            author,
+        } => people::server_set(state, *server, *part, author),
+        Entry::TokenCreated { id, token, author } => {
+            people::token_created(state, id, token, author)
+        }
+        Entry::TokenRevoked { id, author } => people::token_revoked(state, id, author),
+        Entry::SecretSet {
+            name,
+            sealed,
+            author,
+        } => people::secret_set(state, name, sealed, author),
+        Entry::SecretRemoved { name, author } => people::secret_removed(state, name, author),
+        Entry::Paused {
+            address,
+            until,
+            author,
+        } => people::paused(state, address, *until, author),
+        Entry::Resumed { address, author } => people::resumed(state, address, author),
+        Entry::Requested { request, author } => people::requested(state, request, author),
+    }
+}
+
+fn add_server(state: &mut State, server: &NewServer) {
+    let known = Server {
+        name: server.name.clone(),
+        raft_id: server.raft_id,
+        api: server.api.clone(),
+        labels: Default::default(),
+        capacity: Capacity::default(),
+        state: ServerState::Joining,
+        look: None,
+        confirmed_term: 0,
+        feature_level: FEATURE_LEVEL,
+    };
+    state.servers.insert(ServerId(state.index), known);
+}
+
+fn member(state: &mut State, id: ServerId) -> Result<&mut Server, Refusal> {
+    state
+        .servers
+        .get_mut(&id)
+        .ok_or_else(|| Refusal::Absent(format!("server {id}")))
+}
+
+/// The generation that an address gets by the entry being applied. Taken from the log's index: it only grows, and
+/// an address that went away and came back never has one that it had before.
+fn generation(state: &State) -> Generation {
+    Generation(state.index)
 }

@@ -10,7 +10,7 @@ use coppice_schema::ids::{
     ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
-    Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Seen, ServerState, Task,
+    Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Request, Seen, ServerState, Task,
 };
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -280,16 +280,6 @@ pub enum Attempt {
         /// Why, in words.
         error: String,
     },
-}
-
-/// Something a person asks of one desktop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Request {
-    /// Start it again.
-    Restart(Member),
-    /// Grow it anew.
-    Regrow(Member),
 }
 
 /// What applying an entry gave.

@@ -1,29 +1,75 @@
-//! What a plan may look at.
+//! What a plan may look at, made from the state.
 
 use coppice_schema::Known;
 use coppice_schema::ids::GridId;
+use coppice_schema::known::{Health, KnownServer};
+use coppice_schema::units::Timestamp;
 
-use crate::state::State;
+use crate::apply::deadlines;
+use crate::state::{Server, State};
 
 impl State {
-    /// What is known in `term`: a look that was not confirmed in it is not current.
+    /// What is known in `term`. A look that was not confirmed in it, or whose hypervisor did not answer, is not
+    /// current: what it does not show may still exist.
     #[must_use]
     pub fn known(&self, term: u64) -> Known {
-        let _ = term;
+        let servers = self
+            .servers
+            .iter()
+            .map(|(id, server)| (*id, known_server(server, term)))
+            .collect();
         Known {
             grid: self.grid.unwrap_or(GridId([0; 16])),
             epoch: self.epoch,
             revision: self.revision,
             committed: self.committed.as_ref().clone(),
             generations: self.generations.clone(),
-            servers: Default::default(),
+            servers,
             images: self.images.clone(),
             desktops: self.desktops.as_ref().clone(),
+            slots: self.slots.clone(),
+            requests: self.requests.clone(),
+            repairs: self.repairs.clone(),
             orders: self.orders.as_ref().clone(),
-            secrets: Default::default(),
+            secrets: self
+                .secrets
+                .iter()
+                .map(|(name, secret)| (name.clone(), secret.version))
+                .collect(),
             pauses: self.pauses.clone(),
             protections: self.protections.clone(),
             since: self.since.clone(),
         }
+    }
+
+    /// The next moment at which time alone changes something here: a phase's deadline, or an order's. The leader
+    /// proposes a tick, or a withdrawal, when it is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let phases = deadlines(self).map(|(_, at)| at);
+        phases
+            .chain(self.orders.values().map(|order| order.deadline))
+            .min()
+    }
+
+    /// Whether a tick would change a phase at `now`.
+    #[must_use]
+    pub fn tick_is_due(&self, now: Timestamp) -> bool {
+        deadlines(self).any(|(_, at)| at <= now)
+    }
+}
+
+fn known_server(server: &Server, term: u64) -> KnownServer {
+    let well = server
+        .look
+        .as_ref()
+        .is_some_and(|look| look.hypervisor == Health::Well);
+    KnownServer {
+        name: server.name.clone(),
+        labels: server.labels.clone(),
+        capacity: server.capacity.clone(),
+        state: server.state,
+        look: server.look.as_deref().cloned(),
+        current: well && server.confirmed_term == term,
     }
 }

@@ -8,6 +8,7 @@ pub mod agreement;
 pub mod apply;
 pub mod entry;
 pub mod known;
+mod phase;
 pub mod secret;
 pub mod state;
 pub mod token;

@@ -7,11 +7,11 @@ use coppice_plans::plan::Bounds;
 use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{
-    Address, DesktopId, Epoch, Generation, GridId, ImageName, Incarnation, Revision, SecretName,
-    ServerId, ServerName, Stamp, VersionName,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Revision, SecretName, ServerId,
+    ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
-    Capacity, Failures, ImageVersion, KnownDesktop, Look, Order, Phase, ServerState,
+    Capacity, ImageVersion, KnownDesktop, Look, Order, Request, ServerState, SlotMemory,
 };
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -56,8 +56,12 @@ pub struct State {
     pub images: BTreeMap<ImageName, BTreeMap<VersionName, ImageVersion>>,
     /// Desktops.
     pub desktops: Arc<BTreeMap<DesktopId, KnownDesktop>>,
-    /// The highest incarnation that a slot ever had, also of slots that are empty now.
-    pub incarnations: BTreeMap<DesktopId, Incarnation>,
+    /// What is remembered of every slot that ever had a desktop.
+    pub slots: BTreeMap<DesktopId, SlotMemory>,
+    /// What people asked of single desktops, until it is ordered.
+    pub requests: BTreeMap<DesktopId, Request>,
+    /// When a desktop's domain was last written back after others had changed it; the last few.
+    pub repairs: BTreeMap<DesktopId, Vec<Timestamp>>,
     /// Orders not finished.
     pub orders: Arc<BTreeMap<Stamp, Order>>,
     /// Runs, the last ones.
@@ -272,33 +276,6 @@ impl State {
             return None;
         }
         Arc::make_mut(&mut self.desktops).get_mut(id)
-    }
-
-    pub(crate) fn set_phase(&mut self, id: &DesktopId, phase: Phase) {
-        let Some(desktop) = self.desktops.get(id) else {
-            return;
-        };
-        if desktop.phase == phase {
-            return;
-        }
-        let changed_kind = desktop.phase.word() != phase.word();
-        let word = phase.word().to_owned();
-        let time = self.time;
-        if let Some(desktop) = self.desktop_mut(id) {
-            if matches!(phase, Phase::Broken { .. }) && changed_kind {
-                desktop.failures = Failures {
-                    count: desktop.failures.count.saturating_add(1),
-                    last: time,
-                };
-            }
-            desktop.phase = phase;
-        }
-        if changed_kind {
-            self.record(
-                Address::Desktop(id.clone()),
-                Happening::Became { phase: word },
-            );
-        }
     }
 }
 

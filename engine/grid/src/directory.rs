@@ -1,0 +1,320 @@
+//! A server's data directory: whose it is, that only one process uses it, and files that survive power cuts.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use coppice_schema::ids::GridId;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+/// The newest form of a data directory that this version reads and the one it writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+const FORMAT: &str = "format";
+const FOUNDING: &str = "founding";
+const SUSPECT: &str = "suspect";
+const LOCK: &str = "lock";
+const LOG: &str = "log";
+const SNAPSHOTS: &str = "snapshots";
+
+/// Whose a data directory is. The file `format` in it, CBOR, written last when a grid is founded: a directory
+/// without it holds nothing that anybody was told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Format {
+    /// Form of the directory.
+    pub version: u32,
+    /// The grid.
+    pub grid: GridId,
+    /// This server's number in raft.
+    pub raft_id: u64,
+}
+
+/// Why a data directory cannot be used. Every text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// No grid was founded here.
+    #[error("{} holds no grid: found one there first, or name the directory of one", .0.display())]
+    NoGrid(PathBuf),
+    /// A grid was founded here before.
+    #[error("{} already holds grid {grid}: open it, or name an empty directory", .dir.display())]
+    Occupied {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        grid: GridId,
+    },
+    /// Another grid's.
+    #[error("{} belongs to grid {found}, not to grid {expected}: name the directory of that grid", .dir.display())]
+    OtherGrid {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose was expected.
+        expected: GridId,
+        /// Whose it is.
+        found: GridId,
+    },
+    /// A newer version wrote it.
+    #[error("{} was written by a newer version (its format is {found}, this version reads up to {FORMAT_VERSION}): \
+             start the newer version; nothing was changed", .dir.display())]
+    Newer {
+        /// The directory.
+        dir: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// The file that says whose it is cannot be read.
+    #[error("{} is damaged ({why}): put it back from a backup of this server", .file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A log, but not whose.
+    #[error("{} holds a log but no file `format` that says whose: name an empty directory, or put that file back", .0.display())]
+    Unclaimed(PathBuf),
+    /// Another process uses it.
+    #[error("{} is in use by another process: only one server may run on it; stop that one first", .0.display())]
+    InUse(PathBuf),
+    /// An earlier run's disk failed.
+    #[error("the disk under {} failed before ({why}): what was written then may be readable now and gone later. \
+             Replace the disk and let this server join again under a new id; to accept the loss of what it \
+             acknowledged last, delete {}", .dir.display(), .file.display())]
+    Suspect {
+        /// The directory.
+        dir: PathBuf,
+        /// The note that says so.
+        file: PathBuf,
+        /// What failed.
+        why: String,
+    },
+    /// The file system refused.
+    #[error("cannot {operation} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A data directory, locked for this process as long as this value lives.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    // Held, never read: closing it gives the lock back.
+    _lock: File,
+}
+
+impl Directory {
+    /// Locks an empty or new directory for a grid to be founded in. What a founding that was cut short left
+    /// behind is removed: nobody was told that it was there.
+    pub(crate) fn claim(path: &Path) -> Result<Self, DirectoryError> {
+        create_private(path)?;
+        let directory = Self::lock(path)?;
+        if let Some(format) = directory.format()? {
+            return Err(DirectoryError::Occupied {
+                dir: path.to_owned(),
+                grid: format.grid,
+            });
+        }
+        let founding = path.join(FOUNDING);
+        if founding.exists() {
+            for part in [directory.log(), directory.snapshots()] {
+                match fs::remove_dir_all(&part) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(failed("remove", &part, e));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        } else if directory.log().exists() || directory.snapshots().exists() {
+            return Err(DirectoryError::Unclaimed(path.to_owned()));
+        }
+        replace(&founding, b"a grid is being founded here\n")
+            .map_err(|e| failed("write", &founding, e))?;
+        directory.prepare()?;
+        Ok(directory)
+    }
+
+    /// Says whose the directory is from now on: the grid is founded.
+    pub(crate) fn complete(&self, format: &Format) -> Result<(), DirectoryError> {
+        let file = self.path.join(FORMAT);
+        let mut bytes = Vec::new();
+        ciborium::into_writer(format, &mut bytes)
+            .map_err(|e| failed("encode", &file, io::Error::other(e.to_string())))?;
+        replace(&file, &bytes).map_err(|e| failed("write", &file, e))?;
+        let founding = self.path.join(FOUNDING);
+        fs::remove_file(&founding).map_err(|e| failed("remove", &founding, e))
+    }
+
+    /// Locks the directory of a grid. With `expected`, of that grid only.
+    pub(crate) fn open(
+        path: &Path,
+        expected: Option<GridId>,
+    ) -> Result<(Self, Format), DirectoryError> {
+        if !path.join(FORMAT).exists() {
+            let log = path.join(LOG);
+            return Err(if log.exists() && !path.join(FOUNDING).exists() {
+                DirectoryError::Unclaimed(path.to_owned())
+            } else {
+                DirectoryError::NoGrid(path.to_owned())
+            });
+        }
+        let directory = Self::lock(path)?;
+        let format = directory
+            .format()?
+            .ok_or_else(|| DirectoryError::NoGrid(path.to_owned()))?;
+        if let Some(expected) = expected.filter(|e| *e != format.grid) {
+            return Err(DirectoryError::OtherGrid {
+                dir: path.to_owned(),
+                expected,
+                found: format.grid,
+            });
+        }
+        let suspect = path.join(SUSPECT);
+        match fs::read(&suspect) {
+            Ok(why) => {
+                return Err(DirectoryError::Suspect {
+                    dir: path.to_owned(),
+                    file: suspect,
+                    why: String::from_utf8_lossy(&why).trim().to_owned(),
+                });
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed("read", &suspect, e)),
+        }
+        directory.prepare()?;
+        Ok((directory, format))
+    }
+
+    /// Where the log is.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.path.join(LOG)
+    }
+
+    /// Where the snapshots are.
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
+    }
+
+    /// Notes that the disk failed, so that no later start trusts what may be in memory only. Best effort: the
+    /// disk failed, after all.
+    pub(crate) fn suspect(&self, why: &str) {
+        let file = self.path.join(SUSPECT);
+        if let Err(e) = replace(&file, why.as_bytes()) {
+            tracing::error!(file = %file.display(), error = %e, "cannot note that the disk failed");
+        }
+    }
+
+    fn prepare(&self) -> Result<(), DirectoryError> {
+        create_private(&self.log())?;
+        create_private(&self.snapshots())
+    }
+
+    fn lock(path: &Path) -> Result<Self, DirectoryError> {
+        let name = path.join(LOCK);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&name)
+            .map_err(|e| failed("open", &name, e))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self {
+                path: path.to_owned(),
+                _lock: file,
+            }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(DirectoryError::InUse(path.to_owned())),
+            Err(e) => Err(failed("lock", &name, e.into())),
+        }
+    }
+
+    fn format(&self) -> Result<Option<Format>, DirectoryError> {
+        // Another version may say more or other things; its number is what it must say in every version.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let file = self.path.join(FORMAT);
+        let bytes = match fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed("read", &file, e)),
+        };
+        let damaged = |why: String| DirectoryError::Damaged {
+            file: file.clone(),
+            why,
+        };
+        let Version { version } =
+            ciborium::from_reader(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?;
+        if version > FORMAT_VERSION {
+            return Err(DirectoryError::Newer {
+                dir: self.path.clone(),
+                found: version,
+            });
+        }
+        ciborium::from_reader(bytes.as_slice())
+            .map(Some)
+            .map_err(|e| damaged(e.to_string()))
+    }
+}
+
+pub(crate) fn failed(operation: &'static str, path: &Path, source: io::Error) -> DirectoryError {
+    DirectoryError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Makes `path` a directory that only its owner enters.
+pub(crate) fn create_private(path: &Path) -> Result<(), DirectoryError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| failed("create", path, e))
+}
+
+/// Puts `bytes` at `path` so that, whenever the power goes, either the old or the new content is there, whole.
+/// Readable by its owner only.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = PathBuf::from(name);
+    let written = (|| {
+        // Removed first: a leftover's permissions would stay.
+        match fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_parent(path)
+    })();
+    if written.is_err() {
+        // On a full disk, half a file must not keep the space that the next attempt needs.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// Makes names that were given or taken in `path`'s directory last.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}

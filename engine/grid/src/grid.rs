@@ -1,0 +1,274 @@
+//! A server's part of a grid, on its disk.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use coppice_schema::ids::{Epoch, GridId, ServerId};
+use coppice_state::entry::NewServer;
+use coppice_state::token::{Token, TokenId};
+use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, Refusal, State};
+use coppice_world::clock::Clock;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, select};
+use futures::stream::BoxStream;
+use openraft::async_runtime::WatchSender;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::WatchReceiverOf;
+
+use crate::directory::{Directory, DirectoryError, FORMAT_VERSION, Format};
+use crate::log::{Log, LogError};
+use crate::machine::Machine;
+use crate::network::Alone;
+use crate::replica::Replica;
+use crate::snapshots::{SnapshotError, SnapshotFiles};
+use crate::types::Real;
+
+/// What a grid begins with.
+#[derive(Clone, Debug)]
+pub struct Founding {
+    /// Its identity.
+    pub grid: GridId,
+    /// Its life.
+    pub epoch: Epoch,
+    /// Its first server.
+    pub server: NewServer,
+    /// Its first token.
+    pub token: (TokenId, Token),
+}
+
+/// Why a grid cannot be founded or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum GridError {
+    /// Its directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// Its log.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Its snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// It did not come to agree.
+    #[error("the grid does not start: {0}")]
+    Agreement(#[from] AgreementError),
+    /// The first entry was refused.
+    #[error("the grid cannot be founded: {0}")]
+    Refused(Refusal),
+    /// The log is another grid's than the directory says.
+    #[error("{} says it belongs to grid {expected}, but its log is {}: a part of it was put there from elsewhere; \
+             put the whole directory back from one backup", .dir.display(), whose(.found))]
+    Mixed {
+        /// The directory.
+        dir: std::path::PathBuf,
+        /// Whose it says it is.
+        expected: GridId,
+        /// Whose its log is.
+        found: Option<GridId>,
+    },
+    /// The task that reads the disk ended early.
+    #[error("the grid was not read: {0}")]
+    Interrupted(String),
+}
+
+fn whose(grid: &Option<GridId>) -> String {
+    grid.map_or_else(|| "no grid's".to_owned(), |id| format!("that of grid {id}"))
+}
+
+/// A server's part of a grid. Stop it with [`shutdown`](Self::shutdown); a process that ends without it loses
+/// nothing, but reads more at its next start.
+pub struct Grid {
+    replica: Replica<Real>,
+    log: Log<Real>,
+    log_failed: WatchReceiverOf<Real, Option<String>>,
+    format: Format,
+}
+
+impl Grid {
+    /// Founds a grid in an empty or new directory, with this server as its only voter. On return the first entry is
+    /// durable. A founding that was cut short is begun again by calling this again, with whatever identity.
+    ///
+    /// # Errors
+    /// When the directory holds a grid, or cannot be written.
+    pub async fn found(
+        dir: &Path,
+        clock: Arc<dyn Clock>,
+        founding: Founding,
+    ) -> Result<Self, GridError> {
+        let path = dir.to_owned();
+        let directory = blocking(move || Ok(Arc::new(Directory::claim(&path)?))).await?;
+        let format = Format {
+            version: FORMAT_VERSION,
+            grid: founding.grid,
+            raft_id: founding.server.raft_id,
+        };
+        let grid = Self::start(&directory, clock, format.clone()).await?;
+        grid.replica.initialize(founding.server.api.clone()).await?;
+        let entry = Entry::Founded {
+            grid: founding.grid,
+            epoch: founding.epoch,
+            server: founding.server,
+            token: founding.token,
+        };
+        match grid.replica.propose(entry).await? {
+            Outcome::Refused(refusal) => return Err(GridError::Refused(refusal)),
+            Outcome::Done | Outcome::Committed { .. } | Outcome::Already { .. } => {}
+        }
+        blocking(move || Ok(directory.complete(&format)?)).await?;
+        Ok(grid)
+    }
+
+    /// Opens the grid of a directory; with `expected`, that grid only. On return this server leads, if it is the
+    /// only voter, and everything that was ever acknowledged here is applied.
+    ///
+    /// # Errors
+    /// When the directory is another grid's, a newer version's, in use, or damaged in a way that loses something.
+    pub async fn open(
+        dir: &Path,
+        clock: Arc<dyn Clock>,
+        expected: Option<GridId>,
+    ) -> Result<Self, GridError> {
+        let path = dir.to_owned();
+        let (directory, format) = blocking(move || {
+            let (directory, format) = Directory::open(&path, expected)?;
+            Ok((Arc::new(directory), format))
+        })
+        .await?;
+        let grid = Self::start(&directory, clock, format).await?;
+        let mixed = |found| GridError::Mixed {
+            dir: dir.to_owned(),
+            expected: grid.format.grid,
+            found,
+        };
+        // A founded grid's log never is empty: without its first entry nobody votes.
+        if grid.log.bounds().1.is_none() && grid.local().grid.is_none() {
+            return Err(mixed(None));
+        }
+        let state = grid.replica.caught_up().await?;
+        match state.grid {
+            Some(found) if found != grid.format.grid => Err(mixed(Some(found))),
+            Some(_) | None => Ok(grid),
+        }
+    }
+
+    async fn start(
+        directory: &Arc<Directory>,
+        clock: Arc<dyn Clock>,
+        format: Format,
+    ) -> Result<Self, GridError> {
+        let (failed, log_failed) = Real::watch_channel(None);
+        let directory = Arc::clone(directory);
+        let (log, files, latest) = blocking(move || {
+            let log = Log::<Real>::open(&directory, move |why| {
+                // Nobody is left to be told when the receivers are gone.
+                drop(failed.send(Some(why)));
+            })?;
+            let (purged, _) = log.bounds();
+            let (files, latest) = SnapshotFiles::open(&directory, purged)?;
+            Ok((log, files, latest))
+        })
+        .await?;
+        let machine = Machine::new(Arc::new(files), latest);
+        let replica =
+            Replica::start(format.raft_id, log.clone(), machine, Alone::new(), clock).await?;
+        Ok(Self {
+            replica,
+            log,
+            log_failed,
+            format,
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn log(&self) -> Log<Real> {
+        self.log.clone()
+    }
+
+    /// Which grid this is.
+    #[must_use]
+    pub fn id(&self) -> GridId {
+        self.format.grid
+    }
+
+    /// This server's number in raft.
+    #[must_use]
+    pub fn raft_id(&self) -> u64 {
+        self.format.raft_id
+    }
+
+    /// Which member this server is; `None` where the state, as applied here, does not list it.
+    #[must_use]
+    pub fn server(&self) -> Option<ServerId> {
+        let state = self.local();
+        let mine = |s: &&coppice_state::state::Server| s.raft_id == self.format.raft_id;
+        let found = state.servers.iter().find(|(_, s)| mine(s));
+        found.map(|(id, _)| *id)
+    }
+
+    /// Resolves with the reason when nothing can be agreed on here any more, because storage failed or the grid was
+    /// shut down. The process should end then: only a new start reads what is really on the disk.
+    pub fn failed(&self) -> BoxFuture<'static, String> {
+        let mut log_failed = self.log_failed.clone();
+        let log = async move {
+            loop {
+                if let Some(why) = log_failed.borrow_watched().clone() {
+                    return why;
+                }
+                if log_failed.changed().await.is_err() {
+                    // Closed without failing: what the replica says counts.
+                    return std::future::pending().await;
+                }
+            }
+        };
+        let replica = self.replica.failed();
+        async move {
+            match select(log.boxed(), replica).await {
+                Either::Left((why, _)) | Either::Right((why, _)) => why,
+            }
+        }
+        .boxed()
+    }
+
+    /// Writes a snapshot, stops, and closes the directory: the next start reads that one file and little more.
+    /// Stops also when the snapshot cannot be written; the log has everything.
+    ///
+    /// # Errors
+    /// When the snapshot or the end of the log could not be written.
+    pub async fn shutdown(&self) -> Result<(), AgreementError> {
+        let snapshot = self.replica.snapshot().await;
+        self.replica.stop("it was shut down").await;
+        let closed = self.log.close().await;
+        snapshot?;
+        closed.map_err(|e| AgreementError::Closed(format!("closing the log: {e}")))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, GridError> + Send + 'static,
+) -> Result<T, GridError> {
+    Real::spawn_blocking(work)
+        .await
+        .map_err(|e| GridError::Interrupted(e.to_string()))?
+}
+
+impl Agreement for Grid {
+    fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>> {
+        self.replica.propose(entry)
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Arc<State>, AgreementError>> {
+        self.replica.read()
+    }
+
+    fn local(&self) -> Arc<State> {
+        self.replica.local()
+    }
+
+    fn watch(&self) -> BoxStream<'static, u64> {
+        self.replica.watch()
+    }
+
+    fn leadership(&self) -> Leadership {
+        self.replica.leadership()
+    }
+}

@@ -1,0 +1,337 @@
+//! One server's copy of the grid's log and state, whatever they are kept on and whatever runs them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use coppice_schema::units::Timestamp;
+use coppice_state::{Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, State};
+use coppice_world::clock::Clock;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt};
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
+};
+use openraft::impls::BasicNode;
+use openraft::network::RaftNetworkFactory;
+use openraft::raft::ReadPolicy;
+use openraft::storage::RaftLogStorage;
+use openraft::type_config::TypeConfigExt;
+use openraft::{RaftMetrics, ServerState};
+
+use crate::machine::{Machine, Published};
+use crate::types::{GridTypes, Proposal, settings};
+
+/// How long a call waits for a leader and a majority. Longer than two elections on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a call waits before it looks for a leader again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+type Raft<C> = openraft::Raft<C, Machine<C>>;
+
+/// A replica. Clones are the same one.
+pub struct Replica<C: GridTypes> {
+    id: u64,
+    raft: Raft<C>,
+    published: Arc<Published<C>>,
+    clock: Arc<dyn Clock>,
+    /// The last time given to an entry. Held while an entry is handed over, so that entries enter the log in the
+    /// order of their times.
+    stamped: Arc<futures::lock::Mutex<Timestamp>>,
+    /// Why it is closed, once it is.
+    closed: Arc<Mutex<Option<String>>>,
+}
+
+impl<C: GridTypes> Clone for Replica<C> {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id,
+            raft: self.raft.clone(),
+            published: Arc::clone(&self.published),
+            clock: Arc::clone(&self.clock),
+            stamped: Arc::clone(&self.stamped),
+            closed: Arc::clone(&self.closed),
+        }
+    }
+}
+
+/// What a proposal or a read came to within one attempt.
+enum Attempt<T> {
+    Done(T),
+    /// Nothing happened; another attempt may go better.
+    Again(String),
+    Failed(AgreementError),
+}
+
+impl<C: GridTypes> Replica<C> {
+    /// Starts server `id` on `log` and `machine`. What the log holds is applied as far as it is known to be agreed;
+    /// the rest follows when a leader is known, see [`caught_up`](Self::caught_up).
+    ///
+    /// # Errors
+    /// When the log or the machine cannot be read.
+    pub async fn start(
+        id: u64,
+        log: impl RaftLogStorage<C>,
+        machine: Machine<C>,
+        network: impl RaftNetworkFactory<
+            C,
+            Network: openraft::network::NetSnapshot<C, SnapshotData = Arc<State>>,
+        >,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AgreementError> {
+        let settings = settings().map_err(|e| AgreementError::Closed(e.to_string()))?;
+        let published = machine.published();
+        let raft = Raft::<C>::new(id, settings, network, log, machine)
+            .await
+            .map_err(|e| closed(&e))?;
+        let replica = Self {
+            id,
+            raft,
+            published,
+            clock,
+            stamped: Arc::default(),
+            closed: Arc::default(),
+        };
+        // A single voter has nobody to wait for: without this it would sit out an election timeout.
+        if replica.raft.voter_ids().eq([id]) {
+            replica
+                .raft
+                .trigger()
+                .elect(false)
+                .await
+                .map_err(|e| closed(&e))?;
+        }
+        Ok(replica)
+    }
+
+    /// Makes this server the only voter of a new log. Nothing happens where a log is.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub async fn initialize(&self, address: String) -> Result<(), AgreementError> {
+        let members = BTreeMap::from([(self.id, BasicNode { addr: address })]);
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(InitializeError::NotInMembers(e))) => {
+                Err(AgreementError::Closed(e.to_string()))
+            }
+            Err(RaftError::Fatal(e)) => Err(closed(&e)),
+        }
+    }
+
+    /// Waits until everything that was agreed before this call is applied here.
+    ///
+    /// # Errors
+    /// When no leader is found in time.
+    pub async fn caught_up(&self) -> Result<Arc<State>, AgreementError> {
+        self.read().await
+    }
+
+    /// Builds a snapshot of everything applied and waits until it is durable.
+    ///
+    /// # Errors
+    /// When it cannot be written, which also closes this replica.
+    pub async fn snapshot(&self) -> Result<(), AgreementError> {
+        let target = self.raft.metrics().borrow_watched().last_applied;
+        self.raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|e| closed(&e))?;
+        self.wait_for(|m| (m.snapshot >= target).then_some(()))
+            .await
+    }
+
+    /// Stops. The log is as durable as it was; nothing is lost by not calling it.
+    pub async fn stop(&self, why: &str) {
+        self.closed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| why.to_owned());
+        if let Err(e) = self.raft.shutdown().await {
+            tracing::warn!(error = %e, "agreement did not stop cleanly");
+        }
+    }
+
+    /// Resolves with the reason when this replica can no longer agree on anything: its storage failed, or it was
+    /// stopped. The process should end then and be started again.
+    pub fn failed(&self) -> BoxFuture<'static, String> {
+        let replica = self.clone();
+        async move {
+            let mut metrics = replica.raft.metrics();
+            loop {
+                if let Err(fatal) = &metrics.borrow_watched().running_state {
+                    return replica.why(fatal);
+                }
+                if metrics.changed().await.is_err() {
+                    return replica.why(&Fatal::<C>::Stopped);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// Waits until `wanted` finds something in the metrics.
+    async fn wait_for<T>(
+        &self,
+        wanted: impl Fn(&RaftMetrics<C>) -> Option<T> + Send + Sync,
+    ) -> Result<T, AgreementError>
+    where
+        T: Send,
+    {
+        let mut metrics = self.raft.metrics();
+        let waiting = async {
+            loop {
+                {
+                    let now = metrics.borrow_watched();
+                    if let Err(fatal) = &now.running_state {
+                        return Err(self.closed(fatal));
+                    }
+                    if let Some(found) = wanted(&now) {
+                        return Ok(found);
+                    }
+                }
+                if metrics.changed().await.is_err() {
+                    return Err(self.closed(&Fatal::Stopped));
+                }
+            }
+        };
+        C::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| {
+            Err(AgreementError::NoQuorum(format!(
+                "nothing within {PATIENCE:?}"
+            )))
+        })
+    }
+
+    /// Tries until something comes of it or patience ends.
+    fn attempt<'a, T: Send + 'a>(
+        &'a self,
+        attempt: impl Fn() -> BoxFuture<'a, Attempt<T>> + Send + Sync + 'a,
+    ) -> BoxFuture<'a, Result<T, AgreementError>> {
+        async move {
+            let reason = Mutex::new("no answer".to_owned());
+            let trying = async {
+                loop {
+                    match attempt().await {
+                        Attempt::Done(value) => return Ok(value),
+                        Attempt::Failed(error) => return Err(error),
+                        Attempt::Again(why) => {
+                            *reason.lock().unwrap_or_else(PoisonError::into_inner) = why;
+                        }
+                    }
+                    C::sleep(PAUSE).await;
+                }
+            };
+            let result = C::timeout(PATIENCE, trying).await;
+            result.unwrap_or_else(|_| {
+                let reason = reason.into_inner().unwrap_or_else(PoisonError::into_inner);
+                Err(AgreementError::NoQuorum(format!(
+                    "{reason}, within {PATIENCE:?}"
+                )))
+            })
+        }
+        .boxed()
+    }
+
+    async fn propose_once(&self, entry: Entry) -> Attempt<Outcome> {
+        let answers = {
+            let mut stamped = self.stamped.lock().await;
+            let at = self
+                .clock
+                .now()
+                .max(*stamped)
+                .max(self.published.state().time);
+            let proposal = Proposal(Envelope { at, entry });
+            let handed = self.raft.client_write_many([proposal]).await;
+            *stamped = at;
+            handed
+        };
+        let answer = match answers {
+            Ok(mut answers) => answers.next().await,
+            Err(fatal) => Some(Err(fatal)),
+        };
+        match answer {
+            Some(Ok(Ok(written))) => Attempt::Done(written.response),
+            Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
+                Attempt::Again(leaderless(&forward))
+            }
+            Some(Ok(Err(
+                error @ (ClientWriteError::LogEntryDiscarded(_)
+                | ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)),
+            ))) => Attempt::Failed(AgreementError::NoQuorum(error.to_string())),
+            Some(Err(fatal)) => Attempt::Failed(self.closed(&fatal)),
+            None => Attempt::Failed(self.closed(&Fatal::Stopped)),
+        }
+    }
+
+    async fn read_once(&self) -> Attempt<Arc<State>> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Attempt::Done(self.published.state()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Attempt::Again(leaderless(&forward))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(e))) => {
+                Attempt::Again(e.to_string())
+            }
+            Err(RaftError::Fatal(fatal)) => Attempt::Failed(self.closed(&fatal)),
+        }
+    }
+
+    fn why(&self, fatal: &Fatal<C>) -> String {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.clone().unwrap_or_else(|| fatal.to_string())
+    }
+
+    fn closed(&self, fatal: &Fatal<C>) -> AgreementError {
+        AgreementError::Closed(self.why(fatal))
+    }
+}
+
+fn closed<C: GridTypes>(fatal: &Fatal<C>) -> AgreementError {
+    AgreementError::Closed(fatal.to_string())
+}
+
+fn leaderless<C: GridTypes>(forward: &ForwardToLeader<C>) -> String {
+    match forward.leader_id {
+        Some(id) => format!("the server with raft id {id} leads, and there is no connection to it"),
+        None => "no leader is known".to_owned(),
+    }
+}
+
+impl<C: GridTypes> Agreement for Replica<C> {
+    fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>> {
+        self.attempt(move || self.propose_once(entry.clone()).boxed())
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Arc<State>, AgreementError>> {
+        self.attempt(move || self.read_once().boxed())
+    }
+
+    fn local(&self) -> Arc<State> {
+        self.published.state()
+    }
+
+    fn watch(&self) -> BoxStream<'static, u64> {
+        stream::unfold(self.published.subscribe(), |mut moved| async move {
+            moved.changed().await.ok()?;
+            let index = *moved.borrow_watched();
+            Some((index, moved))
+        })
+        .boxed()
+    }
+
+    fn leadership(&self) -> Leadership {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let term = now.current_term;
+        match (now.current_leader, now.state) {
+            (Some(id), ServerState::Leader) if id == self.id => Leadership::Here { term },
+            (Some(raft_id), _) if raft_id != self.id => Leadership::There { raft_id, term },
+            (Some(_) | None, _) => Leadership::Nobody,
+        }
+    }
+}

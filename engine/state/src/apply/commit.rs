@@ -1,0 +1,134 @@
+//! A configuration is committed.
+
+use std::sync::Arc;
+
+use coppice_plans::plan::Base;
+use coppice_schema::ids::{Address, Revision};
+
+use super::generation;
+use crate::entry::{Commit, Intent, Outcome, Refusal, StaleObject};
+use crate::state::{Change, Happening, RevisionRecord, Run, State};
+
+/// Runs remembered.
+const RUNS_KEPT: usize = 50;
+/// Applied plans remembered, to make applying one of them again do nothing.
+const PLANS_KEPT: usize = 1_000;
+
+pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refusal> {
+    if let Some(revision) = state.applied_plans.get(&commit.plan) {
+        return Ok(Outcome::Already {
+            revision: *revision,
+        });
+    }
+    compare(state, &commit.base)?;
+
+    let revision = Revision(state.revision.0 + 1);
+    let generation = generation(state);
+    for (address, intent) in &commit.changes {
+        match intent {
+            Intent::Set => state.generations.insert(address.clone(), generation),
+            Intent::Removed => state.generations.remove(address),
+        };
+        let change = Change {
+            author: commit.author.clone(),
+            revision,
+            at: state.time,
+        };
+        state.changed_by.insert(address.clone(), change);
+    }
+    protect(state, commit);
+
+    state.revision = revision;
+    state.committed = Arc::new(commit.desired.clone());
+    let record = RevisionRecord {
+        desired: Arc::clone(&state.committed),
+        texts: commit.texts,
+        plan: commit.plan,
+        author: commit.author.clone(),
+        at: state.time,
+    };
+    state.revisions.insert(revision, record);
+    let keep = usize::try_from(commit.desired.grid.keep_revisions.max(1)).unwrap_or(usize::MAX);
+    while state.revisions.len() > keep {
+        state.revisions.pop_first();
+    }
+
+    let run = Run {
+        plan: commit.plan,
+        author: commit.author.clone(),
+        started: state.time,
+        finished: None,
+        bounds: commit.bounds.clone(),
+        done: 0,
+        failed: 0,
+    };
+    state.runs.insert(revision, run);
+    while state.runs.len() > RUNS_KEPT {
+        state.runs.pop_first();
+    }
+    state.applied_plans.insert(commit.plan, revision);
+    if state.applied_plans.len() > PLANS_KEPT {
+        let oldest = state
+            .applied_plans
+            .iter()
+            .min_by_key(|(_, revision)| **revision)
+            .map(|(plan, _)| *plan);
+        oldest.and_then(|plan| state.applied_plans.remove(&plan));
+    }
+    state.record(
+        Address::Grid,
+        Happening::Applied {
+            author: commit.author.clone(),
+            revision,
+        },
+    );
+    Ok(Outcome::Committed { revision })
+}
+
+/// Protection outlives the block that gave it: only saying `protect = false` lifts it.
+fn protect(state: &mut State, commit: &Commit) {
+    let images = commit
+        .desired
+        .images
+        .iter()
+        .map(|(name, image)| (Address::Image(name.clone()), image.protect));
+    let pools = commit
+        .desired
+        .pools
+        .iter()
+        .map(|(name, pool)| (Address::Pool(name.clone()), pool.protect));
+    for (address, protected) in images.chain(pools) {
+        if protected {
+            state.protections.insert(address);
+        } else {
+            state.protections.remove(&address);
+        }
+    }
+}
+
+/// Refuses when any object that a plan read is another now.
+pub(super) fn compare(state: &State, base: &Base) -> Result<(), Refusal> {
+    let stale: Vec<StaleObject> = base
+        .objects
+        .iter()
+        .filter(|(address, read)| state.generation(address) != **read)
+        .map(|(address, read)| StaleObject {
+            address: address.clone(),
+            read: *read,
+            now: state.generation(address),
+            by: who(state, address),
+        })
+        .collect();
+    if stale.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal::Stale(stale))
+    }
+}
+
+fn who(state: &State, address: &Address) -> String {
+    match state.changed_by.get(address) {
+        Some(change) => format!("{} in revision {}", change.author, change.revision),
+        None => "the grid itself".to_owned(),
+    }
+}

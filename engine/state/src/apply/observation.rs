@@ -1,0 +1,263 @@
+//! A server says what it sees.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use coppice_schema::desired::Desired;
+use coppice_schema::ids::{Address, DesktopId, ServerId};
+use coppice_schema::known::{Failures, Health, KnownDesktop, Look, Order, Phase};
+use coppice_schema::units::{Span, Timestamp};
+
+use super::member;
+use crate::entry::{Outcome, Refusal, Report};
+use crate::phase::{self, Evidence};
+use crate::state::{Happening, State};
+
+/// A failure is forgiven for each such time that the desktop was well.
+const FORGIVEN_AFTER: Span = Span::minutes(30);
+
+pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refusal> {
+    let (time, term) = (state.time, state.term);
+    let known = member(state, report.server)?;
+    let mut look = match &known.look {
+        Some(look) if look.boot == report.boot => {
+            if report.sequence != look.sequence + 1 {
+                return Err(Refusal::OutOfOrder {
+                    last: look.sequence,
+                    found: report.sequence,
+                });
+            }
+            look.as_ref().clone()
+        }
+        _ if report.sequence == 1 => Look {
+            boot: report.boot,
+            sequence: 0,
+            at: time,
+            members: Default::default(),
+            images: Default::default(),
+            disk: report.disk,
+            foreign: Default::default(),
+            hypervisor: report.hypervisor.clone(),
+        },
+        _ => {
+            return Err(Refusal::OutOfOrder {
+                last: 0,
+                found: report.sequence,
+            });
+        }
+    };
+    look.sequence = report.sequence;
+    look.at = time;
+    look.disk = report.disk;
+    look.hypervisor = report.hypervisor.clone();
+    merge(&mut look.members, &report.members);
+    merge(&mut look.images, &report.images);
+    merge(&mut look.foreign, &report.foreign);
+    known.look = Some(Arc::new(look));
+    known.confirmed_term = term;
+    settle_phases(state, report.server);
+    Ok(Outcome::Done)
+}
+
+fn merge<K: Ord + Clone, V: Clone>(into: &mut BTreeMap<K, V>, changes: &BTreeMap<K, Option<V>>) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => into.insert(key.clone(), value.clone()),
+            None => into.remove(key),
+        };
+    }
+}
+
+pub(super) fn confirm(
+    state: &mut State,
+    server: ServerId,
+    boot: u64,
+    sequence: u64,
+    term: u64,
+) -> Result<Outcome, Refusal> {
+    let known = member(state, server)?;
+    match &known.look {
+        Some(look) if look.boot == boot && look.sequence == sequence => {
+            known.confirmed_term = known.confirmed_term.max(term);
+            Ok(Outcome::Done)
+        }
+        Some(look) => Err(Refusal::OutOfOrder {
+            last: look.sequence,
+            found: sequence,
+        }),
+        None => Err(Refusal::Absent(format!("report of server {server}"))),
+    }
+}
+
+/// Time passed: phases whose deadline is due.
+pub(super) fn tick(state: &mut State) {
+    let due: Vec<DesktopId> = deadlines(state)
+        .filter(|(_, at)| *at <= state.time)
+        .map(|(id, _)| id.clone())
+        .collect();
+    for id in due {
+        rederive(state, &id);
+    }
+}
+
+/// When time alone changes something in the state.
+pub(crate) fn deadlines(state: &State) -> impl Iterator<Item = (&DesktopId, Timestamp)> {
+    state.desktops.iter().filter_map(|(id, desktop)| {
+        let evidence = evidence(state, desktop, None)?;
+        Some((id, phase::deadline(desktop, evidence)?))
+    })
+}
+
+/// What reports say of one desktop now.
+enum Verdict {
+    /// It is in that phase.
+    Is(Phase),
+    /// It is gone, and so may be its memory.
+    Gone,
+}
+
+/// Brings the phases of a server's desktops up to what it reported.
+fn settle_phases(state: &mut State, server: ServerId) {
+    let orders: BTreeMap<&DesktopId, &Order> = state
+        .orders
+        .values()
+        .filter_map(|order| Some((&order.task.member()?.desktop, order)))
+        .collect();
+    let here = state
+        .desktops
+        .iter()
+        .filter(|(_, desktop)| desktop.server == server);
+    let verdicts: Vec<(DesktopId, Verdict)> = here
+        .filter_map(|(id, desktop)| {
+            Some((id.clone(), judge(state, desktop, orders.get(id).copied())?))
+        })
+        .collect();
+    for (id, verdict) in verdicts {
+        carry(state, &id, verdict);
+    }
+}
+
+/// Brings the phase of one desktop up to what is known, or forgets it when it is gone.
+pub(super) fn rederive(state: &mut State, id: &DesktopId) {
+    let of_it = |order: &&Order| {
+        order
+            .task
+            .member()
+            .is_some_and(|member| member.desktop == *id)
+    };
+    let order = state.orders.values().find(of_it);
+    let verdict = state
+        .desktops
+        .get(id)
+        .and_then(|desktop| judge(state, desktop, order));
+    if let Some(verdict) = verdict {
+        carry(state, id, verdict);
+    }
+}
+
+/// What is to change about a desktop; `None`: nothing.
+fn judge(state: &State, desktop: &KnownDesktop, order: Option<&Order>) -> Option<Verdict> {
+    let evidence = evidence(state, desktop, order)?;
+    if let Phase::Deleting { done, .. } = desktop.phase {
+        return (done && order.is_none() && evidence.seen.is_none()).then_some(Verdict::Gone);
+    }
+    let phase = phase::derive(desktop, evidence);
+    (phase != desktop.phase).then_some(Verdict::Is(phase))
+}
+
+fn carry(state: &mut State, id: &DesktopId, verdict: Verdict) {
+    match verdict {
+        Verdict::Is(phase) => set_phase(state, id, phase),
+        Verdict::Gone => forget(state, id),
+    }
+}
+
+/// `None` where nothing was seen, or what is not seen may still be there.
+fn evidence<'a>(
+    state: &'a State,
+    desktop: &KnownDesktop,
+    order: Option<&'a Order>,
+) -> Option<Evidence<'a>> {
+    let look = state.servers.get(&desktop.server)?.look.as_deref()?;
+    if look.hypervisor != Health::Well {
+        return None;
+    }
+    Some(Evidence {
+        seen: look.members.get(&desktop.spec.member),
+        order,
+        ready_after: ready_after(&state.committed, &desktop.spec.member.desktop),
+        now: state.time,
+    })
+}
+
+fn ready_after(committed: &Desired, id: &DesktopId) -> Span {
+    let template = committed
+        .pools
+        .get(&id.pool)
+        .and_then(|pool| committed.templates.get(&pool.template));
+    let image = template.and_then(|template| committed.images.get(&template.image));
+    image
+        .and_then(|image| image.ready_after)
+        .unwrap_or_default()
+}
+
+fn forget(state: &mut State, id: &DesktopId) {
+    if Arc::make_mut(&mut state.desktops).remove(id).is_some() {
+        let generation = super::generation(state);
+        state
+            .generations
+            .insert(Address::Desktop(id.clone()), generation);
+        state.requests.remove(id);
+        state.repairs.remove(id);
+        state.record(
+            Address::Desktop(id.clone()),
+            Happening::Became {
+                phase: "absent".to_owned(),
+            },
+        );
+    }
+}
+
+/// Gives a desktop its phase, counts failures, and forgives them after time in health.
+pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
+    let time = state.time;
+    let Some(desktop) = state.desktop_mut(id) else {
+        return;
+    };
+    let before = std::mem::replace(&mut desktop.phase, phase.clone());
+    let same_kind = before.word() == phase.word();
+    let Failures { count, last } = desktop.failures;
+    match &phase {
+        Phase::Broken { .. } if !same_kind => {
+            let well = matches!(before, Phase::Available { .. } | Phase::InUse { .. });
+            let forgiven = if well {
+                forgiven(time.since(before.since()))
+            } else {
+                0
+            };
+            let count = count.saturating_sub(forgiven).saturating_add(1);
+            desktop.failures = Failures { count, last: time };
+        }
+        Phase::Broken { .. }
+        | Phase::Provisioning { .. }
+        | Phase::Available { .. }
+        | Phase::Off { .. }
+        | Phase::InUse { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => desktop.failures = Failures { count, last },
+    }
+    let failures = desktop.failures;
+    state.slots.entry(id.clone()).or_default().failures = failures;
+    if !same_kind {
+        state.record(
+            Address::Desktop(id.clone()),
+            Happening::Became {
+                phase: phase.word().to_owned(),
+            },
+        );
+    }
+}
+
+fn forgiven(well: Span) -> u32 {
+    u32::try_from(well.0 / FORGIVEN_AFTER.0).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,339 @@
+//! Orders: given, tried, withdrawn.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use coppice_plans::plan::{Base, Memory};
+use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, ServerName, Stamp};
+use coppice_schema::known::{BrokenReason, DesktopSpec, KnownDesktop, Order, Phase, Request, Task};
+
+use super::commit::compare;
+use super::observation::{rederive, set_phase};
+use super::{generation, member};
+use crate::entry::{Attempt, NewOrder, Outcome, Refusal};
+use crate::state::{Happening, State};
+
+/// Repairs of one domain that are remembered: as many as make it contended.
+const REPAIRS_KEPT: usize = 3;
+
+pub(super) fn planned(
+    state: &mut State,
+    base: &Base,
+    orders: &[NewOrder],
+    findings: &BTreeSet<String>,
+    settled: bool,
+) -> Result<Outcome, Refusal> {
+    compare(state, base)?;
+    let busy: BTreeSet<DesktopId> = state.orders.values().filter_map(about).collect();
+    let mut touched = BTreeSet::new();
+    for order in orders {
+        acceptable(state, order)?;
+        if let Some(member) = order.task.member()
+            && (busy.contains(&member.desktop) || !touched.insert(member.desktop.clone()))
+        {
+            return Err(Refusal::Exists(format!(
+                "an order for desktop {}",
+                member.desktop
+            )));
+        }
+    }
+    for (ordinal, order) in (0u32..).zip(orders) {
+        give(state, order, ordinal);
+    }
+    let time = state.time;
+    state.since.retain(|key, _| findings.contains(key));
+    for key in findings {
+        state.since.entry(key.clone()).or_insert(time);
+    }
+    if settled {
+        for run in state.runs.values_mut().filter(|run| run.finished.is_none()) {
+            run.finished = Some(time);
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn about(order: &Order) -> Option<DesktopId> {
+    order.task.member().map(|member| member.desktop.clone())
+}
+
+/// An order that contradicts what is remembered is a fault of the planner; it must not harm a slot.
+fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
+    if !state.servers.contains_key(&order.server) {
+        return Err(Refusal::Absent(format!("server {}", order.server)));
+    }
+    let Some(member) = order.task.member() else {
+        return Ok(());
+    };
+    let known = state.desktops.get(&member.desktop);
+    match (&order.memory, known) {
+        (Memory::Grown { .. }, Some(_)) => {
+            Err(Refusal::Exists(format!("desktop {}", member.desktop)))
+        }
+        (Memory::Grown { spec, .. }, None) => {
+            let last = state
+                .slots
+                .get(&member.desktop)
+                .map(|slot| slot.incarnation)
+                .unwrap_or_default();
+            let fresh = spec.member == *member && member.incarnation > last;
+            if fresh {
+                Ok(())
+            } else {
+                Err(Refusal::Exists(format!("{member}, or a later life of it")))
+            }
+        }
+        // A stray is removed where it was seen; it has no memory.
+        (Memory::Unchanged, None) if matches!(order.task, Task::Remove { .. }) => Ok(()),
+        (Memory::Unchanged, Some(_)) if matches!(order.task, Task::Remove { .. }) => {
+            if known
+                .is_some_and(|d| d.incarnation == member.incarnation && d.server == order.server)
+                && !known.is_some_and(|d| matches!(d.phase, Phase::Deleting { .. }))
+            {
+                return Err(Refusal::Exists(format!("{member}, which is not a stray")));
+            }
+            Ok(())
+        }
+        (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, Some(known)) => {
+            if known.incarnation == member.incarnation && known.server == order.server {
+                Ok(())
+            } else {
+                Err(Refusal::Absent(format!(
+                    "{member} on server {}",
+                    order.server
+                )))
+            }
+        }
+        (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, None) => {
+            Err(Refusal::Absent(format!("desktop {}", member.desktop)))
+        }
+    }
+}
+
+fn give(state: &mut State, new: &NewOrder, ordinal: u32) {
+    let stamp = Stamp {
+        epoch: state.epoch.number,
+        term: state.term,
+        index: state.index,
+        ordinal,
+    };
+    let what = new.task.describe();
+    let address = match new.task.member() {
+        Some(member) => Address::Desktop(member.desktop.clone()),
+        None => state
+            .servers
+            .get(&new.server)
+            .map_or(Address::Grid, |s| Address::Server(s.name.clone())),
+    };
+    match &new.memory {
+        Memory::Unchanged => {}
+        Memory::Grown { spec, personal } => grow(state, new.server, spec, *personal),
+        Memory::Rewritten { spec } => {
+            if let Some(desktop) = state.desktop_mut(&spec.member.desktop) {
+                desktop.spec = spec.as_ref().clone();
+            }
+        }
+        Memory::Leaving => {
+            if let Address::Desktop(id) = &address {
+                let since = state.time;
+                set_phase(state, id, Phase::Deleting { since, done: false });
+                state.requests.remove(id);
+            }
+        }
+    }
+    if new.memory != Memory::Unchanged {
+        let generation = generation(state);
+        state.generations.insert(address.clone(), generation);
+    }
+    remember_repair(state, new);
+    let order = Order {
+        server: new.server,
+        task: new.task.clone(),
+        not_before: new.not_before,
+        deadline: new.deadline,
+        attempts: 0,
+        last_error: None,
+    };
+    Arc::make_mut(&mut state.orders).insert(stamp, order);
+    state.record(address, Happening::Ordered { what });
+}
+
+fn grow(state: &mut State, server: ServerId, spec: &DesktopSpec, personal: bool) {
+    let id = spec.member.desktop.clone();
+    let slot = state.slots.entry(id.clone()).or_default();
+    slot.incarnation = spec.member.incarnation;
+    let desktop = KnownDesktop {
+        incarnation: spec.member.incarnation,
+        server,
+        spec: spec.clone(),
+        phase: Phase::Provisioning { since: state.time },
+        personal,
+        failures: slot.failures,
+        grown: state.time,
+    };
+    Arc::make_mut(&mut state.desktops).insert(id, desktop);
+}
+
+/// Writing a domain again as it was last written means that others had changed it.
+fn remember_repair(state: &mut State, order: &NewOrder) {
+    match (&order.task, &order.memory) {
+        (Task::Redefine { spec }, Memory::Unchanged) => {
+            let repairs = state
+                .repairs
+                .entry(spec.member.desktop.clone())
+                .or_default();
+            repairs.push(state.time);
+            if repairs.len() > REPAIRS_KEPT {
+                repairs.remove(0);
+            }
+        }
+        (Task::Restart { member }, _) => {
+            let asked = state.requests.get(&member.desktop);
+            if matches!(asked, Some(Request::Restart(asked)) if asked == member) {
+                state.requests.remove(&member.desktop);
+            }
+        }
+        (
+            Task::Redefine { .. }
+            | Task::Create { .. }
+            | Task::Start { .. }
+            | Task::Stop { .. }
+            | Task::Remove { .. }
+            | Task::VerifyImage { .. }
+            | Task::DropImage { .. },
+            _,
+        ) => {}
+    }
+}
+
+pub(super) fn receipt(
+    state: &mut State,
+    server: ServerId,
+    stamp: Stamp,
+    result: &Attempt,
+) -> Result<Outcome, Refusal> {
+    let name = member(state, server)?.name.clone();
+    let absent = || Refusal::Absent(format!("order {stamp} of server {name}"));
+    let order = state
+        .orders
+        .get(&stamp)
+        .filter(|order| order.server == server)
+        .ok_or_else(absent)?;
+    let task = order.task.clone();
+    let what = task.describe();
+    let address = task.member().map_or_else(
+        || server_address(&name),
+        |m| Address::Desktop(m.desktop.clone()),
+    );
+    match result {
+        Attempt::Done => {
+            close(state, stamp);
+            count(state, |run| run.done = run.done.saturating_add(1));
+            state.record(address, Happening::Done { what });
+            if let Task::Remove { member } = &task {
+                mark_removed(state, &member.desktop, member.incarnation);
+            }
+        }
+        Attempt::Failed { error, retry_at } => {
+            if let Some(order) = Arc::make_mut(&mut state.orders).get_mut(&stamp) {
+                order.attempts = order.attempts.saturating_add(1);
+                order.last_error = Some(error.clone());
+                order.not_before = *retry_at;
+            }
+            count(state, |run| run.failed = run.failed.saturating_add(1));
+            state.record(
+                address,
+                Happening::Failed {
+                    what,
+                    why: error.clone(),
+                },
+            );
+        }
+        Attempt::Refused { error } => {
+            close(state, stamp);
+            count(state, |run| run.failed = run.failed.saturating_add(1));
+            state.record(
+                address,
+                Happening::Failed {
+                    what,
+                    why: error.clone(),
+                },
+            );
+            if let Some(member) = task.member() {
+                refuse(state, &member.desktop, member.incarnation, error);
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn server_address(name: &ServerName) -> Address {
+    Address::Server(name.clone())
+}
+
+fn close(state: &mut State, stamp: Stamp) {
+    Arc::make_mut(&mut state.orders).remove(&stamp);
+}
+
+fn count(state: &mut State, change: impl FnOnce(&mut crate::state::Run)) {
+    if let Some(run) = state
+        .runs
+        .values_mut()
+        .next_back()
+        .filter(|run| run.finished.is_none())
+    {
+        change(run);
+    }
+}
+
+fn mark_removed(state: &mut State, id: &DesktopId, incarnation: Incarnation) {
+    let leaving = state
+        .desktops
+        .get(id)
+        .filter(|desktop| desktop.incarnation == incarnation)
+        .is_some_and(|desktop| matches!(desktop.phase, Phase::Deleting { .. }));
+    if leaving {
+        if let Some(desktop) = state.desktop_mut(id) {
+            let since = desktop.phase.since();
+            desktop.phase = Phase::Deleting { since, done: true };
+        }
+        rederive(state, id);
+    }
+}
+
+fn refuse(state: &mut State, id: &DesktopId, incarnation: Incarnation, error: &str) {
+    let since = state.time;
+    let present = state
+        .desktops
+        .get(id)
+        .filter(|desktop| desktop.incarnation == incarnation);
+    if present.is_some_and(|desktop| !matches!(desktop.phase, Phase::Deleting { .. })) {
+        let reason = BrokenReason::Refused(error.to_owned());
+        set_phase(state, id, Phase::Broken { since, reason });
+    }
+}
+
+pub(super) fn withdrawn(state: &mut State, stamp: Stamp, why: &str) -> Result<Outcome, Refusal> {
+    let order = state
+        .orders
+        .get(&stamp)
+        .ok_or_else(|| Refusal::Absent(format!("order {stamp}")))?;
+    let task = order.task.clone();
+    close(state, stamp);
+    count(state, |run| run.failed = run.failed.saturating_add(1));
+    let address = task.member().map_or(Address::Grid, |member| {
+        Address::Desktop(member.desktop.clone())
+    });
+    state.record(
+        address,
+        Happening::Failed {
+            what: task.describe(),
+            why: why.to_owned(),
+        },
+    );
+    if let Some(member) = task.member() {
+        // Its server may have begun: the desktop stays in its slot, and is looked at again.
+        refuse(state, &member.desktop, member.incarnation, why);
+    }
+    Ok(Outcome::Done)
+}

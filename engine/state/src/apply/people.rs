@@ -1,0 +1,175 @@
+//! What people decide beside configurations.
+
+use coppice_schema::ids::{Address, SecretName, ServerId};
+use coppice_schema::known::{Request, ServerState};
+use coppice_schema::units::Timestamp;
+
+use super::member;
+use crate::entry::{Outcome, Refusal};
+use crate::secret::Secret;
+use crate::state::{Happening, State};
+use crate::token::{Token, TokenId};
+
+fn changed(
+    state: &mut State,
+    about: Address,
+    what: String,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    state.record(
+        about,
+        Happening::Changed {
+            what,
+            author: author.to_owned(),
+        },
+    );
+    Ok(Outcome::Done)
+}
+
+pub(super) fn server_set(
+    state: &mut State,
+    server: ServerId,
+    part: ServerState,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    let known = member(state, server)?;
+    known.state = part;
+    let address = Address::Server(known.name.clone());
+    changed(
+        state,
+        address,
+        format!("is {part:?} now").to_lowercase(),
+        author,
+    )
+}
+
+pub(super) fn token_created(
+    state: &mut State,
+    id: &TokenId,
+    token: &Token,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    if state.tokens.contains_key(id) {
+        return Err(Refusal::Exists(format!("token {id}")));
+    }
+    state.tokens.insert(id.clone(), token.clone());
+    changed(state, Address::Grid, format!("token {id} was made"), author)
+}
+
+pub(super) fn token_revoked(
+    state: &mut State,
+    id: &TokenId,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    state
+        .tokens
+        .remove(id)
+        .ok_or_else(|| Refusal::Absent(format!("token {id}")))?;
+    changed(
+        state,
+        Address::Grid,
+        format!("token {id} was revoked"),
+        author,
+    )
+}
+
+pub(super) fn secret_set(
+    state: &mut State,
+    name: &SecretName,
+    sealed: &[u8],
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    let version = state.secrets.get(name).map_or(0, |secret| secret.version) + 1;
+    let secret = Secret {
+        version,
+        sealed: sealed.to_vec(),
+        set: state.time,
+    };
+    state.secrets.insert(name.clone(), secret);
+    let generation = super::generation(state);
+    state
+        .generations
+        .insert(Address::Secret(name.clone()), generation);
+    changed(
+        state,
+        Address::Secret(name.clone()),
+        format!("has version {version} now"),
+        author,
+    )
+}
+
+pub(super) fn secret_removed(
+    state: &mut State,
+    name: &SecretName,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    state
+        .secrets
+        .remove(name)
+        .ok_or_else(|| Refusal::Absent(format!("secret {name}")))?;
+    state.generations.remove(&Address::Secret(name.clone()));
+    changed(
+        state,
+        Address::Secret(name.clone()),
+        "was removed".to_owned(),
+        author,
+    )
+}
+
+pub(super) fn paused(
+    state: &mut State,
+    address: &Address,
+    until: Option<Timestamp>,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    state.pauses.insert(address.clone(), until);
+    changed(state, address.clone(), "is paused".to_owned(), author)
+}
+
+pub(super) fn resumed(
+    state: &mut State,
+    address: &Address,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    state
+        .pauses
+        .remove(address)
+        .ok_or_else(|| Refusal::Absent(format!("pause of {address}")))?;
+    // Resuming also forgives: whoever resumes has looked.
+    if let Address::Pool(pool) = address {
+        state
+            .slots
+            .iter_mut()
+            .filter(|(id, _)| id.pool == *pool)
+            .for_each(|(_, slot)| slot.failures = Default::default());
+    }
+    changed(state, address.clone(), "goes on".to_owned(), author)
+}
+
+pub(super) fn requested(
+    state: &mut State,
+    request: &Request,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    let asked = request.member();
+    let known = state
+        .desktops
+        .get(&asked.desktop)
+        .filter(|desktop| desktop.incarnation == asked.incarnation);
+    if known.is_none() {
+        return Err(Refusal::Absent(format!("desktop {asked}")));
+    }
+    state
+        .requests
+        .insert(asked.desktop.clone(), request.clone());
+    let what = match request {
+        Request::Restart(_) => "is to be restarted",
+        Request::Regrow(_) => "is to be regrown",
+    };
+    changed(
+        state,
+        Address::Desktop(asked.desktop.clone()),
+        what.to_owned(),
+        author,
+    )
+}
