@@ -1,0 +1,25 @@
+//! What a store promises, tried from outside: laws over random files, every format, hostile and broken files,
+//! crashes, full disks.
+
+#[cfg(test)]
+mod clones;
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod formats;
+#[cfg(test)]
+mod full;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod images;
+#[cfg(test)]
+mod interrupted;
+#[cfg(test)]
+mod manifests;
+#[cfg(test)]
+mod scratch;
+#[cfg(test)]
+mod space;
+#[cfg(test)]
+mod uploads;
