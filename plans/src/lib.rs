@@ -1,6 +1,93 @@
 //! Every decision of Coppice: what would happen, to whom, and when.
 //!
-//! One pure function, [`plan()`], is the preview, the reconciler's mind, the drift report and the what-if. It is
+//! One pure function, [`plan`], is the preview, the reconciler's mind, the drift report and the what-if. It is
 //! total: trouble becomes a finding, delay becomes a wait that names what it waits for.
 
+mod base;
+pub mod check;
+mod configuration;
+pub mod document;
+mod draft;
+mod gates;
+mod images;
+pub mod markdown;
+mod place;
 pub mod plan;
+mod pool;
+mod servers;
+mod specs;
+pub mod text;
+pub mod windows;
+
+use coppice_schema::desired::Desired;
+use coppice_schema::known::Known;
+use coppice_schema::units::Timestamp;
+
+pub use check::{Violation, check};
+pub use plan::Plan;
+
+use draft::Draft;
+use plan::Looked;
+
+/// What would happen if `desired` were the committed configuration, given what is `known`, at `now`.
+///
+/// Pure, deterministic and total. Actions without waits may be done at once, together; those that wait say for
+/// what. Planning again after they were done gives an empty plan in finitely many rounds.
+#[must_use]
+pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
+    let mut draft = Draft::new(desired, known, now);
+    let changes = configuration::compare(desired, known, &mut draft);
+    servers::survey(known, &mut draft);
+    images::survey(desired, known, &mut draft);
+    for (name, pool) in &desired.pools {
+        if let Some(yard) = pool::Yard::new(desired, known, name, pool) {
+            pool::plan(yard, &mut draft);
+        }
+    }
+    pool::forgotten_pools(desired, known, &mut draft);
+    pool::strays(known, &mut draft);
+    let gates = gates::judge(desired, known, &draft);
+    let looked = known.servers.iter().map(|(id, server)| {
+        let look = server.look.as_ref();
+        let looked = Looked {
+            name: server.name.to_string(),
+            boot: look.map_or(0, |look| look.boot),
+            sequence: look.map_or(0, |look| look.sequence),
+            at: look.map(|look| look.at),
+            current: server.current,
+        };
+        (*id, looked)
+    });
+    Plan {
+        base: base::read(desired, known, &changes, &draft.actions),
+        complete: draft.unseen().is_none(),
+        looked: looked.collect(),
+        actions: draft.actions,
+        drift: draft.drifts,
+        gates,
+        findings: draft.findings,
+        pools: draft.pools,
+        changes,
+        under_way: draft.under_way,
+        next: draft.next,
+    }
+}
+
+impl Plan {
+    /// Nothing is left to do, nothing is under way, and nothing waits.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.actions.is_empty() && self.under_way.is_empty()
+    }
+
+    /// Keys of everything whose first sight is to be remembered: findings and drift.
+    #[must_use]
+    pub fn remembered(&self) -> std::collections::BTreeSet<String> {
+        let findings = self.findings.iter().map(plan::Finding::key);
+        let drift = self
+            .drift
+            .iter()
+            .map(|drift| draft::drift_key(&drift.object, drift.kind));
+        findings.chain(drift).collect()
+    }
+}

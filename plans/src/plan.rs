@@ -30,8 +30,38 @@ pub struct Plan {
     pub findings: Vec<Finding>,
     /// How the pools would stand, before and after.
     pub pools: BTreeMap<PoolName, PoolForecast>,
+    /// What committing it changes in the configuration. Other objects stay as they are committed, whatever the
+    /// plan was made from: two people who edit different pools do not undo each other.
+    pub changes: BTreeMap<Address, Intent>,
+    /// What servers were told before and have not finished.
+    pub under_way: Vec<UnderWay>,
     /// When something may change by time alone: the next moment at which to plan again.
     pub next: Option<Timestamp>,
+}
+
+/// What a commit does to an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Intent {
+    /// It is new or other.
+    Set,
+    /// It is gone.
+    Removed,
+}
+
+/// Something that a server was told and has not finished, or a guest that is not ready yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// About what.
+    pub object: Address,
+    /// Where.
+    pub server: ServerId,
+    /// What, in words.
+    pub what: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What went wrong last, in words.
+    pub last_error: Option<String>,
 }
 
 /// What a plan read.
@@ -617,4 +647,19 @@ pub struct PoolForecast {
     pub available_after: u32,
     /// Desktops wanted.
     pub desired: u32,
+}
+
+impl Finding {
+    /// What the grid remembers a finding by: its object and its kind, without figures that change by themselves.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let kind = match serde_json::to_value(&self.kind) {
+            Ok(serde_json::Value::String(word)) => word,
+            Ok(serde_json::Value::Object(fields)) => {
+                fields.keys().next().cloned().unwrap_or_default()
+            }
+            Ok(_) | Err(_) => String::new(),
+        };
+        format!("finding {} {kind}", self.object)
+    }
 }

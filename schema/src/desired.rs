@@ -781,6 +781,39 @@ pub struct Moved {
     pub to: Address,
 }
 
+impl Desired {
+    /// Makes one object what it is in `from`: set, changed or gone. [`Address::Grid`] stands for the `grid` block,
+    /// the `server` rules and the `moved` blocks together. Desktops and secrets are not part of a configuration.
+    pub fn take(&mut self, address: &Address, from: &Self) {
+        fn one<K: Ord + Clone, V: Clone>(
+            into: &mut BTreeMap<K, V>,
+            from: &BTreeMap<K, V>,
+            key: &K,
+        ) {
+            match from.get(key) {
+                Some(value) => into.insert(key.clone(), value.clone()),
+                None => into.remove(key),
+            };
+        }
+        match address {
+            Address::Grid => {
+                self.grid = from.grid.clone();
+                self.servers = from.servers.clone();
+                self.moved = from.moved.clone();
+            }
+            Address::Window(name) => one(&mut self.windows, &from.windows, name),
+            Address::Network(name) => one(&mut self.networks, &from.networks, name),
+            Address::Directory(name) => one(&mut self.directories, &from.directories, name),
+            Address::Location(name) => one(&mut self.locations, &from.locations, name),
+            Address::Image(name) => one(&mut self.images, &from.images, name),
+            Address::Template(name) => one(&mut self.templates, &from.templates, name),
+            Address::Policy(name) => one(&mut self.policies, &from.policies, name),
+            Address::Pool(name) => one(&mut self.pools, &from.pools, name),
+            Address::Server(_) | Address::Desktop(_) | Address::Secret(_) => {}
+        }
+    }
+}
+
 impl HostnamePattern {
     /// The host name of one desktop. Text that is no known place-holder stays as it is; `resolve` has refused it
     /// before.

@@ -362,6 +362,18 @@ pub enum Address {
     Secret(SecretName),
 }
 
+impl Address {
+    /// The desktop it names, if it names one.
+    #[must_use]
+    pub fn desktop(&self) -> Option<&DesktopId> {
+        if let Self::Desktop(id) = self {
+            Some(id)
+        } else {
+            None
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {

@@ -194,6 +194,8 @@ pub struct SeenOverlay {
     pub stamp: Stamp,
     /// Its size is beyond the template's `disk_limit`.
     pub over_limit: bool,
+    /// log2 of its size on the medium in MiB, rounded up: enough to find the largest by, too coarse to be telemetry.
+    pub bulk: u8,
 }
 
 /// Whether a domain runs.

@@ -1,1 +1,11 @@
-//! Placeholder.
+//! What the tests share: worlds that are made from a seed, the log that their servers agree by, and the judges.
+//!
+//! Nothing here has a clock, a thread or a network: a seed decides everything, so a failure found once is found
+//! again.
+
+pub mod agreement;
+pub mod configs;
+pub mod judge;
+pub mod plants;
+pub mod storm;
+pub mod world;

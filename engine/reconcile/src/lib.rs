@@ -1,1 +1,10 @@
-//! Placeholder.
+//! The two rounds that move a grid: the leader's, which decides, and each server's, which carries out.
+//!
+//! Both are level-triggered: whatever woke them, they look at everything again and act on the difference. Both can
+//! be cut off at any point, and the next one goes on from what is there. Neither has a clock or a runtime: time is
+//! an argument, waiting is the [`Clock`](coppice_world::clock::Clock) port's business.
+
+pub mod backoff;
+pub mod leader;
+pub mod server;
+mod wake;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_plans::plan::{Base, Bounds, Memory};
+use coppice_plans::plan::{Base, Bounds, Intent, Memory};
 use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{
@@ -212,18 +212,8 @@ pub struct Commit {
     pub bounds: Bounds,
     /// Who.
     pub author: String,
-    /// Addresses whose intent it changes, each with what it becomes.
+    /// Addresses whose intent it changes; only these are taken from `desired`.
     pub changes: BTreeMap<Address, Intent>,
-}
-
-/// What a commit does to an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Intent {
-    /// It is new or other.
-    Set,
-    /// It is gone.
-    Removed,
 }
 
 /// What changed on a server since its last report.

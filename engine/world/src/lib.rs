@@ -6,3 +6,5 @@
 pub mod clock;
 pub mod disks;
 pub mod hypervisor;
+pub mod sim;
+pub mod stamps;

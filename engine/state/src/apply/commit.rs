@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use coppice_plans::plan::Base;
+use coppice_plans::plan::{Base, Intent};
 use coppice_schema::ids::{Address, Revision};
 
 use super::generation;
-use crate::entry::{Commit, Intent, Outcome, Refusal, StaleObject};
+use crate::entry::{Commit, Outcome, Refusal, StaleObject};
 use crate::state::{Change, Happening, RevisionRecord, Run, State};
 
 /// Runs remembered.
@@ -39,7 +39,10 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
     protect(state, commit);
 
     state.revision = revision;
-    state.committed = Arc::new(commit.desired.clone());
+    let committed = Arc::make_mut(&mut state.committed);
+    for address in commit.changes.keys() {
+        committed.take(address, &commit.desired);
+    }
     let record = RevisionRecord {
         desired: Arc::clone(&state.committed),
         texts: commit.texts,

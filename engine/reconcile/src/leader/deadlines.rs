@@ -1,0 +1,26 @@
+//! How long a server may take for an order.
+
+use coppice_schema::known::Task;
+use coppice_schema::units::Span;
+
+/// How long a server may take for `task`, retries included, before the leader takes it back.
+///
+/// Taking an order back frees nothing: it only lets the plan look again. Too short, and a slow server is disturbed;
+/// too long, and a desktop waits for a server that will never do it.
+#[must_use]
+pub fn limit(task: &Task) -> Span {
+    match task {
+        // Overlay, definition and power-on take a second or two each; the rest is for a hypervisor that restarts,
+        // and for some ten retries.
+        Task::Create { .. } | Task::Start { .. } => Span::minutes(10),
+        // Nothing waits behind it.
+        Task::Redefine { .. } => Span::minutes(5),
+        // Guests are asked twice, a minute each, and a Windows guest that installs updates takes its time.
+        Task::Stop { .. } | Task::Restart { .. } => Span::minutes(15),
+        // A disk that is busy elsewhere may hold the removal up.
+        Task::Remove { .. } => Span::minutes(10),
+        // 500 GB at 60 MB/s, what a loaded disk array reads, are two hours and twenty minutes.
+        Task::VerifyImage { .. } => Span::hours(4),
+        Task::DropImage { .. } => Span::minutes(5),
+    }
+}

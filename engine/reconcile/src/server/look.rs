@@ -1,0 +1,318 @@
+//! Looking at a server: what is there, in the grid's words.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use coppice_schema::Digest;
+use coppice_schema::ids::Member;
+use coppice_schema::known::{
+    CopyState, DesktopSpec, DiskLevel, Foreign, GuestState, Health, Phase, PowerState, Seen,
+    SeenDomain, SeenOverlay,
+};
+use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_state::State;
+use coppice_world::disks::{Overlay, Space, StoredImage};
+use coppice_world::hypervisor::{Domain, Mark};
+use futures::future::join4;
+use futures::stream::{self, StreamExt};
+use uuid::Uuid;
+
+use super::{Ports, Round};
+
+/// What was seen.
+pub(super) struct Sight {
+    /// Hypervisor and disks answered. If not, everything below but `hypervisor` is what was last reported.
+    pub(super) whole: bool,
+    pub(super) members: BTreeMap<Member, Seen>,
+    pub(super) images: BTreeMap<Digest, CopyState>,
+    pub(super) foreign: BTreeMap<String, Foreign>,
+    pub(super) disk: DiskLevel,
+    pub(super) hypervisor: Health,
+    /// The files of overlays that are ours.
+    pub(super) files: BTreeMap<Member, PathBuf>,
+    /// What did not work, in words.
+    pub(super) trouble: Option<String>,
+}
+
+/// What guests said last.
+#[derive(Debug, Default)]
+pub(super) struct Guests(BTreeMap<Uuid, Answer>);
+
+#[derive(Debug)]
+struct Answer {
+    /// Which start of the domain.
+    running_since: Timestamp,
+    asked: Timestamp,
+    said: GuestState,
+}
+
+/// A guest that is up is asked that often: an answer costs the guest little, but 400 of them cost the host something.
+const ASK_EVERY: Span = Span::seconds(30);
+/// Guests asked at once.
+const ASKED_AT_ONCE: usize = 8;
+
+/// Looks. It changes nothing on the server.
+pub(super) async fn look(
+    guests: &mut Guests,
+    ports: &Ports,
+    round: &Round,
+    state: &State,
+) -> Sight {
+    let (hypervisor, disks) = (&ports.hypervisor, &ports.disks);
+    let parts = join4(
+        hypervisor.list(),
+        disks.overlays(),
+        disks.images(),
+        disks.space(),
+    );
+    let (domains, overlays, images, space) = match parts.await {
+        (Ok(domains), Ok(overlays), Ok(images), Ok(space)) => (domains, overlays, images, space),
+        (Err(e), ..) => return as_last_reported(round, state, e.to_string()),
+        (_, Err(e), ..) | (_, _, Err(e), _) | (.., Err(e)) => {
+            // What a hypervisor shows without the disks is not the whole of any desktop.
+            return as_last_reported(round, state, format!("its disks do not answer: {e}"));
+        }
+    };
+    let (ours, foreign) = sort(&domains, round, state);
+    guests.ask(&ours, ports, round, state).await;
+    seen(
+        &ours, foreign, overlays, images, space, guests, round, state,
+    )
+}
+
+/// Not seen is not absent: the last report stands, and says that it means nothing now.
+fn as_last_reported(round: &Round, state: &State, cause: String) -> Sight {
+    let look = state.servers.get(&round.me).and_then(|s| s.look.as_deref());
+    let look = look.cloned();
+    let (members, images, foreign, disk) = look
+        .map(|l| (l.members, l.images, l.foreign, l.disk))
+        .unwrap_or_default();
+    Sight {
+        whole: false,
+        members,
+        images,
+        foreign,
+        disk,
+        hypervisor: Health::Away(cause.clone()),
+        files: BTreeMap::new(),
+        trouble: Some(cause),
+    }
+}
+
+/// A domain that is ours, with its mark.
+type Ours<'a> = (&'a Mark, &'a Domain);
+
+/// Ours are those that carry this grid's mark, in its present life, and are who the mark says. A copy that somebody
+/// made of one of ours, or one of a former life of the grid, is listed and left alone.
+fn sort<'a>(
+    domains: &'a [Domain],
+    round: &Round,
+    state: &State,
+) -> (Vec<Ours<'a>>, BTreeMap<String, Foreign>) {
+    let mut ours = Vec::new();
+    let mut foreign = BTreeMap::new();
+    for domain in domains {
+        match &domain.mark {
+            Some(mark) if is_ours(mark, round, state) && is_itself(mark, domain) => {
+                ours.push((mark, domain));
+            }
+            mark => {
+                let grid = mark.as_ref().map(|m| m.grid);
+                let uuid = domain.uuid;
+                foreign.insert(domain.name.clone(), Foreign { uuid, grid });
+            }
+        }
+    }
+    (ours, foreign)
+}
+
+fn is_ours(mark: &Mark, round: &Round, state: &State) -> bool {
+    mark.grid == round.grid && mark.epoch == state.epoch
+}
+
+fn is_itself(mark: &Mark, domain: &Domain) -> bool {
+    let Member {
+        desktop,
+        incarnation,
+    } = &mark.member;
+    domain.uuid == desktop.uuid(mark.grid, mark.epoch, *incarnation) && domain.written.is_some()
+}
+
+impl Guests {
+    /// Asks those who are not known to be up, and of the others those who were not asked for a while.
+    async fn ask(&mut self, ours: &[Ours<'_>], ports: &Ports, round: &Round, state: &State) {
+        let running = |domain: &Domain| match domain.power {
+            PowerState::Running { since } => Some((domain.uuid, since)),
+            PowerState::Off | PowerState::Paused(_) | PowerState::Crashed => None,
+        };
+        let up: BTreeMap<Uuid, Timestamp> = ours.iter().filter_map(|(_, d)| running(d)).collect();
+        self.0
+            .retain(|uuid, answer| up.get(uuid) == Some(&answer.running_since));
+        let due = ours.iter().filter(|(mark, domain)| {
+            let booting = state.desktops.get(&mark.member.desktop);
+            let booting = booting.is_some_and(|d| matches!(d.phase, Phase::Provisioning { .. }));
+            let known = self.0.get(&domain.uuid);
+            up.contains_key(&domain.uuid)
+                && known.is_none_or(|a| {
+                    booting || a.said == GuestState::Silent || round.now.since(a.asked) >= ASK_EVERY
+                })
+        });
+        let calls: Vec<_> = due
+            .map(|(_, domain)| async {
+                (domain.uuid, ports.hypervisor.ask_guest(domain.uuid).await)
+            })
+            .collect();
+        let said: Vec<_> = stream::iter(calls)
+            .buffer_unordered(ASKED_AT_ONCE)
+            .collect()
+            .await;
+        for (uuid, said) in said {
+            let Some(running_since) = up.get(&uuid).copied() else {
+                continue;
+            };
+            // A question that failed says nothing about the guest.
+            if let Ok(said) = said {
+                let answer = Answer {
+                    running_since,
+                    asked: round.now,
+                    said,
+                };
+                self.0.insert(uuid, answer);
+            }
+        }
+    }
+
+    fn said(&self, uuid: Uuid) -> GuestState {
+        self.0
+            .get(&uuid)
+            .map_or(GuestState::Silent, |a| a.said.clone())
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "they are the parts of one look")]
+fn seen(
+    ours: &[Ours<'_>],
+    foreign: BTreeMap<String, Foreign>,
+    overlays: Vec<Overlay>,
+    images: Vec<StoredImage>,
+    space: Space,
+    guests: &Guests,
+    round: &Round,
+    state: &State,
+) -> Sight {
+    let mut members: BTreeMap<Member, Seen> = BTreeMap::new();
+    let mut files = BTreeMap::new();
+    for overlay in overlays {
+        let Some(mark) = overlay.mark.filter(|m| is_ours(m, round, state)) else {
+            continue;
+        };
+        let limit = state
+            .desktops
+            .get(&mark.member.desktop)
+            .filter(|d| d.spec.member == mark.member)
+            .and_then(|d| d.spec.hardware.disk_limit);
+        let seen = SeenOverlay {
+            image: mark.image,
+            sound: overlay.sound,
+            stamp: mark.stamp,
+            over_limit: limit.is_some_and(|limit| overlay.allocated > limit),
+        };
+        files.insert(mark.member.clone(), overlay.path);
+        members.entry(mark.member).or_default().overlay = Some(seen);
+    }
+    for (mark, domain) in ours {
+        let Some(written) = &domain.written else {
+            continue;
+        };
+        // A domain that boots from elsewhere is no clone of any image: that differs from whatever was written.
+        let file = files.get(&mark.member);
+        let own_disk = file.is_none_or(|file| *file == written.disk);
+        let spec = DesktopSpec {
+            member: mark.member.clone(),
+            uuid: domain.uuid,
+            hostname: written.hostname.clone(),
+            image: if own_disk { mark.image } else { ELSEWHERE },
+            hardware: written.hardware.clone(),
+        };
+        let seen = SeenDomain {
+            uuid: domain.uuid,
+            stamp: mark.stamp,
+            power: domain.power.clone(),
+            spec,
+            guest: guests.said(domain.uuid),
+            stale_until_reboot: written.stale_until_reboot,
+        };
+        members.entry(mark.member.clone()).or_default().domain = Some(seen);
+    }
+    let before = state.servers.get(&round.me).and_then(|s| s.look.as_ref());
+    Sight {
+        whole: true,
+        members,
+        images: images.into_iter().map(|i| (i.root, i.state)).collect(),
+        foreign,
+        disk: level(space, before.map(|l| l.disk).unwrap_or_default()),
+        hypervisor: Health::Well,
+        files,
+        trouble: None,
+    }
+}
+
+/// Stands for the image of a domain that boots from another file than its overlay.
+const ELSEWHERE: Digest = Digest([0; 32]);
+
+/// Per cent used from which a disk is high, and critical.
+const MARKS: [(u64, DiskLevel); 2] = [(90, DiskLevel::Critical), (80, DiskLevel::High)];
+/// A level is left that many per cent below where it began, so that one file does not make it flip.
+const HYSTERESIS: u64 = 2;
+
+/// How full a disk is, given how full it was.
+fn level(space: Space, before: DiskLevel) -> DiskLevel {
+    let Space { total, free } = space;
+    let used = Size(total.0.saturating_sub(free.0));
+    let percent = u128::from(used.0) * 100 / u128::from(total.0.max(1));
+    let reached = |(mark, level): &(u64, DiskLevel)| {
+        let mark = if before >= *level {
+            mark - HYSTERESIS
+        } else {
+            *mark
+        };
+        percent >= u128::from(mark)
+    };
+    MARKS
+        .into_iter()
+        .find(reached)
+        .map_or(DiskLevel::Fine, |(_, level)| level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(percent: u64, before: DiskLevel) -> DiskLevel {
+        let space = Space {
+            total: Size(1_000),
+            free: Size(1_000 - percent * 10),
+        };
+        level(space, before)
+    }
+
+    #[test]
+    fn a_level_is_left_later_than_it_is_reached() {
+        assert_eq!(at(79, DiskLevel::Fine), DiskLevel::Fine);
+        assert_eq!(at(80, DiskLevel::Fine), DiskLevel::High);
+        assert_eq!(at(78, DiskLevel::High), DiskLevel::High);
+        assert_eq!(at(77, DiskLevel::High), DiskLevel::Fine);
+        assert_eq!(at(90, DiskLevel::High), DiskLevel::Critical);
+        assert_eq!(at(88, DiskLevel::Critical), DiskLevel::Critical);
+        assert_eq!(at(87, DiskLevel::Critical), DiskLevel::High);
+    }
+
+    #[test]
+    fn a_disk_of_no_size_is_not_full() {
+        let space = Space {
+            total: Size(0),
+            free: Size(0),
+        };
+        assert_eq!(level(space, DiskLevel::Fine), DiskLevel::Fine);
+    }
+}

@@ -1,0 +1,104 @@
+//! Time that stands still until it is moved.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use coppice_schema::units::{Span, Timestamp};
+use futures::future::BoxFuture;
+
+use crate::clock::Clock;
+
+/// A clock that only its owner moves. Clones are the same clock.
+#[derive(Clone, Debug)]
+pub struct SimClock(Arc<Mutex<Dial>>);
+
+#[derive(Debug)]
+struct Dial {
+    now: Timestamp,
+    next_sleeper: u64,
+    sleepers: BTreeMap<(Timestamp, u64), Option<Waker>>,
+}
+
+impl SimClock {
+    /// A clock that stands at `now`.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self(Arc::new(Mutex::new(Dial {
+            now,
+            next_sleeper: 0,
+            sleepers: BTreeMap::new(),
+        })))
+    }
+
+    /// When the first of those who sleep wants to be woken.
+    #[must_use]
+    pub fn next_alarm(&self) -> Option<Timestamp> {
+        self.dial().sleepers.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Moves on by `span`, and wakes whoever wanted to be woken by then.
+    pub fn advance(&self, span: Span) {
+        let to = self.dial().now.after(span);
+        self.advance_to(to);
+    }
+
+    /// Moves on to `to`; never back.
+    pub fn advance_to(&self, to: Timestamp) {
+        let mut dial = self.dial();
+        dial.now = dial.now.max(to);
+        let first_later = (dial.now.after(Span(1)), 0);
+        let later = dial.sleepers.split_off(&first_later);
+        let due = std::mem::replace(&mut dial.sleepers, later);
+        drop(dial);
+        due.into_values().flatten().for_each(Waker::wake);
+    }
+
+    fn dial(&self) -> MutexGuard<'_, Dial> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        self.dial().now
+    }
+
+    fn sleep(&self, span: Span) -> BoxFuture<'static, ()> {
+        let mut dial = self.dial();
+        let key = (dial.now.after(span), dial.next_sleeper);
+        dial.next_sleeper += 1;
+        dial.sleepers.insert(key, None);
+        drop(dial);
+        let clock = self.clone();
+        Box::pin(Sleep { clock, key })
+    }
+}
+
+struct Sleep {
+    clock: SimClock,
+    key: (Timestamp, u64),
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut dial = self.clock.dial();
+        if dial.now >= self.key.0 {
+            return Poll::Ready(());
+        }
+        dial.sleepers
+            .insert(self.key, Some(context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        // Who no longer waits must not hold the clock back.
+        self.clock.dial().sleepers.remove(&self.key);
+    }
+}

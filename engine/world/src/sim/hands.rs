@@ -1,0 +1,159 @@
+//! What people and chance do to a simulated server, past the ports.
+
+use std::path::PathBuf;
+
+use coppice_schema::Digest;
+use coppice_schema::ids::Member;
+use coppice_schema::known::{CopyState, Hardware, PowerState};
+use coppice_schema::units::Size;
+use uuid::Uuid;
+
+use super::SimServer;
+use super::journal::{Deed, Hand};
+use super::machine::{Machine, SimDomain, overlay_path};
+use crate::hypervisor::Mark;
+
+impl SimServer {
+    /// Kills what runs a domain.
+    pub fn kill(&self, uuid: Uuid) {
+        self.end_by_hand(uuid, PowerState::Crashed);
+    }
+
+    /// Switches a domain off.
+    pub fn switch_off(&self, uuid: Uuid) {
+        self.end_by_hand(uuid, PowerState::Off);
+    }
+
+    /// Makes a running domain stand still, `why` in the hypervisor's words.
+    pub fn pause(&self, uuid: Uuid, why: &str) {
+        self.meddle(|machine| {
+            if let Some(domain) = machine.domains.get_mut(&uuid)
+                && domain.runs()
+            {
+                domain.power = PowerState::Paused(why.to_owned());
+            }
+        });
+    }
+
+    /// Makes a guest fall silent for good, until it is started again.
+    pub fn mute(&self, uuid: Uuid) {
+        self.meddle(|machine| {
+            if let Some(domain) = machine.domains.get_mut(&uuid) {
+                domain.answers_at = None;
+            }
+        });
+    }
+
+    /// Ends a domain and forgets it.
+    pub fn undefine_by_hand(&self, uuid: Uuid) {
+        self.end_by_hand(uuid, PowerState::Off);
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            if let Some(domain) = machine.domains.remove(&uuid) {
+                let mark = domain.mark;
+                machine.note(now, Hand::Other, Deed::Undefined { uuid, mark });
+            }
+        });
+    }
+
+    /// Writes other hardware into a domain's persistent form.
+    pub fn redefine_by_hand(&self, uuid: Uuid, change: impl FnOnce(&mut Hardware)) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            let Some(domain) = machine.domains.get_mut(&uuid) else {
+                return;
+            };
+            let Some(hardware) = domain.hardware.as_mut() else {
+                return;
+            };
+            change(hardware);
+            let mark = domain.mark.clone();
+            machine.note(now, Hand::Other, Deed::Defined { uuid, mark });
+        });
+    }
+
+    /// Defines a domain that is not ours, or another grid's; it runs. One of that name or UUID stays as it is.
+    pub fn define_foreign(&self, name: &str, uuid: Uuid, mark: Option<Mark>) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            let mut there = machine.domains.values();
+            if there.any(|d| d.name == name || d.uuid == uuid) {
+                return;
+            }
+            let domain = SimDomain {
+                name: name.to_owned(),
+                uuid,
+                mark: mark.clone(),
+                hostname: name.to_owned(),
+                hardware: None,
+                disk: PathBuf::from(format!("/elsewhere/{name}.img")),
+                power: PowerState::Running { since: now },
+                running_with: None,
+                answers_at: None,
+            };
+            machine.domains.insert(uuid, domain);
+            machine.note(now, Hand::Other, Deed::Defined { uuid, mark });
+        });
+    }
+
+    /// Deletes an overlay's file; a domain that has it open runs on.
+    pub fn delete_overlay(&self, member: &Member) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            let path = overlay_path(member);
+            if let Some(overlay) = machine.overlays.remove(&path) {
+                let mark = overlay.mark;
+                machine.note(now, Hand::Other, Deed::OverlayRemoved { path, mark });
+            }
+        });
+    }
+
+    /// Overwrites an overlay's header.
+    pub fn spoil_overlay(&self, member: &Member) {
+        self.meddle(|machine| {
+            if let Some(overlay) = machine.overlays.get_mut(&overlay_path(member)) {
+                overlay.readable = false;
+            }
+        });
+    }
+
+    /// Lets an overlay grow by `bytes`, as a guest does that writes.
+    pub fn grow_overlay(&self, member: &Member, bytes: Size) {
+        self.meddle(|machine| {
+            let free = machine.free();
+            if let Some(overlay) = machine.overlays.get_mut(&overlay_path(member)) {
+                overlay.allocated.0 += bytes.0.min(free.0);
+            }
+        });
+    }
+
+    /// Others use so many bytes of the disk from now on.
+    pub fn others_use(&self, bytes: Size) {
+        self.meddle(|machine| machine.others = bytes);
+    }
+
+    /// Spoils an image. `noticed`: whoever lists images sees it; otherwise only who reads it back.
+    pub fn spoil_image(&self, root: Digest, noticed: bool) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            if let Some(image) = machine.images.get_mut(&root) {
+                image.rotten = true;
+                if noticed {
+                    image.state = CopyState::Bad;
+                }
+                machine.note(now, Hand::Other, Deed::ImageGone(root));
+            }
+        });
+    }
+
+    fn end_by_hand(&self, uuid: Uuid, left: PowerState) {
+        let now = self.clock.now();
+        self.meddle(|machine| machine.switch_off(uuid, left, now, Hand::Other));
+    }
+
+    fn meddle(&self, change: impl FnOnce(&mut Machine)) {
+        let mut machine = self.settled();
+        change(&mut machine);
+        machine.wake();
+    }
+}

@@ -1,0 +1,236 @@
+//! The machine itself: what is on it, and what each operation does to it. No faults, no waiting.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use coppice_schema::Digest;
+use coppice_schema::ids::{GridId, Member};
+use coppice_schema::known::{CopyState, Hardware, PowerState};
+use coppice_schema::units::{Size, Span, Timestamp};
+use futures::channel::mpsc::Sender;
+use uuid::Uuid;
+
+use super::Setup;
+use super::chance::mixed;
+use super::journal::{Change, Deed, Hand};
+use crate::hypervisor::Mark;
+
+/// A domain on a simulated server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SimDomain {
+    /// Its name, unique on the server.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its mark.
+    pub mark: Option<Mark>,
+    /// Host name given to the guest.
+    pub hostname: String,
+    /// Hardware of its persistent form; `None`: somebody else's, not looked into.
+    pub hardware: Option<Hardware>,
+    /// Its disk's file.
+    pub disk: PathBuf,
+    /// Whether it runs.
+    pub power: PowerState,
+    /// Hardware and host name that it runs with.
+    pub running_with: Option<(String, Hardware)>,
+    /// When its guest answers; `None`: never.
+    pub answers_at: Option<Timestamp>,
+}
+
+/// An overlay on a simulated server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SimOverlay {
+    /// Its mark.
+    pub mark: Option<Mark>,
+    /// Its header reads.
+    pub readable: bool,
+    /// Virtual size.
+    pub size: Size,
+    /// Bytes on the medium.
+    pub allocated: Size,
+}
+
+/// An image on a simulated server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SimImage {
+    /// How it was found when it was last verified.
+    pub state: CopyState,
+    /// Its bytes are not what they were.
+    pub rotten: bool,
+    /// Virtual size.
+    pub size: Size,
+    /// Bytes that are not holes.
+    pub data: Size,
+}
+
+/// Something that is still to come about.
+pub(super) type Effect = Box<dyn FnOnce(&mut Machine, Timestamp) + Send>;
+
+pub(super) struct Machine {
+    pub(super) seed: u64,
+    pub(super) grid: Option<GridId>,
+    pub(super) boot: Span,
+    pub(super) total: Size,
+    /// Bytes that others use.
+    pub(super) others: Size,
+    pub(super) domains: BTreeMap<Uuid, SimDomain>,
+    pub(super) overlays: BTreeMap<PathBuf, SimOverlay>,
+    pub(super) images: BTreeMap<Digest, SimImage>,
+    pub(super) journal: Vec<Change>,
+    pub(super) misuse: Vec<String>,
+    /// Until when a changing call of a domain is under way.
+    pub(super) busy: BTreeMap<Uuid, Timestamp>,
+    pub(super) late: Vec<(Timestamp, Effect)>,
+    pub(super) watchers: Vec<Sender<()>>,
+    pub(super) starts: u64,
+}
+
+impl Machine {
+    pub(super) fn new(setup: &Setup) -> Self {
+        Self {
+            seed: setup.seed,
+            grid: setup.grid,
+            boot: setup.boot,
+            total: setup.capacity.disk,
+            others: Size(0),
+            domains: BTreeMap::new(),
+            overlays: BTreeMap::new(),
+            images: BTreeMap::new(),
+            journal: Vec::new(),
+            misuse: Vec::new(),
+            busy: BTreeMap::new(),
+            late: Vec::new(),
+            watchers: Vec::new(),
+            starts: 0,
+        }
+    }
+
+    /// Does what was to come about by `now`, each at its own time.
+    pub(super) fn come_about(&mut self, now: Timestamp) {
+        while let Some(first) = self
+            .late
+            .iter()
+            .enumerate()
+            .filter(|(_, (at, _))| *at <= now)
+            .min_by_key(|(place, (at, _))| (*at, *place))
+            .map(|(place, _)| place)
+        {
+            let (at, effect) = self.late.remove(first);
+            effect(self, at);
+            self.wake();
+        }
+        self.busy.retain(|_, until| *until > now);
+    }
+
+    pub(super) fn is_ours(&self, mark: Option<&Mark>) -> bool {
+        mark.is_some_and(|m| self.grid.is_none_or(|grid| grid == m.grid))
+    }
+
+    pub(super) fn used(&self) -> Size {
+        let overlays: u64 = self.overlays.values().map(|o| o.allocated.0).sum();
+        let images: u64 = self.images.values().map(|i| i.data.0).sum();
+        Size(
+            self.others
+                .0
+                .saturating_add(overlays)
+                .saturating_add(images),
+        )
+    }
+
+    pub(super) fn free(&self) -> Size {
+        Size(self.total.0.saturating_sub(self.used().0))
+    }
+
+    pub(super) fn note(&mut self, at: Timestamp, by: Hand, deed: Deed) {
+        self.journal.push(Change { at, by, deed });
+    }
+
+    /// Keeps what a correct program never asks, in words.
+    pub(super) fn scold(&mut self, what: String) {
+        self.misuse.push(what);
+    }
+
+    /// Tells watchers that something may have changed. A full channel already says so.
+    pub(super) fn wake(&mut self) {
+        self.watchers
+            .retain_mut(|w| !matches!(w.try_send(()), Err(e) if e.is_disconnected()));
+    }
+
+    pub(super) fn overlay_is_sound(&self, overlay: &SimOverlay) -> bool {
+        let image = overlay
+            .mark
+            .as_ref()
+            .and_then(|m| self.images.get(&m.image));
+        overlay.readable && image.is_some()
+    }
+
+    /// Whether a domain that runs has `path` open.
+    pub(super) fn user_of(&self, path: &Path) -> Option<String> {
+        let mut running = self.domains.values().filter(|d| d.runs());
+        running.find(|d| d.disk == path).map(|d| d.name.clone())
+    }
+
+    /// Switches a domain on. `Err` is why it cannot be.
+    pub(super) fn switch_on(&mut self, uuid: Uuid, at: Timestamp, by: Hand) -> Result<(), String> {
+        let Some(domain) = self.domains.get(&uuid) else {
+            return Err("it is not defined".to_owned());
+        };
+        if domain.runs() {
+            return Ok(());
+        }
+        if domain.mark.is_some() {
+            let overlay = self.overlays.get(&domain.disk);
+            let overlay =
+                overlay.ok_or_else(|| format!("{}: no such file", domain.disk.display()))?;
+            if !self.overlay_is_sound(overlay) {
+                return Err(format!("{}: not a usable disk", domain.disk.display()));
+            }
+        }
+        self.starts += 1;
+        let (low, starts) = (self.boot.0, self.starts);
+        let extra = mixed(&[self.seed, starts]).checked_rem(low).unwrap_or(0);
+        let Some(domain) = self.domains.get_mut(&uuid) else {
+            return Err("it is not defined".to_owned());
+        };
+        domain.power = PowerState::Running { since: at };
+        domain.answers_at = Some(at.after(Span(low + extra)));
+        domain.running_with = domain
+            .hardware
+            .clone()
+            .map(|hardware| (domain.hostname.clone(), hardware));
+        let mark = domain.mark.clone();
+        self.note(at, by, Deed::Started { uuid, mark });
+        Ok(())
+    }
+
+    /// Ends a domain that runs.
+    pub(super) fn switch_off(&mut self, uuid: Uuid, left: PowerState, at: Timestamp, by: Hand) {
+        let Some(domain) = self.domains.get_mut(&uuid) else {
+            return;
+        };
+        let ran = domain.runs();
+        domain.power = left;
+        domain.running_with = None;
+        domain.answers_at = None;
+        let mark = domain.mark.clone();
+        if ran {
+            self.note(at, by, Deed::Ended { uuid, mark });
+        }
+    }
+}
+
+impl SimDomain {
+    /// Its processors may be running: it holds its disk.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        match self.power {
+            PowerState::Running { .. } | PowerState::Paused(_) => true,
+            PowerState::Off | PowerState::Crashed => false,
+        }
+    }
+}
+
+pub(super) fn overlay_path(member: &Member) -> PathBuf {
+    PathBuf::from(format!("/sim/overlays/{member}.qcow2"))
+}

@@ -1,0 +1,101 @@
+//! Simulated servers by URI, for demonstrations: `sim://?seed=7&boot=2s`.
+
+use std::str::FromStr;
+
+use coppice_schema::units::{Size, Span};
+
+use super::Setup;
+
+/// A URI that does not describe a simulated server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{part:?} does not belong into a sim:// address: {expected}")]
+pub struct BadSimUri {
+    /// The part.
+    pub part: String,
+    /// What would have been right.
+    pub expected: &'static str,
+}
+
+const KEYS: &str =
+    "known are seed=NUMBER, boot=TIME, cpus=NUMBER, memory=SIZE and disk=SIZE, joined by '&'";
+const NUMBER: &str = "expected a whole number";
+const TIME: &str = "expected a time such as 500ms, 2s or 1m";
+const SIZE: &str = "expected a size such as 512MiB, 64GiB or 1TiB";
+
+impl FromStr for Setup {
+    type Err = BadSimUri;
+
+    fn from_str(uri: &str) -> Result<Self, BadSimUri> {
+        let bad = |part: &str, expected| BadSimUri {
+            part: part.chars().take(80).collect(),
+            expected,
+        };
+        let rest = uri.strip_prefix("sim://");
+        let rest = rest.ok_or_else(|| bad(uri, "it begins with sim://"))?;
+        let rest = rest.strip_prefix('/').unwrap_or(rest);
+        let query = match rest.strip_prefix('?') {
+            Some(query) => query,
+            None if rest.is_empty() => "",
+            None => return Err(bad(rest, KEYS)),
+        };
+        let mut setup = Self::default();
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').ok_or_else(|| bad(pair, KEYS))?;
+            let capacity = &mut setup.capacity;
+            match key {
+                "seed" => setup.seed = value.parse().map_err(|_| bad(pair, NUMBER))?,
+                "cpus" => capacity.cpus = value.parse().map_err(|_| bad(pair, NUMBER))?,
+                "boot" => setup.boot = Span(scaled(value, &TIMES).ok_or_else(|| bad(pair, TIME))?),
+                "memory" => {
+                    capacity.memory = Size(scaled(value, &SIZES).ok_or_else(|| bad(pair, SIZE))?);
+                }
+                "disk" => {
+                    capacity.disk = Size(scaled(value, &SIZES).ok_or_else(|| bad(pair, SIZE))?);
+                }
+                _ => return Err(bad(pair, KEYS)),
+            }
+        }
+        Ok(setup)
+    }
+}
+
+// The longer unit first: "ms" ends in "s" too.
+const TIMES: [(&str, u64); 3] = [("ms", 1), ("s", 1_000), ("m", 60_000)];
+const SIZES: [(&str, u64); 3] = [("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (digits, factor) = units
+        .iter()
+        .find_map(|(unit, factor)| text.strip_suffix(unit).map(|digits| (digits, *factor)))?;
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_says_what_the_server_is() {
+        let setup: Setup = "sim://?seed=7&boot=2500ms&memory=64GiB".parse().unwrap();
+        assert_eq!(setup.seed, 7);
+        assert_eq!(setup.boot, Span(2_500));
+        assert_eq!(setup.capacity.memory, Size::gib(64));
+        assert_eq!("sim://".parse(), Ok(Setup::default()));
+    }
+
+    #[test]
+    fn what_it_does_not_know_is_named() {
+        for (uri, part) in [
+            ("sim://?sed=7", "sed=7"),
+            ("sim://?boot=2", "boot=2"),
+            (
+                "sim://?boot=99999999999999999999s",
+                "boot=99999999999999999999s",
+            ),
+            ("sim://host", "host"),
+            ("qemu:///system", "qemu:///system"),
+        ] {
+            assert_eq!(uri.parse::<Setup>().unwrap_err().part, part);
+        }
+    }
+}

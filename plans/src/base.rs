@@ -1,0 +1,61 @@
+//! What a plan read, so that a change of it makes the plan stale, and of nothing else.
+
+use std::collections::BTreeMap;
+
+use coppice_schema::Known;
+use coppice_schema::desired::Desired;
+use coppice_schema::ids::{Address, PoolName};
+
+use crate::plan::{Action, Base, Intent, Risk};
+
+/// A person's plan reads what it changes and what that refers to; of desktops only those whose data it destroys, for
+/// others come and go by themselves. A round's plan reads each desktop that it gives an order for.
+pub(crate) fn read(
+    desired: &Desired,
+    known: &Known,
+    changes: &BTreeMap<Address, Intent>,
+    actions: &[Action],
+) -> Base {
+    let mut base = Base {
+        revision: known.revision,
+        objects: BTreeMap::new(),
+    };
+    let mut note = |address: Address| {
+        let generation = known.generations.get(&address).copied().unwrap_or_default();
+        base.objects.insert(address, generation);
+    };
+    for address in changes.keys() {
+        note(address.clone());
+        if let Address::Pool(pool) = address {
+            references(desired, pool).into_iter().for_each(&mut note);
+        }
+    }
+    for action in actions.iter().filter(|action| action.step.is_some()) {
+        let Address::Desktop(id) = &action.object else {
+            continue;
+        };
+        if changes.is_empty() {
+            note(Address::Pool(id.pool.clone()));
+            references(desired, &id.pool)
+                .into_iter()
+                .for_each(&mut note);
+        }
+        if changes.is_empty() || action.risk == Risk::DataLoss {
+            note(action.object.clone());
+        }
+    }
+    base
+}
+
+fn references(desired: &Desired, pool: &PoolName) -> Vec<Address> {
+    let Some(pool) = desired.pools.get(pool) else {
+        return Vec::new();
+    };
+    let mut all = vec![Address::Template(pool.template.clone())];
+    all.extend(pool.policies.iter().cloned().map(Address::Policy));
+    if let Some(template) = desired.templates.get(&pool.template) {
+        all.push(Address::Image(template.image.clone()));
+        all.extend(template.networks.iter().cloned().map(Address::Network));
+    }
+    all
+}

@@ -1,0 +1,368 @@
+//! An independent judge of plans. It shares no code with the planner: what both got wrong the same way would be
+//! found by neither. Every plan is checked before it is committed or ordered; a violation is a fault of ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_schema::desired::Desired;
+use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
+use coppice_schema::known::{CopyState, Known, KnownDesktop, Phase, ServerState, Task};
+
+use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
+
+/// A rule that a plan breaks.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Violation {
+    /// About what.
+    pub object: Address,
+    /// The rule, as a sentence that the plan makes false.
+    pub rule: &'static str,
+}
+
+/// Judges `plan`, made of `desired` and `known`. An empty answer: nothing is wrong with it.
+#[must_use]
+pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut judge = |holds: bool, object: &Address, rule: &'static str| {
+        if !holds {
+            found.push(Violation {
+                object: object.clone(),
+                rule,
+            });
+        }
+    };
+    for (address, read) in &plan.base.objects {
+        let now = known
+            .generations
+            .get(address)
+            .copied()
+            .unwrap_or(Generation(0));
+        judge(
+            now == *read,
+            address,
+            "the base holds the generations that were read",
+        );
+    }
+    for (index, action) in plan.actions.iter().enumerate() {
+        let earlier = action.needs.iter().all(|need| *need < index);
+        judge(earlier, &action.object, "an action needs only earlier ones");
+    }
+    judge(
+        plan.complete
+            == known
+                .servers
+                .values()
+                .all(|s| s.current || !holds_desktops(s.state)),
+        &Address::Grid,
+        "a plan is complete when every server was seen whole",
+    );
+    let mut touched: BTreeSet<&DesktopId> = known
+        .orders
+        .values()
+        .filter_map(|o| Some(&o.task.member()?.desktop))
+        .collect();
+    for (action, step) in due(plan) {
+        if let Some(member) = step.task.member() {
+            judge(
+                touched.insert(&member.desktop),
+                &action.object,
+                "a desktop has one order at a time",
+            );
+            judge(
+                base_has(plan, action, desired, known),
+                &action.object,
+                "a round reads what it orders",
+            );
+        }
+        one(action, step, known, &mut judge);
+    }
+    pools(plan, desired, known, &mut judge);
+    found
+}
+
+/// Actions that would be ordered at once.
+fn due(plan: &Plan) -> impl Iterator<Item = (&Action, &Step)> {
+    plan.actions
+        .iter()
+        .filter(|action| action.waits.is_empty())
+        .filter_map(|a| Some((a, a.step.as_ref()?)))
+}
+
+fn holds_desktops(part: ServerState) -> bool {
+    !matches!(
+        part,
+        ServerState::Joining | ServerState::Lost | ServerState::Removed
+    )
+}
+
+fn base_has(plan: &Plan, action: &Action, desired: &Desired, known: &Known) -> bool {
+    *desired != known.committed || plan.base.objects.contains_key(&action.object)
+}
+
+fn one(
+    action: &Action,
+    step: &Step,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    let object = &action.object;
+    let Some(server) = action
+        .server
+        .and_then(|id| Some((id, known.servers.get(&id)?)))
+    else {
+        judge(false, object, "an order is for a member of the grid");
+        return;
+    };
+    judge(
+        server.1.current,
+        object,
+        "an order is for a server that was seen whole",
+    );
+    let whole = known
+        .servers
+        .values()
+        .all(|s| s.current || !holds_desktops(s.state));
+    let Some(member) = step.task.member() else {
+        return;
+    };
+    let id = &member.desktop;
+    let present = known.desktops.get(id);
+    let shown = known.servers.values().filter_map(|s| s.look.as_ref());
+    let mut paused = vec![
+        Address::Grid,
+        Address::Pool(id.pool.clone()),
+        Address::Desktop(id.clone()),
+    ];
+    paused.retain(|address| matches!(known.pauses.get(address), Some(None)));
+    judge(paused.is_empty(), object, "what is paused is let be");
+    match (&step.task, &step.memory) {
+        (
+            Task::Create { spec, .. },
+            Memory::Grown {
+                spec: remembered, ..
+            },
+        ) => {
+            judge(whole, object, "nothing is made while a server is not seen");
+            judge(present.is_none(), object, "a slot has one desktop");
+            let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
+            judge(
+                member.incarnation.0 > last,
+                object,
+                "every life of a slot is a new one",
+            );
+            let mut lives = shown.clone().flat_map(|look| look.members.keys());
+            judge(
+                !lives.any(|seen| seen.desktop == *id),
+                object,
+                "a slot that a server still holds is not filled",
+            );
+            let mut names = shown.clone().flat_map(|look| look.foreign.keys());
+            judge(
+                !names.any(|name| *name == id.to_string()),
+                object,
+                "a name that is not ours is not taken",
+            );
+            let image = server
+                .1
+                .look
+                .as_ref()
+                .and_then(|look| look.images.get(&spec.image));
+            judge(
+                image == Some(&CopyState::Verified),
+                object,
+                "a clone is made of a verified image",
+            );
+            judge(
+                **remembered == *spec,
+                object,
+                "what is remembered is what is ordered",
+            );
+            judge(
+                spec.uuid == id.uuid(known.grid, known.epoch, member.incarnation),
+                object,
+                "a desktop's UUID is derived",
+            );
+            let mut others = known.desktops.iter().filter(|(other, _)| *other != id);
+            judge(
+                !others.any(|(_, d)| d.spec.hostname == spec.hostname),
+                object,
+                "a host name is used once",
+            );
+        }
+        (Task::Create { .. }, _) => judge(false, object, "a desktop that is made is remembered"),
+        (Task::Remove { .. }, Memory::Leaving) => {
+            judge(
+                belongs(present, action, member.incarnation),
+                object,
+                "only a present desktop can leave",
+            );
+            if action.kind == Kind::Delete {
+                judge(
+                    whole,
+                    object,
+                    "nothing is deleted while a server is not seen",
+                );
+                let pool = Address::Pool(id.pool.clone());
+                let gone = matches!(action.reason, Reason::RemovedFromConfig);
+                judge(
+                    !(gone && known.protections.contains(&pool)),
+                    object,
+                    "a protected pool is kept",
+                );
+            }
+            if let Some(desktop) = present {
+                let asked = matches!(action.reason, Reason::Requested);
+                let used = matches!(desktop.phase, Phase::InUse { .. });
+                judge(asked || !used, object, "nobody is cut off");
+                let by_person = matches!(
+                    action.reason,
+                    Reason::Requested | Reason::RemovedFromConfig | Reason::Scale { .. }
+                );
+                judge(
+                    !desktop.personal || by_person,
+                    object,
+                    "a personal disk goes only by a person's word",
+                );
+            }
+        }
+        (Task::Remove { .. }, Memory::Unchanged) => {
+            let leaving = present.is_some_and(|d| {
+                d.incarnation == member.incarnation && matches!(d.phase, Phase::Deleting { .. })
+            });
+            let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
+            let superseded = last > member.incarnation.0 && present.is_some_and(|d| !d.personal);
+            judge(
+                leaving || superseded,
+                object,
+                "a stray goes only when it was superseded",
+            );
+        }
+        (Task::Remove { .. }, _) => judge(
+            false,
+            object,
+            "what is removed is not remembered as something new",
+        ),
+        (Task::Redefine { spec }, memory) => {
+            judge(
+                belongs(present, action, member.incarnation),
+                object,
+                "only a present desktop is changed",
+            );
+            let written = match memory {
+                Memory::Rewritten { spec } => Some(spec.as_ref()),
+                Memory::Unchanged => present.map(|desktop| &desktop.spec),
+                Memory::Grown { .. } | Memory::Leaving => None,
+            };
+            judge(
+                written == Some(spec),
+                object,
+                "what is written is what is remembered",
+            );
+        }
+        (Task::Start { .. } | Task::Stop { .. } | Task::Restart { .. }, memory) => {
+            judge(
+                belongs(present, action, member.incarnation),
+                object,
+                "only a present desktop is switched",
+            );
+            judge(
+                *memory == Memory::Unchanged,
+                object,
+                "switching changes no memory",
+            );
+            let used = present.is_some_and(|desktop| matches!(desktop.phase, Phase::InUse { .. }));
+            let off = matches!(step.task, Task::Stop { .. } | Task::Restart { .. });
+            judge(
+                !(used && off) || action.reason == Reason::Requested,
+                object,
+                "nobody is cut off",
+            );
+        }
+        (Task::VerifyImage { .. } | Task::DropImage { .. }, _) => {}
+    }
+}
+
+fn belongs(
+    present: Option<&KnownDesktop>,
+    action: &Action,
+    incarnation: coppice_schema::ids::Incarnation,
+) -> bool {
+    present.is_some_and(|desktop| {
+        desktop.incarnation == incarnation && Some(desktop.server) == action.server
+    })
+}
+
+/// What holds for a pool as a whole.
+fn pools(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    let mut made: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    let mut taken: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    for (action, step) in due(plan) {
+        let Some(member) = step.task.member() else {
+            continue;
+        };
+        let pool = &member.desktop.pool;
+        if action.kind == Kind::Create {
+            *made.entry(pool).or_default() += 1;
+        }
+        let voluntary = matches!(
+            action.reason,
+            Reason::CannotUpdateInPlace { .. }
+                | Reason::ImageVersion { .. }
+                | Reason::Refresh { .. }
+                | Reason::PendingHardware
+        );
+        if voluntary
+            && known
+                .desktops
+                .get(&member.desktop)
+                .is_some_and(|desktop| ready(&desktop.phase))
+        {
+            *taken.entry(pool).or_default() += 1;
+        }
+    }
+    for (name, pool) in &desired.pools {
+        let object = Address::Pool(name.clone());
+        let mine = || {
+            known
+                .desktops
+                .iter()
+                .filter(|(id, _)| id.pool == *name)
+                .map(|(_, desktop)| desktop)
+        };
+        let count = |test: &dyn Fn(&KnownDesktop) -> bool| {
+            u32::try_from(mine().filter(|desktop| test(desktop)).count()).unwrap_or(u32::MAX)
+        };
+        let holding = count(&|desktop| !matches!(desktop.phase, Phase::Unknown { .. }));
+        let new = made.get(name).copied().unwrap_or(0);
+        let rules = &pool.policy.rollout;
+        let most = pool
+            .desktops
+            .saturating_add(rules.max_surge.of(pool.desktops));
+        judge(
+            new == 0 || holding.saturating_add(new) <= most,
+            &object,
+            "a pool does not grow beyond its size",
+        );
+        let floor = pool
+            .desktops
+            .saturating_sub(rules.max_unavailable.of(pool.desktops));
+        let gone = taken.get(name).copied().unwrap_or(0);
+        let left = count(&|desktop| ready(&desktop.phase)).saturating_sub(gone);
+        judge(
+            gone == 0 || left >= floor,
+            &object,
+            "a change leaves as many desktops as its policy says",
+        );
+    }
+}
+
+fn ready(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. }
+    )
+}

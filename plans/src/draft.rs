@@ -1,0 +1,169 @@
+//! A plan while it is being made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_schema::Known;
+use coppice_schema::desired::{Desired, Window};
+use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId};
+use coppice_schema::units::{Span, Timestamp};
+use jiff::tz::TimeZone;
+
+use crate::place::Ledger;
+use crate::plan::{Action, Drift, DriftKind, Finding, PoolForecast, UnderWay, Wait};
+use crate::windows::{self, Now};
+
+/// Longest time between two tries of what keeps failing.
+const BACKOFF_MAX: Span = Span::minutes(10);
+
+/// What is being put together, and the little that every part of it needs.
+pub(crate) struct Draft<'a> {
+    pub(crate) known: &'a Known,
+    pub(crate) now: Timestamp,
+    pub(crate) zone: TimeZone,
+    pub(crate) ledger: Ledger,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) drifts: Vec<Drift>,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) pools: BTreeMap<PoolName, PoolForecast>,
+    pub(crate) under_way: Vec<UnderWay>,
+    pub(crate) next: Option<Timestamp>,
+    /// Desktops with an open order: at most one order for each at a time.
+    pub(crate) busy: BTreeSet<DesktopId>,
+    /// A window that denies is open: what it is called and when it closes.
+    pub(crate) freeze: Option<Wait>,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(desired: &'a Desired, known: &'a Known, now: Timestamp) -> Self {
+        let zone = windows::zone(&desired.grid.timezone);
+        let busy = known
+            .orders
+            .values()
+            .filter_map(|order| Some(order.task.member()?.desktop.clone()))
+            .collect();
+        let mut draft = Self {
+            known,
+            now,
+            ledger: Ledger::new(known),
+            actions: Vec::new(),
+            drifts: Vec::new(),
+            findings: Vec::new(),
+            pools: BTreeMap::new(),
+            under_way: Vec::new(),
+            next: None,
+            busy,
+            freeze: None,
+            zone,
+        };
+        for (name, window) in desired.windows.iter().filter(|(_, window)| window.deny) {
+            match windows::state(window, &draft.zone, now) {
+                Now::Open { closes } => {
+                    draft.wake(closes);
+                    draft.freeze = Some(Wait::Freeze {
+                        name: name.to_string(),
+                        closes: Some(closes),
+                    });
+                }
+                Now::Closed { opens } => opens.into_iter().for_each(|at| draft.wake(at)),
+            }
+        }
+        draft
+    }
+
+    /// Something changes at that time by itself.
+    pub(crate) fn wake(&mut self, at: Timestamp) {
+        if at > self.now {
+            self.next = Some(self.next.map_or(at, |next| next.min(at)));
+        }
+    }
+
+    pub(crate) fn finding(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+
+    pub(crate) fn drift(&mut self, drift: Drift) {
+        self.drifts.push(drift);
+    }
+
+    /// Since when drift of that kind has been seen.
+    pub(crate) fn since(&self, object: &Address, kind: DriftKind) -> Option<Timestamp> {
+        self.known.since.get(&drift_key(object, kind)).copied()
+    }
+
+    /// What keeps every action on an object from being done: a pause of it, of its pool or of the grid.
+    pub(crate) fn pause(&mut self, addresses: &[Address]) -> Option<Wait> {
+        let now = self.now;
+        let paused = |until: &Option<Timestamp>| until.is_none_or(|until| until > now);
+        let all = addresses.iter().chain(std::iter::once(&Address::Grid));
+        let until = all
+            .filter_map(|address| self.known.pauses.get(address))
+            .find(|until| paused(until))
+            .copied()?;
+        until.into_iter().for_each(|at| self.wake(at));
+        Some(Wait::Paused { until })
+    }
+
+    /// What an object that failed has to wait for before it is tried again.
+    pub(crate) fn backoff(&mut self, failures: coppice_schema::known::Failures) -> Option<Wait> {
+        // The first repair is immediate: most failures come alone.
+        let wait = match failures.count {
+            0 | 1 => return None,
+            n => Span((1_000u64 << n.min(20)).min(BACKOFF_MAX.0)),
+        };
+        let until = failures.last.after(wait);
+        if until <= self.now {
+            return None;
+        }
+        self.wake(until);
+        Some(Wait::Backoff { until })
+    }
+
+    /// What a roll-out bound to a window waits for.
+    pub(crate) fn window(&mut self, name: &str, window: Option<&Window>) -> Option<Wait> {
+        match windows::state(window?, &self.zone, self.now) {
+            Now::Open { closes } => {
+                self.wake(closes);
+                None
+            }
+            Now::Closed { opens } => {
+                opens.into_iter().for_each(|at| self.wake(at));
+                Some(Wait::Window {
+                    name: name.to_owned(),
+                    opens,
+                })
+            }
+        }
+    }
+
+    /// A server that may hold what it does not show.
+    pub(crate) fn unseen(&self) -> Option<Wait> {
+        use coppice_schema::known::ServerState as Part;
+        let may_hold = |part| match part {
+            Part::Ready | Part::Cordoned | Part::Draining | Part::Suspect | Part::Reconciling => {
+                true
+            }
+            Part::Joining | Part::Lost | Part::Removed => false,
+        };
+        let unseen = self
+            .known
+            .servers
+            .values()
+            .find(|server| may_hold(server.state) && !server.current)?;
+        Some(Wait::Observation {
+            server: unseen.name.to_string(),
+        })
+    }
+
+    /// A server that was not seen whole, by its id.
+    pub(crate) fn not_seen(&self, server: ServerId) -> Option<Wait> {
+        let known = self.known.servers.get(&server)?;
+        (!known.current).then(|| Wait::Observation {
+            server: known.name.to_string(),
+        })
+    }
+}
+
+/// The key by which the grid remembers since when a drift has been seen.
+pub(crate) fn drift_key(object: &Address, kind: DriftKind) -> String {
+    format!("drift {object} {}", crate::specs::word(&kind))
+}

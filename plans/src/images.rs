@@ -1,0 +1,193 @@
+//! Which bytes an image block means now, and what is wrong with the copies.
+
+use coppice_schema::Known;
+use coppice_schema::desired::{Desired, DriftRule, Image, Origin};
+use coppice_schema::ids::{Address, ImageName, VersionName};
+use coppice_schema::known::{CopyState, ImageVersion};
+
+use crate::draft::Draft;
+use crate::plan::{Drift, DriftKind, Finding, FindingKind, Response, Severity, Wait};
+
+/// A version that can be cloned.
+#[derive(Clone, Copy)]
+pub(crate) struct Published<'a> {
+    pub(crate) version: &'a VersionName,
+    pub(crate) record: &'a ImageVersion,
+}
+
+/// The version that `image` publishes, or what it waits for.
+pub(crate) fn published<'a>(
+    known: &'a Known,
+    name: &ImageName,
+    image: &'a Image,
+) -> Result<Published<'a>, Wait> {
+    let versions = known.images.get(name);
+    match &image.origin {
+        Origin::Version(version) => {
+            let absent = || Wait::Image {
+                image: name.clone(),
+                version: Some(version.clone()),
+            };
+            let record = versions
+                .and_then(|versions| versions.get(version))
+                .ok_or_else(absent)?;
+            if image.digest.is_some_and(|digest| digest != record.source) {
+                return Err(absent());
+            }
+            Ok(Published { version, record })
+        }
+        Origin::Source { digest, .. } => {
+            let wanted = digest.or(image.digest);
+            let newest = |(_, a): &(_, &ImageVersion), (_, b): &(_, &ImageVersion)| {
+                a.imported.cmp(&b.imported)
+            };
+            let all = versions.into_iter().flatten();
+            // Without the file and without a digest, the newest version serves.
+            let found = match wanted {
+                Some(wanted) => all.into_iter().find(|(_, record)| record.source == wanted),
+                None => all.into_iter().max_by(newest),
+            };
+            let (version, record) = found.ok_or_else(|| Wait::Image {
+                image: name.clone(),
+                version: None,
+            })?;
+            Ok(Published { version, record })
+        }
+    }
+}
+
+/// The version of `name` whose stored form has that root.
+pub(crate) fn version_of(
+    known: &Known,
+    name: &ImageName,
+    root: coppice_schema::Digest,
+) -> Option<VersionName> {
+    let versions = known.images.get(name)?;
+    versions
+        .iter()
+        .find(|(_, record)| record.root == root)
+        .map(|(version, _)| version.clone())
+}
+
+/// Findings and drift of every image.
+pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+    for (name, image) in &desired.images {
+        let object = Address::Image(name.clone());
+        if let Origin::Source { path, digest: None } = &image.origin {
+            draft.finding(Finding {
+                object: object.clone(),
+                kind: FindingKind::SourceNotHere { path: path.clone() },
+                severity: Severity::Note,
+                remedy: "make the plan where the file is, or name its digest".to_owned(),
+            });
+        }
+        match published(known, name, image) {
+            Ok(published) => copies(known, name, &object, published, rule(desired, name), draft),
+            Err(_) => absent(known, name, image, object, draft),
+        }
+    }
+}
+
+fn absent(known: &Known, name: &ImageName, image: &Image, object: Address, draft: &mut Draft<'_>) {
+    let (version, held) = match &image.origin {
+        Origin::Version(version) => {
+            let held = known
+                .images
+                .get(name)
+                .and_then(|versions| versions.get(version));
+            (Some(version.clone()), held.map(|record| record.source))
+        }
+        Origin::Source { .. } => (None, None),
+    };
+    let (kind, remedy) = match (image.digest, held) {
+        (Some(wanted), Some(held)) => (
+            FindingKind::ImageDigest { wanted, held },
+            "import the right file as another version, or correct the digest".to_owned(),
+        ),
+        (_, _) => {
+            let label = version.as_ref().map_or("VERSION", VersionName::as_str);
+            let remedy = format!("coppice image import {name} FILE --version {label}");
+            (FindingKind::ImageAbsent { version }, remedy)
+        }
+    };
+    draft.finding(Finding {
+        object,
+        kind,
+        severity: Severity::Error,
+        remedy,
+    });
+}
+
+/// What is done about the image's copies: the strictest rule of the pools that use it.
+fn rule(desired: &Desired, name: &ImageName) -> DriftRule {
+    let uses = |template: &coppice_schema::ids::TemplateName| {
+        desired
+            .templates
+            .get(template)
+            .is_some_and(|template| template.image == *name)
+    };
+    let rules = desired
+        .pools
+        .values()
+        .filter(|pool| uses(&pool.template))
+        .map(|pool| pool.policy.drift.image);
+    rules
+        .min_by_key(|rule| match rule {
+            DriftRule::Enforce => 0,
+            DriftRule::Warn => 1,
+            DriftRule::Ignore => 2,
+        })
+        .unwrap_or(DriftRule::Warn)
+}
+
+fn copies(
+    known: &Known,
+    name: &ImageName,
+    object: &Address,
+    published: Published<'_>,
+    rule: DriftRule,
+    draft: &mut Draft<'_>,
+) {
+    if rule == DriftRule::Ignore {
+        return;
+    }
+    let root = published.record.root;
+    let mut well = 0;
+    let mut bad = Vec::new();
+    for (id, server) in known.servers.iter().filter(|(_, server)| server.current) {
+        let Some(look) = &server.look else { continue };
+        match look.images.get(&root) {
+            Some(CopyState::Verified) => well += 1,
+            Some(CopyState::Copying) => {}
+            Some(CopyState::Bad) => bad.push((*id, DriftKind::ImageBad)),
+            None => bad.push((*id, DriftKind::ImageMissing)),
+        }
+    }
+    for (server, kind) in bad {
+        let since = draft.since(object, kind);
+        // Copying from another holder comes with the second server; until then a person brings the file again.
+        let response = Response::NeedsAdmin;
+        draft.drift(Drift {
+            object: object.clone(),
+            server: Some(server),
+            kind,
+            edits: Vec::new(),
+            since,
+            response,
+        });
+    }
+    if well == 0 && !known.servers.is_empty() && known.servers.values().all(|server| server.current)
+    {
+        draft.finding(Finding {
+            object: object.clone(),
+            kind: FindingKind::ImageLost {
+                version: Some(published.version.clone()),
+            },
+            severity: Severity::Error,
+            remedy: format!(
+                "bring the file again: coppice image import {name} FILE --version {}",
+                published.version
+            ),
+        });
+    }
+}

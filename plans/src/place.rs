@@ -1,0 +1,292 @@
+//! Where a desktop goes: hard filters first, then the lowest dominant share after placing, ties by id.
+//!
+//! Every server is looked at for every desktop: at 500 servers that costs microseconds, and an exact choice can be
+//! explained.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_schema::Known;
+use coppice_schema::desired::{Desired, Display, Firmware, ServerRule};
+use coppice_schema::digest::Digest;
+use coppice_schema::ids::ServerId;
+use coppice_schema::known::{
+    CopyState, DiskLevel, Feature, Hardware, KnownServer, Phase, ServerState, Task,
+};
+use coppice_schema::units::Size;
+
+/// Guests that may boot at once, per processor. A boot keeps about one processor busy; twice that keeps the queue
+/// filled while disks are waited for, and leaves people's desktops responsive.
+const POWER_ONS_PER_CPU: u32 = 2;
+
+/// What a desktop needs of a server.
+pub(crate) struct Need<'a> {
+    pub(crate) image: Digest,
+    pub(crate) labels: &'a BTreeSet<String>,
+    /// The hardware as it would be on each server: networks may be mapped otherwise.
+    pub(crate) cpus: u32,
+    pub(crate) memory: Size,
+    pub(crate) firmware: Firmware,
+    pub(crate) displays: &'a BTreeSet<Display>,
+}
+
+/// What the servers carry, with what this plan adds.
+pub(crate) struct Ledger {
+    loads: BTreeMap<ServerId, Load>,
+}
+
+#[derive(Clone, Default)]
+struct Load {
+    cpus: u64,
+    memory: u64,
+    desktops: u32,
+    power_ons: u32,
+    power_ons_max: u32,
+}
+
+/// Why a server cannot take a desktop.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Lacks {
+    Image,
+    Labels,
+    Memory,
+    Disk,
+    Feature(Feature),
+    Part,
+}
+
+impl Lacks {
+    fn words(&self) -> String {
+        match self {
+            Self::Image => "no verified copy of the image".to_owned(),
+            Self::Labels => "other labels".to_owned(),
+            Self::Memory => "too little free memory".to_owned(),
+            Self::Disk => "a disk that is more than 80 % full".to_owned(),
+            Self::Feature(feature) => format!("no {feature:?}").to_lowercase(),
+            Self::Part => "not taking new desktops".to_owned(),
+        }
+    }
+}
+
+impl Ledger {
+    /// What is there now: desktops that exist, and guests that are booting.
+    pub(crate) fn new(known: &Known) -> Self {
+        let mut loads: BTreeMap<ServerId, Load> = BTreeMap::new();
+        for (id, server) in &known.servers {
+            let power_ons_max = (server.capacity.cpus * POWER_ONS_PER_CPU).max(POWER_ONS_PER_CPU);
+            loads.insert(
+                *id,
+                Load {
+                    power_ons_max,
+                    ..Load::default()
+                },
+            );
+        }
+        let starting: BTreeSet<_> = known
+            .orders
+            .values()
+            .filter_map(|order| match &order.task {
+                Task::Create { spec, start: true } => Some(&spec.member),
+                Task::Start { member } | Task::Restart { member } => Some(member),
+                Task::Create { .. }
+                | Task::Redefine { .. }
+                | Task::Stop { .. }
+                | Task::Remove { .. }
+                | Task::VerifyImage { .. }
+                | Task::DropImage { .. } => None,
+            })
+            .collect();
+        for (id, desktop) in &known.desktops {
+            let Some(load) = loads.get_mut(&desktop.server) else {
+                continue;
+            };
+            load.add(&desktop.spec.hardware);
+            let member = id.member(desktop.incarnation);
+            if starting.contains(&member) || matches!(desktop.phase, Phase::Provisioning { .. }) {
+                load.power_ons += 1;
+            }
+        }
+        Self { loads }
+    }
+
+    /// The best server, or what each of them lacks.
+    pub(crate) fn place(
+        &self,
+        desired: &Desired,
+        known: &Known,
+        need: &Need<'_>,
+    ) -> Result<ServerId, BTreeSet<String>> {
+        let mut lacking = BTreeSet::new();
+        let mut best: Option<(u64, ServerId)> = None;
+        for (id, server) in &known.servers {
+            let load = self.loads.get(id).cloned().unwrap_or_default();
+            match lacks(desired, server, &load, need) {
+                Some(lack) => {
+                    lacking.insert(format!("{} has {}", server.name, lack.words()));
+                }
+                None => {
+                    let share = load.dominant_share(server, need);
+                    if best.is_none_or(|(lowest, _)| share < lowest) {
+                        best = Some((share, *id));
+                    }
+                }
+            }
+        }
+        best.map(|(_, id)| id).ok_or(lacking)
+    }
+
+    /// Counts a desktop that this plan places.
+    pub(crate) fn take(&mut self, server: ServerId, hardware: &Hardware) {
+        if let Some(load) = self.loads.get_mut(&server) {
+            load.add(hardware);
+        }
+    }
+
+    /// Takes one of the server's power-ons, if there is one left.
+    pub(crate) fn power_on(&mut self, server: ServerId) -> bool {
+        let Some(load) = self.loads.get_mut(&server) else {
+            return false;
+        };
+        if load.power_ons >= load.power_ons_max {
+            return false;
+        }
+        load.power_ons += 1;
+        true
+    }
+
+    /// The most desktops that one server carries.
+    pub(crate) fn most(&self) -> u32 {
+        self.loads
+            .values()
+            .map(|load| load.desktops)
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+impl Load {
+    fn add(&mut self, hardware: &Hardware) {
+        self.cpus += u64::from(hardware.cpus);
+        self.memory += hardware.memory.0;
+        self.desktops += 1;
+    }
+
+    /// The larger of the shares of processors and memory, in parts of a million, with `need` added. Processors are
+    /// shared, so more than all of them is only a high share; memory is a limit.
+    fn dominant_share(&self, server: &KnownServer, need: &Need<'_>) -> u64 {
+        let part = |used: u64, all: u64| {
+            let millions = u128::from(used) * 1_000_000 / u128::from(all.max(1));
+            u64::try_from(millions).unwrap_or(u64::MAX)
+        };
+        let cpus = part(
+            self.cpus + u64::from(need.cpus),
+            u64::from(server.capacity.cpus),
+        );
+        let memory = part(self.memory + need.memory.0, server.capacity.memory.0);
+        cpus.max(memory)
+    }
+}
+
+fn lacks(desired: &Desired, server: &KnownServer, load: &Load, need: &Need<'_>) -> Option<Lacks> {
+    let rule = rule(desired, server);
+    if server.state != ServerState::Ready || !server.current || rule.cordon {
+        return Some(Lacks::Part);
+    }
+    if !need
+        .labels
+        .iter()
+        .all(|label| server.labels.contains(label) || rule.labels.contains(label))
+    {
+        return Some(Lacks::Labels);
+    }
+    let missing = |feature| server.capacity.missing.contains(&feature);
+    let feature = match need.firmware {
+        Firmware::Bios => None,
+        Firmware::Uefi => Some(Feature::Uefi),
+        Firmware::UefiSecure => Some(Feature::SecureBoot),
+    };
+    let spice = need
+        .displays
+        .contains(&Display::Spice)
+        .then_some(Feature::Spice);
+    if let Some(feature) = feature
+        .into_iter()
+        .chain(spice)
+        .find(|feature| missing(*feature))
+    {
+        return Some(Lacks::Feature(feature));
+    }
+    let look = server.look.as_ref()?;
+    if look.disk != DiskLevel::Fine {
+        return Some(Lacks::Disk);
+    }
+    let allowed = server
+        .capacity
+        .memory
+        .0
+        .saturating_sub(rule.keep_free_memory.0);
+    if load.memory.saturating_add(need.memory.0) > allowed {
+        return Some(Lacks::Memory);
+    }
+    (look.images.get(&need.image) != Some(&CopyState::Verified)).then_some(Lacks::Image)
+}
+
+/// The rules of all `server` blocks whose pattern matches, taken together: the strictest of each.
+pub(crate) fn rule(desired: &Desired, server: &KnownServer) -> ServerRule {
+    let mut all = ServerRule::default();
+    for rule in desired
+        .servers
+        .iter()
+        .filter(|(pattern, _)| matches(pattern, server.name.as_str()))
+        .map(|(_, r)| r)
+    {
+        all.labels.extend(rule.labels.iter().cloned());
+        all.keep_free_memory = all.keep_free_memory.max(rule.keep_free_memory);
+        all.keep_free_disk = all.keep_free_disk.max(rule.keep_free_disk);
+        all.cordon |= rule.cordon;
+    }
+    all
+}
+
+/// Whether `name` matches `pattern`, in which `*` stands for any text.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(first) = parts.next() else {
+        return false;
+    };
+    let Some(mut rest) = name.strip_prefix(first) else {
+        return false;
+    };
+    let mut last = None;
+    for part in parts {
+        last = Some(part);
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    match last {
+        None => rest.is_empty(),
+        Some(part) => part.is_empty() || name.ends_with(part),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, fits) in [
+            ("s1", "s1", true),
+            ("s1", "s11", false),
+            ("s*", "s11", true),
+            ("*", "anything", true),
+            ("a*c", "abc", true),
+            ("a*c", "abcd", false),
+            ("a*b*c", "a-b-c", true),
+            ("*-lab", "s1-lab", true),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+}

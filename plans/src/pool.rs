@@ -1,0 +1,363 @@
+//! The desktops of one pool: which are wanted, which are well, and what is done about the others.
+
+mod fate;
+mod power;
+mod refresh;
+mod removal;
+mod rollout;
+
+use std::collections::BTreeSet;
+
+use coppice_schema::Known;
+use coppice_schema::desired::{Assignment, Desired, Pool, Template};
+use coppice_schema::ids::{Address, DesktopId, Incarnation, PoolName, ServerId, Slot};
+use coppice_schema::known::{KnownDesktop, Phase, Task};
+use coppice_schema::units::Span;
+
+use crate::draft::Draft;
+use crate::images::{self, Published};
+use crate::place::Need;
+use crate::plan::{
+    Action, Basis, Estimate, Finding, FindingKind, Impact, Kind, Memory, PoolForecast, Reason,
+    Risk, Severity, Step, Wait,
+};
+use crate::specs;
+
+pub(crate) use removal::{forgotten_pools, strays};
+
+/// How long a desktop takes from its order to its first answer, where nothing was measured yet.
+const GROWTH_GUESS: Span = Span::seconds(60);
+
+/// A pool with everything it refers to.
+#[derive(Clone, Copy)]
+pub(crate) struct Yard<'a> {
+    pub(crate) desired: &'a Desired,
+    pub(crate) known: &'a Known,
+    pub(crate) name: &'a PoolName,
+    pub(crate) pool: &'a Pool,
+    pub(crate) template: &'a Template,
+}
+
+impl<'a> Yard<'a> {
+    pub(crate) fn new(
+        desired: &'a Desired,
+        known: &'a Known,
+        name: &'a PoolName,
+        pool: &'a Pool,
+    ) -> Option<Self> {
+        // Validation promises the template; a plan that met none would have nothing to say about the pool.
+        let template = desired.templates.get(&pool.template)?;
+        Some(Self {
+            desired,
+            known,
+            name,
+            pool,
+            template,
+        })
+    }
+
+    fn personal(&self) -> bool {
+        self.pool.assignment == Assignment::Personal
+    }
+
+    fn address(&self) -> Address {
+        Address::Pool(self.name.clone())
+    }
+
+    /// The pool's desktops, in the order of their slots.
+    fn members(&self) -> impl Iterator<Item = (&'a DesktopId, &'a KnownDesktop)> + use<'a> {
+        members(self.known, self.name)
+    }
+
+    fn published(&self) -> Result<Published<'a>, Wait> {
+        let missing = || Wait::Image {
+            image: self.template.image.clone(),
+            version: None,
+        };
+        let image = self
+            .desired
+            .images
+            .get(&self.template.image)
+            .ok_or_else(missing)?;
+        images::published(self.known, &self.template.image, image)
+    }
+}
+
+/// Desktops of a pool that the grid remembers.
+pub(crate) fn members<'a>(
+    known: &'a Known,
+    pool: &PoolName,
+) -> impl Iterator<Item = (&'a DesktopId, &'a KnownDesktop)> + use<'a> {
+    let pool = pool.clone();
+    let first = DesktopId {
+        pool: pool.clone(),
+        slot: Slot(0),
+    };
+    known
+        .desktops
+        .range(first..)
+        .take_while(move |(id, _)| id.pool == pool)
+}
+
+/// Everything that would be done to a pool.
+pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
+    let published = yard.published();
+    let image = published.as_ref().ok().copied();
+    removal::leaving(yard, draft);
+    let rollout = rollout::Rollout::survey(yard, image, draft);
+    let target = yard.pool.desktops + rollout.surge();
+    let surplus = removal::surplus(yard, image, target, draft);
+    let mut going = BTreeSet::new();
+    let power = power::target(yard, draft);
+    let mut rollout = rollout;
+    for (id, desktop) in yard.members().filter(|(id, _)| !surplus.contains(*id)) {
+        if fate::decide(
+            yard,
+            image,
+            id,
+            desktop,
+            power.as_ref(),
+            &mut rollout,
+            draft,
+        ) {
+            going.insert(id.clone());
+        }
+    }
+    let made = grow(yard, published, target, power.as_ref(), draft);
+    power::balance(yard, power, &surplus, &going, made, draft);
+    forecast(yard, draft);
+}
+
+/// Fills slots until there are as many desktops as wanted. Returns how many it plans to start.
+fn grow(
+    yard: Yard<'_>,
+    published: Result<Published<'_>, Wait>,
+    target: u32,
+    power: Option<&power::Target>,
+    draft: &mut Draft<'_>,
+) -> u32 {
+    let held: BTreeSet<Slot> = yard.members().map(|(id, _)| id.slot).collect();
+    // One that is leaving comes back to its slot; one on a lost server is replaced in another.
+    let lost = yard
+        .members()
+        .filter(|(_, desktop)| matches!(desktop.phase, Phase::Unknown { .. }))
+        .count();
+    let there = u32::try_from(held.len() - lost).unwrap_or(u32::MAX);
+    let missing = target.saturating_sub(there);
+    if missing == 0 {
+        return 0;
+    }
+    let mut started = 0;
+    let mut no_room: Option<(u32, BTreeSet<String>)> = None;
+    let mut on = power.map(|target| target.running);
+    for slot in free_slots(yard, &held, target, draft)
+        .into_iter()
+        .take(usize::try_from(missing).unwrap_or(0))
+    {
+        let id = DesktopId {
+            pool: yard.name.clone(),
+            slot,
+        };
+        let start = match (power, &mut on) {
+            (Some(target), Some(on)) if *on >= target.wanted => false,
+            (Some(_), Some(on)) => {
+                *on += 1;
+                true
+            }
+            _ => true,
+        };
+        match create(yard, published.clone(), &id, start, draft) {
+            Ok(()) => started += u32::from(start),
+            Err(lacking) => no_room.get_or_insert((0, lacking)).0 += 1,
+        }
+    }
+    if let Some((desktops, lacking)) = no_room {
+        let lacking = lacking.into_iter().collect::<Vec<_>>().join("; ");
+        draft.finding(Finding {
+            object: yard.address(),
+            kind: FindingKind::NoRoom { desktops, lacking },
+            severity: Severity::Error,
+            remedy: "add a server, free what is lacking, or want fewer desktops".to_owned(),
+        });
+    }
+    started
+}
+
+/// Free slots, lowest first, that no stray, foreign name or back-off keeps.
+fn free_slots(
+    yard: Yard<'_>,
+    held: &BTreeSet<Slot>,
+    target: u32,
+    draft: &mut Draft<'_>,
+) -> Vec<Slot> {
+    let most = draft
+        .ledger
+        .most()
+        .max(target.div_ceil(ready_servers(yard.known).max(1)));
+    let slots = yard
+        .pool
+        .slots
+        .unwrap_or(yard.pool.desktops.saturating_add(most))
+        .max(target);
+    let taken = taken_names(yard.known);
+    (1..=slots)
+        .map(Slot)
+        .filter(|slot| !held.contains(slot))
+        .filter(|slot| {
+            !taken.contains(&DesktopId {
+                pool: yard.name.clone(),
+                slot: *slot,
+            })
+        })
+        .collect()
+}
+
+fn ready_servers(known: &Known) -> u32 {
+    let ready = known
+        .servers
+        .values()
+        .filter(|server| server.current)
+        .count();
+    u32::try_from(ready).unwrap_or(u32::MAX)
+}
+
+/// Desktops whose name a domain that is not ours has, or whose slot a stray holds, on any server.
+fn taken_names(known: &Known) -> BTreeSet<DesktopId> {
+    let mut taken = BTreeSet::new();
+    for look in known
+        .servers
+        .values()
+        .filter_map(|server| server.look.as_ref())
+    {
+        taken.extend(
+            look.foreign
+                .keys()
+                .filter_map(|name| name.parse::<DesktopId>().ok()),
+        );
+        taken.extend(look.members.keys().map(|member| member.desktop.clone()));
+    }
+    taken
+}
+
+/// Plans one new desktop; `Err` tells what every server lacks.
+fn create(
+    yard: Yard<'_>,
+    published: Result<Published<'_>, Wait>,
+    id: &DesktopId,
+    start: bool,
+    draft: &mut Draft<'_>,
+) -> Result<(), BTreeSet<String>> {
+    let memory = yard.known.slots.get(id).copied().unwrap_or_default();
+    let object = Address::Desktop(id.clone());
+    let mut waits: Vec<Wait> = Vec::new();
+    waits.extend(draft.unseen());
+    waits.extend(draft.pause(&[object.clone(), yard.address()]));
+    waits.extend(draft.backoff(memory.failures));
+    let mut action = Action {
+        object,
+        kind: Kind::Create,
+        server: None,
+        needs: Vec::new(),
+        wave: 0,
+        reason: Reason::NotPresent,
+        risk: Risk::Safe,
+        reversible: true,
+        impact: Impact {
+            takes: Estimate {
+                value: GROWTH_GUESS,
+                basis: Basis::Guess,
+            },
+            ..Impact::default()
+        },
+        waits: Vec::new(),
+        edits: Vec::new(),
+        step: None,
+    };
+    let mut refusal = Ok(());
+    match published {
+        Err(wait) => waits.push(wait),
+        // Where a server is not seen, nothing can be placed for good.
+        Ok(_) if !waits.is_empty() => {}
+        Ok(image) => match place(yard, image, draft) {
+            Ok(server) => {
+                let member = id.member(Incarnation(memory.incarnation.0 + 1));
+                let spec = specs::of(
+                    yard.desired,
+                    yard.known,
+                    yard.pool,
+                    yard.template,
+                    image.record,
+                    &member,
+                    server,
+                );
+                draft.ledger.take(server, &spec.hardware);
+                if start && !draft.ledger.power_on(server) {
+                    waits.push(Wait::Budget {
+                        name: "power-on".to_owned(),
+                    });
+                }
+                action.server = Some(server);
+                let memory = Memory::Grown {
+                    spec: Box::new(spec.clone()),
+                    personal: yard.personal(),
+                };
+                action.step = Some(Step {
+                    task: Task::Create { spec, start },
+                    memory,
+                });
+            }
+            Err(lacking) => {
+                let text = lacking.iter().cloned().collect::<Vec<_>>().join("; ");
+                waits.push(Wait::Room { lacking: text });
+                refusal = Err(lacking);
+            }
+        },
+    }
+    action.waits = waits;
+    draft.actions.push(action);
+    refusal
+}
+
+fn place(
+    yard: Yard<'_>,
+    image: Published<'_>,
+    draft: &Draft<'_>,
+) -> Result<ServerId, BTreeSet<String>> {
+    let need = Need {
+        image: image.record.root,
+        labels: &yard.pool.servers,
+        cpus: yard.template.cpus,
+        memory: yard.template.memory,
+        firmware: yard.template.firmware,
+        displays: &yard.template.displays,
+    };
+    draft.ledger.place(yard.desired, yard.known, &need)
+}
+
+fn forecast(yard: Yard<'_>, draft: &mut Draft<'_>) {
+    let ready = |desktop: &KnownDesktop| {
+        matches!(desktop.phase, Phase::Available { .. } | Phase::InUse { .. })
+    };
+    let now = yard.members().filter(|(_, desktop)| ready(desktop)).count();
+    let now = u32::try_from(now).unwrap_or(u32::MAX);
+    let taken = draft.actions.iter().filter(|action| {
+        let mine = matches!(&action.object, Address::Desktop(id) if id.pool == *yard.name);
+        let takes_away = matches!(
+            action.kind,
+            Kind::ReplaceDeleteFirst | Kind::Delete | Kind::Reboot | Kind::PowerOff
+        );
+        let was_ready = |id: &DesktopId| yard.known.desktops.get(id).is_some_and(ready);
+        mine && takes_away
+            && action.waits.is_empty()
+            && matches!(&action.object, Address::Desktop(id) if was_ready(id))
+    });
+    let lowest = now.saturating_sub(u32::try_from(taken.count()).unwrap_or(u32::MAX));
+    let forecast = PoolForecast {
+        assignment: yard.pool.assignment,
+        available_now: now,
+        lowest,
+        available_after: yard.pool.desktops,
+        desired: yard.pool.desktops,
+    };
+    draft.pools.insert(yard.name.clone(), forecast);
+}

@@ -1,0 +1,247 @@
+//! Desktops that go: too many, of pools that are gone, half removed, or unknown to the grid.
+
+use std::collections::BTreeSet;
+
+use coppice_schema::Known;
+use coppice_schema::desired::Desired;
+use coppice_schema::ids::{Address, DesktopId, Member, PoolName, ServerId};
+use coppice_schema::known::{KnownDesktop, Phase, Task};
+
+use super::fate::{self, Deed};
+use super::rollout::is_ready;
+use super::{Yard, members};
+use crate::draft::Draft;
+use crate::images::Published;
+use crate::plan::{
+    Action, Drift, DriftKind, Finding, FindingKind, Impact, Kind, Memory, Reason, Response, Risk,
+    Severity, Step, Wait,
+};
+
+/// Tells servers again to remove what they were told to and have not.
+pub(crate) fn leaving(yard: Yard<'_>, draft: &mut Draft<'_>) {
+    for (id, desktop) in yard.members() {
+        let waiting = matches!(desktop.phase, Phase::Deleting { done: false, .. });
+        if waiting && !draft.busy.contains(id) {
+            let waits = fate::ordinary_waits(yard, id, desktop, draft);
+            push_removal(id, desktop, Reason::Unused, Memory::Unchanged, waits, draft);
+        }
+    }
+}
+
+/// Desktops beyond `target`; plans their removal. Those that are worth least go first, people's last.
+pub(crate) fn surplus(
+    yard: Yard<'_>,
+    image: Option<Published<'_>>,
+    target: u32,
+    draft: &mut Draft<'_>,
+) -> BTreeSet<DesktopId> {
+    let mut alive: Vec<(&DesktopId, &KnownDesktop)> = yard
+        .members()
+        .filter(|(_, desktop)| {
+            !matches!(
+                desktop.phase,
+                Phase::Deleting { .. } | Phase::Unknown { .. }
+            )
+        })
+        .collect();
+    let excess = alive
+        .len()
+        .saturating_sub(usize::try_from(target).unwrap_or(usize::MAX));
+    if excess == 0 {
+        return BTreeSet::new();
+    }
+    let outdated =
+        |desktop: &KnownDesktop| image.is_some_and(|image| desktop.spec.image != image.record.root);
+    alive.sort_by_key(|(id, desktop)| {
+        let used = matches!(desktop.phase, Phase::InUse { .. });
+        (
+            used,
+            is_ready(&desktop.phase),
+            !outdated(desktop),
+            std::cmp::Reverse(id.slot),
+        )
+    });
+    let from = u32::try_from(alive.len()).unwrap_or(u32::MAX);
+    alive.truncate(excess);
+    let protected = draft.known.protections.contains(&yard.address());
+    let emptied = yard.pool.desktops == 0 && protected;
+    if emptied {
+        kept(yard.address(), draft);
+        return alive.into_iter().map(|(id, _)| id.clone()).collect();
+    }
+    for (id, desktop) in &alive {
+        let mut waits = fate::disruptive_waits(yard, id, desktop, draft);
+        waits.extend(draft.unseen());
+        if !draft.busy.contains(*id) {
+            let reason = Reason::Scale { from, to: target };
+            push_removal(id, desktop, reason, Memory::Leaving, waits, draft);
+        }
+    }
+    alive.into_iter().map(|(id, _)| id.clone()).collect()
+}
+
+/// Desktops of pools that the configuration no longer has.
+pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+    let pools: BTreeSet<&PoolName> = known.desktops.keys().map(|id| &id.pool).collect();
+    for pool in pools
+        .into_iter()
+        .filter(|pool| !desired.pools.contains_key(*pool))
+    {
+        let address = Address::Pool(pool.clone());
+        if known.protections.contains(&address) {
+            kept(address, draft);
+            continue;
+        }
+        for (id, desktop) in members(known, pool) {
+            if draft.busy.contains(id)
+                || matches!(desktop.phase, Phase::Deleting { done: true, .. })
+            {
+                continue;
+            }
+            let mut waits: Vec<Wait> = Vec::new();
+            waits.extend(draft.unseen());
+            waits.extend(draft.pause(&[Address::Desktop(id.clone()), address.clone()]));
+            let again = matches!(desktop.phase, Phase::Deleting { .. });
+            if !again {
+                waits.extend(draft.freeze.clone());
+                if let Phase::InUse { users, .. } = desktop.phase {
+                    waits.push(Wait::Logoff { users });
+                }
+            }
+            let memory = if again {
+                Memory::Unchanged
+            } else {
+                Memory::Leaving
+            };
+            push_removal(id, desktop, Reason::RemovedFromConfig, memory, waits, draft);
+        }
+    }
+}
+
+fn kept(address: Address, draft: &mut Draft<'_>) {
+    let remedy = format!(
+        "to let {address} go, bring its block back with protect = false, apply, and remove it then"
+    );
+    let (kind, severity) = (FindingKind::KeptProtected, Severity::Warning);
+    draft.finding(Finding {
+        object: address,
+        kind,
+        severity,
+        remedy,
+    });
+}
+
+fn push_removal(
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+    reason: Reason,
+    memory: Memory,
+    waits: Vec<Wait>,
+    draft: &mut Draft<'_>,
+) {
+    let risk = if desktop.personal {
+        Risk::DataLoss
+    } else {
+        Risk::Disruptive
+    };
+    let task = Task::Remove {
+        member: id.member(desktop.incarnation),
+    };
+    let deed = Deed {
+        kind: Kind::Delete,
+        reason,
+        risk,
+        step: Some(Step { task, memory }),
+    };
+    fate::push(id, desktop, deed, waits, draft);
+}
+
+/// Lives that a server shows and the grid does not know as the present one there.
+pub(crate) fn strays(known: &Known, draft: &mut Draft<'_>) {
+    for (server, looked) in known.servers.iter().filter(|(_, server)| server.current) {
+        let Some(look) = &looked.look else { continue };
+        for member in look.members.keys() {
+            let present = known.desktops.get(&member.desktop);
+            let own = present.is_some_and(|desktop| {
+                desktop.incarnation == member.incarnation && desktop.server == *server
+            });
+            if !own {
+                stray(known, *server, member, present, draft);
+            }
+        }
+    }
+}
+
+fn stray(
+    known: &Known,
+    server: ServerId,
+    member: &Member,
+    present: Option<&KnownDesktop>,
+    draft: &mut Draft<'_>,
+) {
+    let object = Address::Desktop(member.desktop.clone());
+    let since = draft.since(&object, DriftKind::Stray);
+    // Only a life that the grid itself has superseded, and that held nothing of anyone's, goes by itself.
+    let superseded = known
+        .slots
+        .get(&member.desktop)
+        .is_some_and(|slot| slot.incarnation > member.incarnation);
+    let removable = superseded && present.is_some_and(|desktop| !desktop.personal);
+    let response = if removable {
+        Response::Repaired
+    } else {
+        Response::NeedsAdmin
+    };
+    let drift = Drift {
+        object: object.clone(),
+        server: Some(server),
+        kind: DriftKind::Stray,
+        edits: Vec::new(),
+        since,
+        response,
+    };
+    draft.drift(drift);
+    if !removable {
+        let kind = FindingKind::Stray {
+            member: member.to_string(),
+        };
+        let remedy =
+            "look at it, save what matters, and remove it on its server by hand".to_owned();
+        draft.finding(Finding {
+            object,
+            kind,
+            severity: Severity::Warning,
+            remedy,
+        });
+        return;
+    }
+    if draft.busy.contains(&member.desktop) {
+        return;
+    }
+    let waits: Vec<Wait> = draft
+        .pause(std::slice::from_ref(&object))
+        .into_iter()
+        .collect();
+    draft.busy.insert(member.desktop.clone());
+    draft.actions.push(Action {
+        object,
+        kind: Kind::Delete,
+        server: Some(server),
+        needs: Vec::new(),
+        wave: 0,
+        reason: Reason::Drift {
+            what: DriftKind::Stray,
+        },
+        risk: Risk::Safe,
+        reversible: false,
+        impact: Impact::default(),
+        waits,
+        edits: Vec::new(),
+        step: Some(Step {
+            task: Task::Remove {
+                member: member.clone(),
+            },
+            memory: Memory::Unchanged,
+        }),
+    });
+}

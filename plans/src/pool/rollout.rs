@@ -1,0 +1,211 @@
+//! How many desktops a change may take away at once.
+
+use coppice_schema::known::{KnownDesktop, Phase};
+use coppice_schema::units::Timestamp;
+
+use super::Yard;
+use crate::draft::Draft;
+use crate::images::Published;
+use crate::plan::{Applies, Finding, FindingKind, Severity, Wait};
+use crate::specs;
+
+/// A pool's budget while a change reaches its desktops.
+pub(crate) struct Rollout {
+    /// Desktops that may be taken away now.
+    budget: u32,
+    /// Desktops that are not as the configuration wants them.
+    outdated: u32,
+    /// Desktops beyond the pool's size.
+    surge: u32,
+    /// How many are taken away in one go, for numbering waves.
+    width: u32,
+    /// Taken so far.
+    taken: u32,
+    /// What the whole of it waits for.
+    wait: Option<Wait>,
+    /// Which limit it is that the budget comes from.
+    limit: &'static str,
+}
+
+impl Rollout {
+    pub(crate) fn survey(
+        yard: Yard<'_>,
+        image: Option<Published<'_>>,
+        draft: &mut Draft<'_>,
+    ) -> Self {
+        let rules = &yard.pool.policy.rollout;
+        let now = draft.now;
+        let mut seen = Census::default();
+        for (_, desktop) in yard.members() {
+            let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
+            seen.count(desktop, outdated, rules.healthy_after, now, draft);
+        }
+        let size = yard.pool.desktops;
+        let width = rules.max_unavailable.of(size);
+        let floor = size.saturating_sub(width);
+        let mut budget = seen.ready.saturating_sub(floor);
+        let mut limit = "max_unavailable";
+        if rules.canary > 0 && seen.proven < rules.canary && seen.outdated > 0 {
+            let left = rules.canary.saturating_sub(seen.updated + seen.leaving);
+            if left < budget {
+                (budget, limit) = (left, "canary");
+            }
+        }
+        let mut wait = None;
+        if seen.outdated > 0 {
+            let name = rules.window.as_ref();
+            let window = name.and_then(|name| yard.desired.windows.get(name));
+            wait = draft.window(name.map_or("", |name| name.as_str()), window);
+            let failures = failing(yard, seen.began);
+            if failures >= rules.pause_after_failures.max(1) {
+                wait = Some(Wait::RolloutStopped { failures });
+                draft.finding(Finding {
+                    object: yard.address(),
+                    kind: FindingKind::RolloutStopped { failures },
+                    severity: Severity::Error,
+                    remedy: format!(
+                        "mend the image or template, or: coppice resume pool.{}",
+                        yard.name
+                    ),
+                });
+            }
+        }
+        let surge = rules.max_surge.of(size).min(seen.outdated);
+        Self {
+            budget,
+            outdated: seen.outdated,
+            surge,
+            width: width.max(1),
+            taken: 0,
+            wait,
+            limit,
+        }
+    }
+
+    /// How many desktops beyond the pool's size there may be.
+    pub(crate) fn surge(&self) -> u32 {
+        if self.outdated > 0 && self.wait.is_none() {
+            self.surge
+        } else {
+            0
+        }
+    }
+
+    /// Takes one ready desktop away, or says what it waits for. The number is its wave.
+    pub(crate) fn take(&mut self, ready: bool) -> (u32, Option<Wait>) {
+        let wave = self.taken / self.width;
+        self.taken += 1;
+        if let Some(wait) = &self.wait {
+            return (wave, Some(wait.clone()));
+        }
+        if !ready {
+            return (wave, None);
+        }
+        if self.budget == 0 {
+            return (
+                wave,
+                Some(Wait::Budget {
+                    name: self.limit.to_owned(),
+                }),
+            );
+        }
+        self.budget -= 1;
+        (wave, None)
+    }
+}
+
+#[derive(Default)]
+struct Census {
+    ready: u32,
+    outdated: u32,
+    updated: u32,
+    proven: u32,
+    leaving: u32,
+    /// When the first desktop of the new form was grown.
+    began: Option<Timestamp>,
+}
+
+impl Census {
+    fn count(
+        &mut self,
+        desktop: &KnownDesktop,
+        outdated: bool,
+        healthy_after: coppice_schema::units::Span,
+        now: Timestamp,
+        draft: &mut Draft<'_>,
+    ) {
+        if matches!(desktop.phase, Phase::Deleting { .. }) {
+            self.leaving += 1;
+            return;
+        }
+        let ready = is_ready(&desktop.phase);
+        // A changed desktop must have been well for a while before it counts again.
+        let proven_at = desktop
+            .phase
+            .since()
+            .max(desktop.grown)
+            .after(healthy_after);
+        let proven = ready && proven_at <= now;
+        if outdated {
+            self.outdated += 1;
+            self.ready += u32::from(ready);
+            return;
+        }
+        if ready && !proven {
+            draft.wake(proven_at);
+        }
+        self.ready += u32::from(proven);
+        self.proven += u32::from(proven);
+        self.updated += 1;
+        self.began = Some(
+            self.began
+                .map_or(desktop.grown, |began| began.min(desktop.grown)),
+        );
+    }
+}
+
+/// Ready for a person, now or once it is switched on.
+pub(crate) fn is_ready(phase: &Phase) -> bool {
+    match phase {
+        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. } => true,
+        Phase::Provisioning { .. }
+        | Phase::Broken { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => false,
+    }
+}
+
+/// Whether a living desktop has to be regrown or rebooted to become what is wanted.
+fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> bool {
+    let spec = &desktop.spec;
+    let wanted = specs::of(
+        yard.desired,
+        yard.known,
+        yard.pool,
+        yard.template,
+        image.record,
+        &spec.member,
+        desktop.server,
+    );
+    let edits = specs::edits(spec, &wanted);
+    edits.iter().any(|edit| edit.applies == Applies::Regrow)
+}
+
+/// Slots that failed since the roll-out began and have not recovered.
+fn failing(yard: Yard<'_>, began: Option<Timestamp>) -> u32 {
+    let Some(began) = began else { return 0 };
+    let slots = yard
+        .known
+        .slots
+        .iter()
+        .filter(|(id, _)| id.pool == *yard.name);
+    let failing = slots.filter(|(id, slot)| {
+        let well = yard
+            .known
+            .desktops
+            .get(*id)
+            .is_some_and(|desktop| is_ready(&desktop.phase));
+        slot.failures.count > 0 && slot.failures.last >= began && !well
+    });
+    u32::try_from(failing.count()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,375 @@
+//! Sentences about parts of a plan, without colour, for text and markdown alike.
+
+use std::collections::BTreeSet;
+
+use coppice_schema::units::{Span, Timestamp};
+use jiff::tz::TimeZone;
+
+use crate::document::{Document, DriftLine, Group};
+use crate::plan::{
+    Applies, Basis, DriftKind, Edit, Estimate, FindingKind, Impact, Kind, Reason, Response, Risk,
+    Wait,
+};
+
+/// A kind's sign.
+#[must_use]
+pub fn symbol(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Create => "+",
+        Kind::Update => "~",
+        Kind::ReplaceCreateFirst => "+/-",
+        Kind::ReplaceDeleteFirst => "-/+",
+        Kind::Delete => "-",
+        Kind::Forget => ".",
+        Kind::Adopt => "<",
+        Kind::Move => ">",
+        Kind::CopyImage => "=>",
+        Kind::Drain => "<>",
+        Kind::Reboot => "^v",
+        Kind::PowerOn => "^",
+        Kind::PowerOff => "v",
+    }
+}
+
+/// A kind's verb.
+#[must_use]
+pub fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Create => "create",
+        Kind::Update => "change",
+        Kind::ReplaceCreateFirst | Kind::ReplaceDeleteFirst => "regrow",
+        Kind::Delete => "delete",
+        Kind::Forget => "forget",
+        Kind::Adopt => "adopt",
+        Kind::Move => "move",
+        Kind::CopyImage => "copy",
+        Kind::Drain => "drain",
+        Kind::Reboot => "reboot",
+        Kind::PowerOn => "start",
+        Kind::PowerOff => "switch off",
+    }
+}
+
+pub(super) fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+pub(super) fn what(group: &Group) -> String {
+    let verb = kind_word(group.kind);
+    if !group
+        .objects
+        .iter()
+        .any(|object| object.desktop().is_some())
+    {
+        return verb.to_owned();
+    }
+    let count = usize::try_from(group.count).unwrap_or(usize::MAX);
+    let subject = match group.objects.iter().next() {
+        Some(object) if count == 1 => object.to_string(),
+        _ => format!("{count} desktop{}", plural(count)),
+    };
+    let places: Vec<String> = group
+        .servers
+        .iter()
+        .map(|(server, n)| match group.servers.len() {
+            1 => format!("on {server}"),
+            _ => format!("{n} on {server}"),
+        })
+        .collect();
+    let places = match places.as_slice() {
+        [] => String::new(),
+        [only] => format!(" {only}"),
+        some if some.len() <= 3 => format!(" ({})", some.join(", ")),
+        many => format!(" on {} servers", many.len()),
+    };
+    format!("{verb} {subject}{places}")
+}
+
+/// A reason as a phrase.
+#[must_use]
+pub fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::NotPresent => "wanted, and not there".to_owned(),
+        Reason::AttributesChanged => "attributes changed".to_owned(),
+        Reason::CannotUpdateInPlace { paths } => {
+            let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+            format!("{} cannot change in place", paths.join(", "))
+        }
+        Reason::ImageVersion { image, from, to } => match from {
+            Some(from) => format!("image {image} {from} -> {to}"),
+            None => format!("image {image} -> {to}"),
+        },
+        Reason::RemovedFromConfig => "no longer in the configuration".to_owned(),
+        Reason::Scale { from, to } => format!("{from} -> {to} desktops"),
+        Reason::Drift { what } => format!("drift: {}", drift_word(*what)),
+        Reason::HostGone { server } => format!("server {server} is gone"),
+        Reason::Requested => "asked for".to_owned(),
+        Reason::Broken { why } => why.clone(),
+        Reason::Refresh { trigger } => match trigger.as_str() {
+            "disk" => "its server's disk runs full".to_owned(),
+            "disk_limit" => "its disk is beyond disk_limit".to_owned(),
+            other => format!("refresh: {other}"),
+        },
+        Reason::Power { target } => format!("{target} are to run"),
+        Reason::PendingHardware => "new hardware waits for a boot".to_owned(),
+        Reason::Unused => "no longer needed".to_owned(),
+    }
+}
+
+/// What is waited for, as a phrase.
+#[must_use]
+pub fn wait(wait: &Wait) -> String {
+    match wait {
+        Wait::Window { name, opens } => match opens {
+            Some(at) => format!("window.{name} opens {}", moment(*at)),
+            None => format!("window.{name}, which does not open within a year"),
+        },
+        Wait::Freeze { name, closes } => match closes {
+            Some(at) => format!("window.{name} denies until {}", moment(*at)),
+            None => format!("window.{name} denies"),
+        },
+        Wait::Approval { gate } => format!("approval of {}", crate::specs::word(gate)),
+        Wait::Logoff { users } => {
+            format!(
+                "{users} {} to log off",
+                if *users == 1 { "person" } else { "people" }
+            )
+        }
+        Wait::Budget { name } => format!("its turn ({name})"),
+        Wait::Backoff { .. } => "a pause after a failure".to_owned(),
+        Wait::Order { what } => format!("{what}, which is under way"),
+        Wait::Image { image, version } => match version {
+            Some(version) => format!("image {image}@{version} to be imported"),
+            None => format!("a version of image {image} to be imported"),
+        },
+        Wait::Observation { server } => format!("server {server} to be seen"),
+        Wait::Room { lacking } => format!("room: {lacking}"),
+        Wait::Paused { until } => match until {
+            Some(at) => format!("a pause until {}", moment(*at)),
+            None => "coppice resume".to_owned(),
+        },
+        Wait::RolloutStopped { failures } => {
+            format!("a person: the roll-out stopped after {failures} failed")
+        }
+    }
+}
+
+/// A moment in UTC, to the minute.
+#[must_use]
+pub fn moment(at: Timestamp) -> String {
+    let milliseconds = i64::try_from(at.0).unwrap_or(i64::MAX);
+    match jiff::Timestamp::from_millisecond(milliseconds) {
+        Ok(moment) => moment
+            .to_zoned(TimeZone::UTC)
+            .strftime("%Y-%m-%d %H:%M UTC")
+            .to_string(),
+        Err(_) => "at the end of time".to_owned(),
+    }
+}
+
+/// A length of time as people say it.
+pub(super) fn rough(span: Span) -> String {
+    match span.0 / 1_000 {
+        0..=119 => format!("{} s", span.0 / 1_000),
+        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
+        seconds @ 7_200..=172_799 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A figure, and how far it can be trusted.
+#[must_use]
+pub fn estimate<T: Copy>(figure: Estimate<T>, words: &impl Fn(T) -> String) -> String {
+    let value = words(figure.value);
+    match figure.basis {
+        Basis::Exact => value,
+        Basis::Measured => format!("{value} (measured)"),
+        Basis::Guess => format!("{value} (a guess)"),
+    }
+}
+
+pub(super) struct EditColours {
+    pub(super) on: bool,
+}
+
+pub(super) fn edit(edit: &Edit, colours: &EditColours) -> String {
+    let paint = |code: &str, text: &str| {
+        if colours.on {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    };
+    let applies = match edit.applies {
+        Applies::Live => "",
+        Applies::NextBoot => "   # at next boot",
+        Applies::Regrow => "   # when regrown",
+    };
+    let change = match (&edit.before, &edit.after) {
+        (Some(before), Some(after)) => {
+            format!(
+                "~ {}  {} -> {}",
+                edit.path,
+                paint("31", before),
+                paint("32", after)
+            )
+        }
+        (None, Some(after)) => format!("+ {}  {}", edit.path, paint("32", after)),
+        (Some(before), None) => format!("- {}  {}", edit.path, paint("31", before)),
+        (None, None) => edit.path.clone(),
+    };
+    format!("{change}{applies}")
+}
+
+/// What a group does to people and data; nothing where it does nothing.
+pub(super) fn impact(group: &Group) -> Vec<String> {
+    let mut notes = Vec::new();
+    let impact = &group.impact;
+    if impact.sessions_interrupted.value > 0 {
+        notes.push(format!(
+            "{} sessions are cut off",
+            impact.sessions_interrupted.value
+        ));
+    }
+    if impact.sessions_drained.value > 0 {
+        notes.push(format!(
+            "{} sessions are waited for",
+            impact.sessions_drained.value
+        ));
+    }
+    if impact.personal_bytes_lost.value.0 > 0 || group.risk == Risk::DataLoss {
+        let size = estimate(
+            impact.personal_bytes_lost,
+            &|size: coppice_schema::units::Size| size.rounded(),
+        );
+        notes.push(format!("personal data is lost: up to {size}"));
+    }
+    if group.waves > 1 {
+        notes.push(format!("in {} waves", group.waves));
+    }
+    notes
+}
+
+/// One sentence about people.
+pub(super) fn people(impact: &Impact) -> String {
+    match (
+        impact.sessions_interrupted.value,
+        impact.sessions_drained.value,
+    ) {
+        (0, 0) => "Nobody is interrupted.".to_owned(),
+        (0, drained) => format!("Nobody is interrupted; {drained} sessions are waited for."),
+        (cut, 0) => format!("{cut} sessions are cut off."),
+        (cut, drained) => format!("{cut} sessions are cut off, {drained} are waited for."),
+    }
+}
+
+fn drift_word(kind: DriftKind) -> &'static str {
+    match kind {
+        DriftKind::DomainChanged => "its domain was changed",
+        DriftKind::DomainUndefined => "its domain was undefined",
+        DriftKind::PoweredOff => "it was switched off or killed",
+        DriftKind::OverlayMissing => "its disk was removed",
+        DriftKind::OverlayChanged => "its disk was changed",
+        DriftKind::ImageBad => "its copy is damaged",
+        DriftKind::ImageMissing => "its copy was removed",
+        DriftKind::Stray => "something with our mark that the grid does not know",
+    }
+}
+
+pub(super) fn drift(line: &DriftLine, now: Timestamp) -> String {
+    let drift = &line.drift;
+    let place = line
+        .server_name
+        .as_ref()
+        .map(|name| format!(" on {name}"))
+        .unwrap_or_default();
+    let since = drift
+        .since
+        .map(|at| format!(", seen for {}", rough(now.since(at))))
+        .unwrap_or_default();
+    let response = match drift.response {
+        Response::Repaired => "is being repaired",
+        Response::Told => "is left (policy drift: warn)",
+        Response::Contended => "is left: somebody keeps changing it back",
+        Response::NeedsAdmin => "needs a person",
+    };
+    format!(
+        "{}{place}: {}{since}; {response}",
+        drift.object,
+        drift_word(drift.kind)
+    )
+}
+
+/// A finding as a sentence.
+#[must_use]
+pub fn finding(kind: &FindingKind) -> String {
+    match kind {
+        FindingKind::ImageAbsent {
+            version: Some(version),
+        } => format!("version {version} is not in the grid"),
+        FindingKind::ImageAbsent { version: None } => "no version of it is in the grid".to_owned(),
+        FindingKind::ImageDigest { wanted, held } => {
+            format!(
+                "the grid holds other bytes ({}) than the configuration names ({})",
+                held.short(),
+                wanted.short()
+            )
+        }
+        FindingKind::SourceNotHere { path } => format!("source not here: {path}"),
+        FindingKind::DiskTooSmall { disk, image } => {
+            format!("disk is {disk}, smaller than the image's {image}")
+        }
+        FindingKind::NoRoom { desktops, lacking } => {
+            format!("no room for {desktops} desktops: {lacking}")
+        }
+        FindingKind::HypervisorAway { error } => format!("its hypervisor does not answer: {error}"),
+        FindingKind::NotSeen => "it was not seen whole".to_owned(),
+        FindingKind::DiskFilling { percent } => format!("its disk is more than {percent} % full"),
+        FindingKind::NameTaken { server, domain } => {
+            format!("a domain that is not ours is called {domain} on {server}")
+        }
+        FindingKind::Stray { member } => {
+            format!("{member} carries our mark, and the grid does not know it")
+        }
+        FindingKind::Foreign { count } => {
+            format!(
+                "{count} domain{} not ours",
+                if *count == 1 { " is" } else { "s are" }
+            )
+        }
+        FindingKind::ImageLost { version } => {
+            let version = version
+                .as_ref()
+                .map(|version| format!(" of {version}"))
+                .unwrap_or_default();
+            format!("no sound copy{version} is left")
+        }
+        FindingKind::OrderFailing {
+            what,
+            error,
+            attempts,
+        } => {
+            format!("{what} failed {attempts} times; last: {error}")
+        }
+        FindingKind::Contended { path } => format!("{path} keeps being changed back"),
+        FindingKind::RolloutStopped { failures } => {
+            format!("its roll-out stopped: {failures} failed")
+        }
+        FindingKind::SecretAbsent { name } => format!("secret {name} is not in the grid"),
+        FindingKind::NotCarriedOut { path } => {
+            format!("{path}: known, not carried out by this version")
+        }
+        FindingKind::KeptProtected => "is protected, and therefore kept".to_owned(),
+        FindingKind::Broken { why } => why.clone(),
+    }
+}
+
+/// What the signs in use mean.
+pub(super) fn legend(document: &Document) -> String {
+    let kinds: BTreeSet<Kind> = document.actions.iter().map(|group| group.kind).collect();
+    let parts: Vec<String> = kinds
+        .into_iter()
+        .map(|kind| format!("{} {}", symbol(kind), kind_word(kind)))
+        .collect();
+    parts.join("   ")
+}

@@ -1,0 +1,209 @@
+//! Bugs put in on purpose, around the ports: a storm that does not find them finds nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use coppice_reconcile::server::Ports;
+use coppice_schema::Digest;
+use coppice_schema::desired::Display;
+use coppice_schema::ids::Member;
+use coppice_schema::known::{Capacity, CopyState, GuestState};
+use coppice_schema::units::Span;
+use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, State};
+use coppice_world::disks::{
+    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage,
+};
+use coppice_world::hypervisor::{ByteStream, Definition, Domain, Hypervisor, HypervisorError};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::BoxStream;
+use uuid::Uuid;
+
+/// A bug.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plant {
+    /// Domains that are not ours are not looked at.
+    BlindToForeign,
+    /// A hypervisor that does not answer counts as an empty one.
+    AwayIsEmpty,
+    /// A folder of overlays that cannot be read counts as an empty one.
+    UnreadIsEmpty,
+    /// Receipts are dropped.
+    NoReceipts,
+    /// A look of any term counts as one of the present.
+    AnyTermServes,
+}
+
+impl Plant {
+    /// Every bug.
+    pub const ALL: [Self; 5] = [
+        Self::BlindToForeign,
+        Self::AwayIsEmpty,
+        Self::UnreadIsEmpty,
+        Self::NoReceipts,
+        Self::AnyTermServes,
+    ];
+}
+
+/// `ports` with the bug in them.
+#[must_use]
+pub fn planted(plant: Option<Plant>, ports: Ports) -> Ports {
+    let Some(plant) = plant else {
+        return ports;
+    };
+    Ports {
+        agreement: Arc::new(Faulty(plant, ports.agreement)),
+        hypervisor: Arc::new(Faulty(plant, ports.hypervisor)),
+        disks: Arc::new(Faulty(plant, ports.disks)),
+        stamps: ports.stamps,
+    }
+}
+
+/// A leader's agreement with the bug in it.
+#[must_use]
+pub fn leading(plant: Option<Plant>, agreement: Arc<dyn Agreement>) -> Arc<dyn Agreement> {
+    match plant {
+        Some(plant) => Arc::new(Faulty(plant, agreement)),
+        None => agreement,
+    }
+}
+
+struct Faulty<T: ?Sized>(Plant, Arc<T>);
+
+impl Agreement for Faulty<dyn Agreement> {
+    fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>> {
+        if self.0 == Plant::NoReceipts && matches!(entry, Entry::Receipt { .. }) {
+            return Box::pin(async { Ok(Outcome::Done) });
+        }
+        self.1.propose(entry)
+    }
+
+    fn read(&self) -> BoxFuture<'_, Result<Arc<State>, AgreementError>> {
+        let read = self.1.read();
+        if self.0 != Plant::AnyTermServes {
+            return read;
+        }
+        let Leadership::Here { term } = self.leadership() else {
+            return read;
+        };
+        let trusting = move |state: Arc<State>| {
+            let mut state = state.as_ref().clone();
+            for server in state.servers.values_mut() {
+                server.confirmed_term = term;
+            }
+            Arc::new(state)
+        };
+        Box::pin(read.map(move |state| state.map(trusting)))
+    }
+
+    fn local(&self) -> Arc<State> {
+        self.1.local()
+    }
+
+    fn watch(&self) -> BoxStream<'static, u64> {
+        self.1.watch()
+    }
+
+    fn leadership(&self) -> Leadership {
+        self.1.leadership()
+    }
+}
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, HypervisorError>>;
+
+impl Hypervisor for Faulty<dyn Hypervisor> {
+    fn list(&self) -> Answer<'_, Vec<Domain>> {
+        let plant = self.0;
+        Box::pin(self.1.list().map(move |listed| match (plant, listed) {
+            (Plant::BlindToForeign, Ok(mut domains)) => {
+                domains.retain(|d| d.mark.is_some());
+                Ok(domains)
+            }
+            (Plant::AwayIsEmpty, Err(HypervisorError::Away { .. })) => Ok(Vec::new()),
+            (_, listed) => listed,
+        }))
+    }
+
+    fn capacity(&self) -> Answer<'_, Capacity> {
+        self.1.capacity()
+    }
+
+    fn define<'a>(&'a self, domain: &'a Definition) -> Answer<'a, ()> {
+        self.1.define(domain)
+    }
+
+    fn start(&self, uuid: Uuid) -> Answer<'_, ()> {
+        self.1.start(uuid)
+    }
+
+    fn stop(&self, uuid: Uuid, patience: Span) -> Answer<'_, ()> {
+        self.1.stop(uuid, patience)
+    }
+
+    fn power_off(&self, uuid: Uuid) -> Answer<'_, ()> {
+        self.1.power_off(uuid)
+    }
+
+    fn undefine(&self, uuid: Uuid) -> Answer<'_, ()> {
+        self.1.undefine(uuid)
+    }
+
+    fn ask_guest(&self, uuid: Uuid) -> Answer<'_, GuestState> {
+        self.1.ask_guest(uuid)
+    }
+
+    fn console(&self, uuid: Uuid, display: Display) -> Answer<'_, ByteStream> {
+        self.1.console(uuid, display)
+    }
+
+    fn screenshot(&self, uuid: Uuid) -> Answer<'_, Vec<u8>> {
+        self.1.screenshot(uuid)
+    }
+
+    fn watch(&self) -> BoxStream<'static, ()> {
+        self.1.watch()
+    }
+}
+
+type Done<'a, T> = BoxFuture<'a, Result<T, DiskError>>;
+
+impl Disks for Faulty<dyn Disks> {
+    fn overlays(&self) -> Done<'_, Vec<Overlay>> {
+        let plant = self.0;
+        Box::pin(self.1.overlays().map(move |listed| match (plant, listed) {
+            (Plant::UnreadIsEmpty, Err(DiskError::Io { .. })) => Ok(Vec::new()),
+            (_, listed) => listed,
+        }))
+    }
+
+    fn space(&self) -> Done<'_, Space> {
+        self.1.space()
+    }
+
+    fn make_overlays(&self, overlays: Vec<NewOverlay>) -> Done<'_, Vec<PathBuf>> {
+        self.1.make_overlays(overlays)
+    }
+
+    fn remove_overlay<'a>(&'a self, member: &'a Member) -> Done<'a, ()> {
+        self.1.remove_overlay(member)
+    }
+
+    fn images(&self) -> Done<'_, Vec<StoredImage>> {
+        self.1.images()
+    }
+
+    fn verify_image(&self, root: Digest) -> Done<'_, CopyState> {
+        self.1.verify_image(root)
+    }
+
+    fn drop_image(&self, root: Digest) -> Done<'_, ()> {
+        self.1.drop_image(root)
+    }
+
+    fn import_image(
+        &self,
+        source: PathBuf,
+        progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    ) -> Done<'_, Imported> {
+        self.1.import_image(source, progress)
+    }
+}

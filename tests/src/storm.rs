@@ -1,0 +1,282 @@
+//! A storm: everything that can happen, in an order that a seed decides; then calm, in which the grid must settle.
+
+mod calm;
+mod hands;
+
+use coppice_plans::plan::{Bounds, GateKind};
+use coppice_schema::Digest;
+use coppice_schema::units::{Size, Span};
+use coppice_state::Entry;
+use coppice_state::entry::Commit;
+use coppice_world::clock::Clock;
+use coppice_world::sim::{Chance, CrashPoint, Moment, Weather};
+
+use crate::agreement::Unrest;
+use crate::configs;
+use crate::judge::{Judge, Verdict, plan_is_right};
+use crate::plants::Plant;
+use crate::world::World;
+
+/// Steps of a storm before the calm.
+const STEPS: u64 = 60;
+/// Desktops of a pool at most.
+const DESKTOPS: u32 = 4;
+
+/// How a storm ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// Digest of everything that happened: equal for equal seeds.
+    pub trace: Digest,
+    /// Entries in the log at the end.
+    pub entries: usize,
+    /// Daemons that were killed.
+    pub crashes: u64,
+}
+
+/// What did not hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failed {
+    /// Repeats it.
+    pub seed: u64,
+    /// What.
+    pub what: String,
+    /// What had happened, the newest last.
+    pub trace: Vec<String>,
+}
+
+/// A storm under way.
+pub struct Storm {
+    chance: Chance,
+    world: World,
+    judge: Judge,
+    trace: Vec<String>,
+    crashes: u64,
+    raging: bool,
+}
+
+/// Runs the storm of `seed`, with a bug put in.
+///
+/// # Errors
+/// What did not hold.
+pub fn run(seed: u64, plant: Option<Plant>) -> Result<Ended, Failed> {
+    let mut chance = Chance::new(seed);
+    let servers = chance.between(1, 3);
+    let world = World::new(&mut chance, servers, plant);
+    let mut storm = Storm {
+        chance,
+        world,
+        judge: Judge::default(),
+        trace: Vec::new(),
+        crashes: 0,
+        raging: false,
+    };
+    let done = storm
+        .begin()
+        .and_then(|()| storm.rage())
+        .and_then(|()| storm.calm());
+    match done {
+        Ok(()) => Ok(storm.ended()),
+        Err(what) => Err(Failed {
+            seed,
+            what,
+            trace: storm.trace,
+        }),
+    }
+}
+
+impl Storm {
+    fn begin(&mut self) -> Verdict {
+        let desired = configs::desired(&mut self.chance, DESKTOPS);
+        for index in 0..self.world.machines.len() {
+            self.server_round(index)?;
+        }
+        self.commit(&desired)?;
+        // Half of the storms begin in a grid that has settled: there is more to break in it.
+        if self.chance.per_mille(500) {
+            self.settle()?;
+        }
+        for machine in &self.world.machines {
+            machine.sim.set_weather(Weather::STORM);
+            machine.agreement.set_unrest(Unrest {
+                refused: 20,
+                lost: 20,
+            });
+        }
+        Ok(())
+    }
+
+    fn rage(&mut self) -> Verdict {
+        self.raging = true;
+        for _ in 0..STEPS {
+            self.step()?;
+        }
+        self.raging = false;
+        Ok(())
+    }
+
+    fn step(&mut self) -> Verdict {
+        let machines = u64::try_from(self.world.machines.len()).unwrap_or(1);
+        let index = usize::try_from(self.chance.below(machines)).unwrap_or(0);
+        match self.chance.below(100) {
+            0..30 => self.leader_round()?,
+            30..68 => self.server_round(index)?,
+            68..80 => {
+                let span = Span(self.chance.between(100, 60_000));
+                self.note(format!("{span} pass"));
+                self.world.clock.advance(span);
+            }
+            80..92 => self.meddle(index)?,
+            92..95 => {
+                let before = self.world.log.state().committed.clone();
+                let desired = configs::edited(&mut self.chance, &before, DESKTOPS);
+                self.commit(&desired)?;
+            }
+            95..97 => {
+                let leader = self.chance.between(1, machines);
+                self.note(format!("s{leader} leads"));
+                self.world.log.elect(leader);
+            }
+            97..98 => {
+                let name = self.kill(index);
+                self.note(format!("{name} is killed"));
+            }
+            98..99 => {
+                let span = Span::minutes(self.chance.between(5, 40));
+                self.note(format!("{span} pass"));
+                self.world.clock.advance(span);
+            }
+            _ => {
+                if let Some(machine) = self.world.machines.get(index) {
+                    machine.agreement.catch_up();
+                }
+            }
+        }
+        self.judge.judge(&self.world)
+    }
+
+    fn kill(&mut self, index: usize) -> String {
+        self.crashes += 1;
+        let machine = self.world.machines.get_mut(index);
+        machine.map_or(String::new(), |machine| {
+            machine.restart();
+            machine.name.to_string()
+        })
+    }
+
+    fn leader_round(&mut self) -> Verdict {
+        let index = usize::try_from(self.world.log.leader() - 1).unwrap_or(0);
+        self.plan_death(index, 4);
+        let Some(report) = self.world.leader_round() else {
+            self.crashes += 1;
+            self.note("the leader dies in its round".to_owned());
+            return Ok(());
+        };
+        self.note(format!(
+            "leader: ordered {:?}, withdrawn {:?}, trouble {:?}",
+            report.ordered, report.withdrawn, report.trouble
+        ));
+        plan_is_right(&report)
+    }
+
+    fn server_round(&mut self, index: usize) -> Verdict {
+        self.plan_death(index, 14);
+        let name = self.world.machines.get(index).map(|m| m.name.to_string());
+        let name = name.unwrap_or_default();
+        match self.world.server_round(index) {
+            None => {
+                self.crashes += 1;
+                self.note(format!("{name} dies in its round"));
+            }
+            Some(report) => self.note(format!(
+                "{name}: whole {}, tried {:?}, trouble {:?}",
+                report.whole, report.tried, report.trouble
+            )),
+        }
+        self.judge.judge(&self.world)
+    }
+
+    /// One round in eight of a storm is cut off somewhere.
+    fn plan_death(&mut self, index: usize, calls: u64) {
+        let Some(machine) = self.world.machines.get(index) else {
+            return;
+        };
+        if !self.raging || !self.chance.per_mille(125) {
+            return;
+        }
+        let point = CrashPoint {
+            call: self.chance.below(calls),
+            moment: if self.chance.per_mille(500) {
+                Moment::Before
+            } else {
+                Moment::After
+            },
+        };
+        if self.chance.per_mille(300) {
+            machine.agreement.crash_at(CrashPoint {
+                call: point.call / 3,
+                ..point
+            });
+        } else {
+            machine.sim.crash_at(point);
+        }
+    }
+
+    /// Plans `desired` and commits it, as `apply` does, with every gate approved.
+    fn commit(&mut self, desired: &coppice_schema::Desired) -> Verdict {
+        let log = &self.world.log;
+        let state = log.state();
+        let known = state.known(log.term());
+        let now = self.world.clock.now();
+        let plan = coppice_plans::plan(desired, &known, now);
+        let violations = coppice_plans::check(&plan, desired, &known);
+        if let Some(violation) = violations.first() {
+            return Err(format!("a plan of an edit fails its check: {violation}"));
+        }
+        let texts = Digest::of(format!("{desired:?}").as_bytes());
+        let entry = Entry::Committed(Box::new(Commit {
+            desired: desired.clone(),
+            texts,
+            base: plan.base,
+            plan: Digest::of(format!("{} {texts}", log.len()).as_bytes()),
+            bounds: Bounds {
+                sessions_interrupted: u32::MAX,
+                bytes_copied: Size(u64::MAX),
+                approved: GATES.into_iter().collect(),
+            },
+            author: "test".to_owned(),
+            changes: plan.changes,
+        }));
+        let outcome = log.append(entry);
+        let pools = desired.pools.iter();
+        let pools: Vec<_> = pools
+            .map(|(n, p)| format!("{n} × {}", p.desktops))
+            .collect();
+        self.note(format!("commit of {}: {outcome:?}", pools.join(", ")));
+        Ok(())
+    }
+
+    fn note(&mut self, what: String) {
+        let now = self.world.clock.now();
+        let line = format!("{} {what}", now.0);
+        self.trace.push(line);
+    }
+
+    fn ended(&self) -> Ended {
+        let mut all = self.trace.join("\n");
+        all.push_str(&self.world.log.state().digest().to_string());
+        Ended {
+            trace: Digest::of(all.as_bytes()),
+            entries: self.world.log.len(),
+            crashes: self.crashes,
+        }
+    }
+}
+
+const GATES: [GateKind; 6] = [
+    GateKind::ServerLoss,
+    GateKind::MassDelete,
+    GateKind::PersonalData,
+    GateKind::Protected,
+    GateKind::EmptyConfiguration,
+    GateKind::Freeze,
+];

@@ -1,0 +1,135 @@
+//! After the storm: nothing goes wrong any more, and the grid must become what was asked for.
+
+use coppice_schema::ids::Address;
+use coppice_schema::known::Phase;
+use coppice_schema::units::{Size, Span};
+use coppice_state::Entry;
+use coppice_world::clock::Clock;
+
+use super::Storm;
+use crate::agreement::Unrest;
+use crate::configs;
+use crate::judge::Verdict;
+
+/// Passes in which a grid must settle. Each is a round of the leader and of every server.
+const PASSES: u32 = 400;
+
+impl Storm {
+    /// Faults stop, people repair what they broke and the grid cannot mend, and it settles.
+    pub(super) fn calm(&mut self) -> Verdict {
+        self.note("calm".to_owned());
+        for machine in &mut self.world.machines {
+            machine.sim.calm();
+            machine.sim.revive();
+            machine.agreement.set_unrest(Unrest::default());
+            machine.agreement.revive();
+            machine.sim.others_use(Size(0));
+            for (_, _, record) in configs::catalogue() {
+                let sim = &machine.sim;
+                sim.put_image(record.root, record.size, record.data);
+            }
+            for domain in machine.sim.domains() {
+                if domain.mark.is_none_or(|m| m.grid != self.world.grid) {
+                    machine.sim.undefine_by_hand(domain.uuid);
+                }
+            }
+        }
+        self.judge.others_acted(&self.world);
+        self.resume();
+        self.settle()?;
+        self.idle()?;
+        let replayed = self.world.log.replayed();
+        if replayed != self.world.log.state().digest() {
+            return Err("the log gives another state when it is applied again".to_owned());
+        }
+        Ok(())
+    }
+
+    /// A person looks at what stopped, and lets it go on.
+    fn resume(&mut self) {
+        let committed = self.world.log.state().committed.clone();
+        for pool in committed.pools.keys() {
+            let address = Address::Pool(pool.clone());
+            let author = "test".to_owned();
+            self.world.log.append(Entry::Paused {
+                address: address.clone(),
+                until: None,
+                author: author.clone(),
+            });
+            self.world.log.append(Entry::Resumed { address, author });
+        }
+    }
+
+    /// Rounds until the plan is empty and every desktop is ready.
+    pub(super) fn settle(&mut self) -> Verdict {
+        let mut last = String::new();
+        for _ in 0..PASSES {
+            let report = self.world.leader_round();
+            let report = report.ok_or("the leader died in the calm")?;
+            self.note(format!(
+                "leader: ordered {:?}, withdrawn {:?}, trouble {:?}",
+                report.ordered, report.withdrawn, report.trouble
+            ));
+            crate::judge::plan_is_right(&report)?;
+            let lacking = self.lacking();
+            if report.settled() && lacking.is_none() {
+                return Ok(());
+            }
+            last = format!("lacking {lacking:?}, plan {:#?}", report.plan);
+            for index in 0..self.world.machines.len() {
+                self.server_round(index)?;
+            }
+            // Booting takes seconds, a back-off minutes; both are waited for without looking every second.
+            let now = self.world.clock.now();
+            let next = report.next.map_or(Span::seconds(30), |at| at.since(now));
+            self.world
+                .clock
+                .advance(next.clamp(Span::seconds(2), Span::seconds(30)));
+        }
+        Err(format!("it does not settle in {PASSES} passes: {last}"))
+    }
+
+    /// What a pool lacks, in words.
+    fn lacking(&self) -> Option<String> {
+        let state = self.world.log.state();
+        if let Some(order) = state.orders.values().next() {
+            return Some(format!("order: {}", order.task.describe()));
+        }
+        state.committed.pools.iter().find_map(|(name, pool)| {
+            let mine = state.desktops.iter().filter(|(id, _)| id.pool == *name);
+            let ready = mine.clone().filter(|(_, d)| match d.phase {
+                Phase::Available { .. } | Phase::InUse { .. } => true,
+                Phase::Provisioning { .. }
+                | Phase::Off { .. }
+                | Phase::Broken { .. }
+                | Phase::Unknown { .. }
+                | Phase::Deleting { .. } => false,
+            });
+            let (all, ready) = (mine.count(), ready.count());
+            let wanted = usize::try_from(pool.desktops).unwrap_or(usize::MAX);
+            (all != wanted || ready != wanted)
+                .then(|| format!("{name}: {wanted} wanted, {all} there, {ready} ready"))
+        })
+    }
+
+    /// A settled grid writes nothing.
+    fn idle(&mut self) -> Verdict {
+        // What was seen last is reported first.
+        for index in 0..self.world.machines.len() {
+            self.server_round(index)?;
+        }
+        let before = self.world.log.len();
+        for _ in 0..3 {
+            self.world.clock.advance(Span::seconds(61));
+            self.world.leader_round();
+            for index in 0..self.world.machines.len() {
+                self.server_round(index)?;
+            }
+        }
+        let new = self.world.log.since(before);
+        match new.first() {
+            Some(logged) => Err(format!("an idle grid wrote {:?}", logged.envelope.entry)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What people do to servers in a storm.
+
+use coppice_schema::ids::{GridId, Incarnation, Member, Stamp};
+use coppice_schema::units::{Size, Span};
+use coppice_world::clock::Clock;
+use coppice_world::hypervisor::Mark;
+use coppice_world::sim::{SimDomain, SimServer};
+use uuid::Uuid;
+
+use super::Storm;
+use crate::configs;
+use crate::judge::Verdict;
+
+impl Storm {
+    /// Somebody changes something on a server.
+    pub(super) fn meddle(&mut self, index: usize) -> Verdict {
+        let Some(machine) = self.world.machines.get(index) else {
+            return Ok(());
+        };
+        let sim = std::sync::Arc::clone(&machine.sim);
+        let name = machine.name.clone();
+        let ours: Vec<SimDomain> = sim
+            .domains()
+            .into_iter()
+            .filter(|d| d.mark.as_ref().is_some_and(|m| m.grid == self.world.grid))
+            .collect();
+        let victim = self.chance.pick(&ours).cloned();
+        let what = match (self.chance.below(15), victim) {
+            (0, Some(domain)) => {
+                sim.kill(domain.uuid);
+                format!("{} is killed", domain.name)
+            }
+            (1, Some(domain)) => {
+                sim.switch_off(domain.uuid);
+                format!("{} is switched off", domain.name)
+            }
+            (2, Some(domain)) => {
+                sim.pause(domain.uuid, "I/O error");
+                format!("{} stands still", domain.name)
+            }
+            (3, Some(domain)) => {
+                sim.mute(domain.uuid);
+                format!("{} falls silent", domain.name)
+            }
+            (4, Some(domain)) => {
+                sim.undefine_by_hand(domain.uuid);
+                format!("{} is undefined", domain.name)
+            }
+            (5, Some(domain)) => {
+                sim.redefine_by_hand(domain.uuid, |h| h.cpus += 1);
+                format!("{} gets another processor", domain.name)
+            }
+            (6, Some(domain)) => self.meddle_with_disk(&sim, &domain, |sim, member| {
+                sim.delete_overlay(member);
+                "deleted"
+            }),
+            (7, Some(domain)) => self.meddle_with_disk(&sim, &domain, |sim, member| {
+                sim.spoil_overlay(member);
+                "spoilt"
+            }),
+            (8, _) => self.foreign_domain(&sim, None),
+            (9, _) => self.foreign_domain(&sim, Some(GridId([9; 16]))),
+            (10, _) => {
+                let used = Size::gib(self.chance.below(70));
+                sim.others_use(used);
+                format!("others use {used} of the disk")
+            }
+            (11, _) => {
+                let all: Vec<_> = configs::catalogue().collect();
+                let noticed = self.chance.per_mille(500);
+                match self.chance.pick(&all) {
+                    Some((image, version, record)) => {
+                        sim.spoil_image(record.root, noticed);
+                        format!("image {image}@{version} is spoilt, noticed {noticed}")
+                    }
+                    None => String::new(),
+                }
+            }
+            (12, _) => {
+                let now = self.world.clock.now();
+                let span = Span::seconds(self.chance.between(1, 120));
+                sim.away_until(Some(now.after(span)));
+                format!("the hypervisor is away for {span}")
+            }
+            _ => return Ok(()),
+        };
+        self.note(format!("on {name}: {what}"));
+        self.judge.others_acted(&self.world);
+        Ok(())
+    }
+
+    fn meddle_with_disk(
+        &mut self,
+        sim: &SimServer,
+        domain: &SimDomain,
+        deed: impl FnOnce(&SimServer, &Member) -> &'static str,
+    ) -> String {
+        match &domain.mark {
+            Some(mark) => {
+                let done = deed(sim, &mark.member);
+                format!("the overlay of {} is {done}", mark.member)
+            }
+            None => String::new(),
+        }
+    }
+
+    /// A domain that is not ours appears, as often as not with a name that we need.
+    fn foreign_domain(&mut self, sim: &SimServer, owner: Option<GridId>) -> String {
+        let pool = *self.chance.pick(&configs::POOLS).unwrap_or(&"lab");
+        let slot = self.chance.between(1, 6);
+        let name = format!("{pool}-{slot:03}");
+        let uuid = Uuid::from_u64_pair(self.chance.bits(), self.chance.bits());
+        let mark = owner.and_then(|grid| {
+            Some(Mark {
+                grid,
+                epoch: self.world.log.state().epoch,
+                member: Member {
+                    desktop: name.parse().ok()?,
+                    incarnation: Incarnation(1),
+                },
+                image: configs::version("debian", "1").root,
+                stamp: Stamp::default(),
+            })
+        });
+        sim.define_foreign(&name, uuid, mark);
+        format!("{name} of {owner:?} appears")
+    }
+}

@@ -1,0 +1,243 @@
+//! A simulated grid: servers, their daemons, and one log.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use coppice_reconcile::server::{Description, Ports, Server, ServerReport};
+use coppice_reconcile::{leader, leader::LeaderReport, server};
+use coppice_schema::Digest;
+use coppice_schema::ids::{Epoch, GridId, ServerId, ServerName};
+use coppice_schema::known::Capacity;
+use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_state::entry::NewServer;
+use coppice_state::token::{Scope, Token, TokenId};
+use coppice_state::{Entry, Envelope, State, apply};
+use coppice_world::clock::Clock;
+use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps};
+
+use crate::agreement::{SimAgreement, SimLog};
+use crate::configs;
+use crate::plants::{self, Plant};
+
+/// When every simulated world begins: a Monday, 2026-11-23, 08:00 UTC.
+pub const DAWN: Timestamp = Timestamp(1_795_420_800_000);
+
+/// A grid with its servers.
+pub struct World {
+    /// The one clock.
+    pub clock: SimClock,
+    /// The one log.
+    pub log: Arc<SimLog>,
+    /// Servers.
+    pub machines: Vec<Machine>,
+    /// Its identity.
+    pub grid: GridId,
+    plant: Option<Plant>,
+}
+
+/// A server that may be crashed, and its daemon.
+pub struct Machine {
+    /// Its name.
+    pub name: ServerName,
+    /// What outlives daemons.
+    pub sim: Arc<SimServer>,
+    /// Its fence, which outlives daemons too.
+    pub stamps: SimStamps,
+    /// Its access to the log.
+    pub agreement: Arc<SimAgreement>,
+    /// How often its daemon was started.
+    pub boot: u64,
+    ports: Ports,
+    daemon: Server,
+}
+
+impl World {
+    /// A grid of `count` servers that hold every image of [`configs::catalogue`].
+    #[must_use]
+    pub fn new(chance: &mut Chance, count: u64, plant: Option<Plant>) -> Self {
+        let clock = SimClock::new(DAWN);
+        let grid = GridId([7; 16]);
+        let log = SimLog::new(clock.clone(), founded(grid, count));
+        let each = |raft_id| machine(chance, &clock, &log, grid, raft_id, plant);
+        let machines: Vec<Machine> = (1..=count).map(each).collect();
+        let first = log.state().servers.keys().next().copied();
+        for (image, version, record) in configs::catalogue() {
+            for machine in &machines {
+                machine.sim.put_image(record.root, record.size, record.data);
+            }
+            log.append(Entry::ImageImported {
+                image,
+                version,
+                record,
+                server: first.unwrap_or_default(),
+                author: "test".to_owned(),
+            });
+        }
+        Self {
+            clock,
+            log,
+            machines,
+            grid,
+            plant,
+        }
+    }
+
+    /// A round of the daemon of machine `index`. `None`: it died in it, and another daemon stands there now.
+    pub fn server_round(&mut self, index: usize) -> Option<ServerReport> {
+        let now = self.clock.now();
+        let clock = self.clock.clone();
+        let machine = self.machines.get_mut(index)?;
+        let ports = machine.ports.clone();
+        let (sim, agreement) = (Arc::clone(&machine.sim), Arc::clone(&machine.agreement));
+        let dead = || sim.crashed() || agreement.crashed();
+        let report = drive(
+            &clock,
+            dead,
+            server::round(&mut machine.daemon, &ports, now),
+        );
+        if report.is_none() {
+            machine.restart();
+        }
+        report
+    }
+
+    /// A round of the leader. `None`: its daemon died in it.
+    pub fn leader_round(&mut self) -> Option<LeaderReport> {
+        let leader = self.log.leader();
+        let index = usize::try_from(leader).ok()?.checked_sub(1)?;
+        let now = self.clock.now();
+        let machine = self.machines.get_mut(index)?;
+        let agreement = plants::leading(self.plant, Arc::clone(&machine.agreement) as _);
+        let dead = || machine.agreement.crashed();
+        let report = drive(&self.clock, dead, leader::round(agreement.as_ref(), now));
+        if report.is_none() {
+            machine.restart();
+        }
+        report
+    }
+}
+
+impl Machine {
+    /// Its daemon is killed, and started again.
+    pub fn restart(&mut self) {
+        self.sim.revive();
+        self.agreement.revive();
+        self.boot += 1;
+        self.daemon = Server::new(self.name.clone(), self.boot, description(&self.name));
+    }
+
+    /// Its number in the grid.
+    #[must_use]
+    pub fn id(&self, log: &SimLog) -> Option<ServerId> {
+        log.state().server_named(&self.name).map(|(id, _)| id)
+    }
+}
+
+/// The state of a grid that was just founded, and that `count - 1` servers have joined.
+fn founded(grid: GridId, count: u64) -> State {
+    let token = Token {
+        hash: Digest::of(b"token"),
+        scope: Scope::Admin,
+        created: DAWN,
+        expires: None,
+    };
+    let entry = Entry::Founded {
+        grid,
+        epoch: Epoch {
+            number: 1,
+            recovery: 0,
+        },
+        server: NewServer {
+            name: server_name(1),
+            raft_id: 1,
+            api: String::new(),
+        },
+        token: (TokenId("admin".to_owned()), token),
+    };
+    let mut state = State::default();
+    apply(&mut state, 1, 1, &Envelope { at: DAWN, entry });
+    let first = state.servers.values().next().cloned();
+    for raft_id in 2..=count {
+        let mut server = first.clone().expect("the first server");
+        server.name = server_name(raft_id);
+        server.raft_id = raft_id;
+        state.servers.insert(ServerId(raft_id), server);
+    }
+    state.index = count;
+    state
+}
+
+fn server_name(raft_id: u64) -> ServerName {
+    format!("s{raft_id}").parse().expect("a server's name")
+}
+
+fn description(name: &ServerName) -> Description {
+    Description {
+        api: format!("{name}:7443"),
+        ..Description::default()
+    }
+}
+
+fn machine(
+    chance: &mut Chance,
+    clock: &SimClock,
+    log: &Arc<SimLog>,
+    grid: GridId,
+    raft_id: u64,
+    plant: Option<Plant>,
+) -> Machine {
+    let setup = Setup {
+        seed: chance.bits(),
+        grid: Some(grid),
+        boot: Span(chance.between(500, 5_000)),
+        capacity: Capacity {
+            disk: Size::gib(64),
+            ..Setup::default().capacity
+        },
+        ..Setup::default()
+    };
+    let sim = SimServer::new(setup, Arc::new(clock.clone()));
+    let agreement = log.access(raft_id, chance.split());
+    let stamps = SimStamps::default();
+    let ports = Ports {
+        agreement: Arc::clone(&agreement) as _,
+        hypervisor: Arc::clone(&sim) as _,
+        disks: Arc::clone(&sim) as _,
+        stamps: Arc::new(stamps.clone()),
+    };
+    let name = server_name(raft_id);
+    Machine {
+        sim,
+        stamps,
+        agreement,
+        boot: 1,
+        ports: plants::planted(plant, ports),
+        daemon: Server::new(name.clone(), 1, description(&name)),
+        name,
+    }
+}
+
+/// Runs `round` to its end, moving the clock on whenever it waits; `None`: whoever ran it died.
+///
+/// # Panics
+/// When it waits for nothing that will ever come.
+fn drive<T>(
+    clock: &SimClock,
+    dead: impl Fn() -> bool,
+    round: impl Future<Output = T>,
+) -> Option<T> {
+    let mut round = pin!(round);
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let Poll::Ready(done) = round.as_mut().poll(&mut context) {
+            return Some(done);
+        }
+        if dead() {
+            return None;
+        }
+        let alarm = clock.next_alarm();
+        clock.advance_to(alarm.expect("a round that waits for nothing"));
+    }
+}
