@@ -4,12 +4,34 @@
 //! random number, sees no environment and no network. Everything it returns is a function of its arguments, so
 //! that a preview on a laptop and a commit on a server cannot disagree.
 
+mod calendar;
 pub mod desired;
+pub mod diagnostic;
 pub mod digest;
+mod evaluate;
+mod fields;
 pub mod ids;
+mod inputs;
 pub mod known;
+mod lex;
+mod load;
+mod parse;
+mod program;
+mod quantity;
+mod render;
+mod resolve;
+mod source;
+pub mod table;
+mod typed;
 pub mod units;
+mod value;
 
 pub use desired::Desired;
+pub use diagnostic::{Diagnostic, Severity};
 pub use digest::Digest;
+pub use inputs::{Inputs, inputs};
 pub use known::Known;
+pub use load::{Loaded, load};
+pub use render::render;
+pub use source::{Bundle, Location, SourceText};
+pub use table::{TakesEffect, takes_effect};
