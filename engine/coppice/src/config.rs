@@ -34,8 +34,6 @@ pub(crate) struct Config {
     pub(crate) labels: BTreeSet<String>,
     /// Networks that are something else here than the configuration says.
     pub(crate) networks: BTreeMap<NetworkName, NetworkTarget>,
-    /// Where displays and agents of desktops have their unix sockets.
-    pub(crate) sockets: PathBuf,
     /// What the daemon writes to its log.
     pub(crate) log: LevelFilter,
 }

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use coppice_schema::source::{Bundle, SourceText};
+use coppice_schema::{Bundle, SourceText};
 
 use crate::exit::Exit;
 use crate::failure::Failure;

@@ -14,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 use super::{Accelerate, Config, Problem};
 
 const KEYS: &[&str] = &[
-    "data", "name", "listen", "hypervisor", "accelerate", "labels", "networks", "sockets", "log",
+    "data", "name", "listen", "hypervisor", "accelerate", "labels", "networks", "log",
 ];
 const NETWORK_KEYS: &[&str] = &["bridge", "libvirt", "user", "vlan"];
 
@@ -58,16 +58,14 @@ impl Reader<'_> {
         let accelerate = self.accelerate(table);
         let labels = self.labels(table);
         let networks = self.networks(table);
-        let sockets = table.get("sockets").and(self.path(table, "sockets", folder));
         let log = self.log(table);
         for key in ["data", "name", "listen", "hypervisor"] {
             if !table.contains_key(key) {
                 self.wrong(0..0, &format!("`{key}` is missing"));
             }
         }
-        let data = data?;
         Some(Config {
-            sockets: sockets.unwrap_or_else(|| data.join("s")),
+            data: data?,
             name: name?,
             listen: listen?,
             hypervisor: hypervisor?,
@@ -75,7 +73,6 @@ impl Reader<'_> {
             labels,
             networks,
             log,
-            data,
         })
     }
 
@@ -298,7 +295,6 @@ hypervisor = "sim://"
 accelerate = "emulated"
 labels = ["gpu", "room12"]
 log = "debug"
-sockets = "s"
 
 [networks.lab]
 bridge = "br0"
@@ -324,7 +320,6 @@ office = { user = true }
         let text = WHOLE.replace("\n[networks]\noffice", "\n[networks.office]\n#").replace("#", "user = true #");
         let config = read(&text, Path::new("/x")).unwrap();
         assert_eq!(config.data, Path::new("/srv/coppice"));
-        assert_eq!(config.sockets, Path::new("/x/s"));
         assert_eq!(config.listen.to_string(), "[::1]:7443");
         assert_eq!(config.accelerate, Accelerate::Emulated);
         assert_eq!(config.log, LevelFilter::DEBUG);

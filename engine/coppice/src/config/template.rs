@@ -34,9 +34,6 @@ hypervisor = {hypervisor}
 # What pools may ask for with `servers = ["gpu"]`.
 # labels = ["gpu"]
 
-# Where displays and agents of desktops have their sockets. A socket's whole path fits into 107 bytes.
-# sockets = "s"
-
 # What is written to standard error: off, error, warn, info, debug or trace.
 # log = "info"
 

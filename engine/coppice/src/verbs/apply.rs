@@ -8,7 +8,7 @@ use coppice_plans::plan::GateKind;
 use coppice_portal::api::{ApplyRequest, ApplyResponse, Configuration, Document, Image, PlanRequest, PlanResponse};
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::Revision;
-use coppice_schema::source::Bundle;
+use coppice_schema::Bundle;
 
 use crate::client::Client;
 use crate::configuration::Named;
@@ -113,11 +113,11 @@ fn saved_file(places: &[PathBuf]) -> Option<PathBuf> {
 
 /// Sends the sources of images that the grid does not hold.
 async fn send_images(bundle: &Bundle, client: &Client, screen: &Screen) -> Result<(), Failure> {
-    let Ok(loaded) = coppice_schema::load(bundle) else {
+    let Some(desired) = coppice_schema::load(bundle).desired else {
         return Ok(());
     };
     let mut held: Option<Vec<Image>> = None;
-    for (name, image) in &loaded.desired.images {
+    for (name, image) in &desired.images {
         let Origin::Source { path, digest: Some(digest) } = &image.origin else {
             continue;
         };

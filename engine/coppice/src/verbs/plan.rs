@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use coppice_portal::api::{Document, PlanRequest, PlanResponse, SavedPlan};
 use coppice_schema::ids::Address;
-use coppice_schema::source::Bundle;
+use coppice_schema::Bundle;
 
 use crate::client::{Client, ClientError};
 use crate::configuration::{self, Named};
@@ -92,13 +92,12 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
 /// A configuration that has no errors; what is worth knowing was told.
 pub(crate) fn gather_valid(named: &Named, screen: &Screen) -> Result<Bundle, Failure> {
     let bundle = configuration::gather(named, screen)?;
-    match coppice_schema::load(&bundle) {
-        Ok(loaded) => validate::tell(&bundle.texts, &loaded.diagnostics, screen),
-        Err(diagnostics) => {
-            let data = serde_json::to_value(&diagnostics).unwrap_or_default();
-            return Err(validate::invalid(&bundle.texts, &diagnostics, screen).with_data(data));
-        }
+    let loaded = coppice_schema::load(&bundle);
+    if loaded.desired.is_none() {
+        let data = serde_json::to_value(&loaded.diagnostics).unwrap_or_default();
+        return Err(validate::invalid(&bundle.texts, &loaded.diagnostics, screen).with_data(data));
     }
+    validate::tell(&bundle.texts, &loaded.diagnostics, screen);
     Ok(bundle)
 }
 

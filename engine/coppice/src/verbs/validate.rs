@@ -1,7 +1,6 @@
 //! `coppice validate`: everything that is wrong with a configuration, at once and offline.
 
-use coppice_schema::diagnostic::{Diagnostic, Severity};
-use coppice_schema::source::SourceText;
+use coppice_schema::{Diagnostic, Severity, SourceText};
 
 use crate::configuration::{self, Named};
 use crate::exit::Exit;
@@ -26,10 +25,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
     let bundle = configuration::gather(&args.named, screen)?;
-    let (valid, diagnostics) = match coppice_schema::load(&bundle) {
-        Ok(loaded) => (true, loaded.diagnostics),
-        Err(diagnostics) => (false, diagnostics),
-    };
+    let loaded = coppice_schema::load(&bundle);
+    let (valid, diagnostics) = (loaded.desired.is_some(), loaded.diagnostics);
     screen.value(&serde_json::json!({ "valid": valid, "diagnostics": diagnostics }))?;
     if !valid {
         let failure = invalid(&bundle.texts, &diagnostics, screen);
