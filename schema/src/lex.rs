@@ -201,6 +201,7 @@ impl Lexer<'_> {
         let Some(c) = rest.chars().next() else { return };
         let one = self.at + c.len_utf8();
         match c {
+            '\r' if rest.starts_with("\r\n") => self.push(Kind::Newline, one + 1),
             ' ' | '\t' | '\r' => self.at = one,
             '\n' => self.push(Kind::Newline, one),
             '#' => self.comment_line(),

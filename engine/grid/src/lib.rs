@@ -14,18 +14,23 @@
 //!
 //! Everything but files, threads and [`Grid`] itself is generic over openraft's runtime.
 
+pub mod authority;
 pub mod directory;
 pub mod grid;
 pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod network;
+pub mod private;
 pub mod replica;
 pub mod snapshots;
 pub mod types;
+pub mod vault;
 
+pub use authority::{Identity, Subject};
 pub use grid::{Founding, Grid, GridError};
 pub use replica::Replica;
+pub use vault::GridKey;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,42 @@
 //! The HTTP API of a grid.
 //!
 //! The portal takes no decisions: it reads the agreed state, shows previews of plans, and turns requests into
-//! entries. Everything that crosses the wire is a type in [`api`].
+//! entries. Everything that crosses the wire is a type in [`api`]; [`router`] is the whole API as a service, and
+//! [`serve()`] answers with it on a TLS port.
+//!
+//! Whatever a client sends, it gets a [`api::Problem`] with a stable code and what to do next, never a dropped
+//! connection. No path on this server's disk is ever made of anything that a client said.
 
 pub mod api;
+mod apply;
+mod auth;
+mod bodies;
+mod console;
+mod desktops;
+mod events;
+mod explain;
+mod health;
+mod history;
+mod images;
+mod imports;
+mod openapi;
+mod params;
+mod pauses;
+mod plans;
+mod portal;
+mod preview;
+mod problem;
+mod routes;
+mod seal;
 mod seam;
+mod secrets;
+mod serve;
+mod servers;
+mod status;
+mod tokens;
+mod uploads;
+
+pub use auth::{mint, parse_token};
+pub use portal::App;
+pub use routes::{Access, access, router};
+pub use serve::serve;

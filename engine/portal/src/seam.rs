@@ -93,3 +93,56 @@ pub enum Severity {
     /// It can.
     Note,
 }
+
+/// What a bundle means.
+pub(crate) struct Loaded {
+    pub(crate) desired: Option<coppice_schema::Desired>,
+    pub(crate) texts: Digest,
+    pub(crate) diagnostics: Vec<Diagnostic>,
+}
+
+pub(crate) fn load(bundle: &Bundle) -> Loaded {
+    let _ = bundle;
+    Loaded {
+        desired: Some(Default::default()),
+        texts: Digest([0; 32]),
+        diagnostics: Vec::new(),
+    }
+}
+
+pub(crate) fn plan(
+    _: &coppice_schema::Desired,
+    known: &coppice_schema::Known,
+    _: coppice_schema::units::Timestamp,
+) -> coppice_plans::plan::Plan {
+    coppice_plans::plan::Plan {
+        base: coppice_plans::plan::Base {
+            revision: known.revision,
+            objects: Default::default(),
+        },
+        looked: Default::default(),
+        complete: known.servers.values().all(|server| server.current),
+        actions: Vec::new(),
+        drift: Vec::new(),
+        gates: Vec::new(),
+        findings: Vec::new(),
+        pools: Default::default(),
+        next: None,
+    }
+}
+
+pub(crate) fn document(plan: &coppice_plans::plan::Plan) -> Document {
+    serde_json::to_value(plan).unwrap_or_default()
+}
+
+pub(crate) fn plan_id(document: &Document) -> Digest {
+    Digest::of(document.to_string().as_bytes())
+}
+
+pub(crate) fn faults(
+    _: &coppice_plans::plan::Plan,
+    _: &coppice_schema::Desired,
+    _: &coppice_schema::Known,
+) -> Vec<String> {
+    Vec::new()
+}

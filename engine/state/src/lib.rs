@@ -1,6 +1,6 @@
 //! What the replicas of a grid agree on.
 //!
-//! [`State`] is the whole memory of a grid; [`Entry`] is everything that can happen to it; [`apply`] is the only
+//! [`State`] is the whole memory of a grid; [`Entry`] is everything that can happen to it; [`apply()`] is the only
 //! way from one to the next. All three are values: no clock, no I/O, no runtime. The same entries in the same
 //! order give the same state on every server, today and when replayed next year.
 

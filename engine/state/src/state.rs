@@ -80,6 +80,9 @@ pub struct State {
     pub since: BTreeMap<String, Timestamp>,
     /// What happened, the last thousand, oldest first. The whole of it is a stream on disk.
     pub history: Vec<Event>,
+    /// How many events were dropped before the first of [`Self::history`]: with it, each event has a number for
+    /// good, by which a reader goes on where it stopped.
+    pub forgotten: u64,
 }
 
 /// A committed configuration.
@@ -261,7 +264,8 @@ impl State {
 
     pub(crate) fn record(&mut self, about: Address, what: Happening) {
         if self.history.len() >= HISTORY_MAX {
-            self.history.drain(..HISTORY_MAX / 10);
+            let dropped = self.history.drain(..HISTORY_MAX / 10).len();
+            self.forgotten += u64::try_from(dropped).unwrap_or(0);
         }
         self.history.push(Event {
             at: self.time,

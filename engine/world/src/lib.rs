@@ -4,7 +4,9 @@
 //! decides or remembers: each call is tried once, within its own deadline, and says what happened.
 
 pub mod clock;
+pub mod contract;
 pub mod disks;
 pub mod hypervisor;
+pub mod libvirt;
 pub mod sim;
 pub mod stamps;

@@ -1,0 +1,165 @@
+use std::os::unix::fs::PermissionsExt;
+
+use rustls::pki_types::ServerName as PeerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
+
+use super::*;
+
+const GRID: GridId = GridId([3; 16]);
+const NOW: Timestamp = Timestamp(1_795_000_000_000);
+
+fn subject(names: &[&str]) -> Subject {
+    Subject {
+        grid: GRID,
+        server: "alpha".parse().unwrap(),
+        names: names.iter().map(|n| (*n).to_owned()).collect(),
+    }
+}
+
+/// Shakes hands in memory, without a clock of its own: time is the verifier's, fixed at `now`.
+fn handshake(identity: &Identity, peer: &str, now: Timestamp) -> Result<(), rustls::Error> {
+    #[derive(Debug)]
+    struct Fixed(Timestamp);
+    impl rustls::time_provider::TimeProvider for Fixed {
+        fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+            let since = std::time::Duration::from_millis(self.0.0);
+            Some(rustls::pki_types::UnixTime::since_unix_epoch(since))
+        }
+    }
+    let mut roots = RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(identity.ca_pem().as_bytes()).unwrap();
+    roots.add(ca).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut client = ClientConfig::builder_with_details(provider, Arc::new(Fixed(now)))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let peer = PeerName::try_from(peer.to_owned()).unwrap();
+    let mut client = ClientConnection::new(Arc::new(client), peer)?;
+    let mut server = ServerConnection::new(identity.tls(&["h2", "http/1.1"]).unwrap())?;
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets()?;
+        let mut wire = Vec::new();
+        server.write_tls(&mut wire).unwrap();
+        client.read_tls(&mut wire.as_slice()).unwrap();
+        client.process_new_packets()?;
+    }
+    assert_eq!(
+        client.protocol_version(),
+        Some(rustls::ProtocolVersion::TLSv1_3)
+    );
+    assert_eq!(client.alpn_protocol(), Some(b"h2".as_slice()));
+    Ok(())
+}
+
+#[test]
+fn a_client_that_knows_the_authority_trusts_the_server_under_all_its_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let subject = subject(&["desk.school.example", "10.0.0.4", "0.0.0.0"]);
+    let identity = Identity::found(dir.path(), &subject, NOW).unwrap();
+    for name in [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "alpha",
+        "desk.school.example",
+        "10.0.0.4",
+    ] {
+        handshake(&identity, name, NOW).unwrap();
+    }
+    assert!(handshake(&identity, "elsewhere.example", NOW).is_err());
+    assert!(handshake(&identity, "localhost", NOW.after(Span::hours(91 * DAY))).is_err());
+
+    let stranger = tempfile::tempdir().unwrap();
+    let mut stranger = Identity::found(stranger.path(), &subject, NOW).unwrap();
+    stranger.ca_pem = identity.ca_pem;
+    assert!(handshake(&stranger, "localhost", NOW).is_err());
+    for (name, mode) in [(CA_KEY, 0o600), (KEY, 0o600)] {
+        let found = fs::metadata(dir.path().join(name)).unwrap().permissions();
+        assert_eq!(found.mode() & 0o777, mode, "{name}");
+    }
+}
+
+#[test]
+fn a_certificate_is_kept_until_a_third_of_its_life_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Identity::found(dir.path(), &subject(&[]), NOW).unwrap();
+    let open = |days: u64| {
+        Identity::open(
+            dir.path(),
+            &subject(&[]),
+            NOW.after(Span::hours(days * DAY)),
+        )
+        .unwrap()
+    };
+    let kept = open(59);
+    assert!(!kept.renewed());
+    assert_eq!(kept.chain, first.chain);
+    let renewed = open(61);
+    assert!(renewed.renewed());
+    assert_eq!(renewed.ca_fingerprint(), first.ca_fingerprint());
+    assert_eq!(renewed.expires(), NOW.after(Span::hours(151 * DAY)));
+    handshake(&renewed, "localhost", NOW.after(Span::hours(120 * DAY))).unwrap();
+    assert!(!open(62).renewed());
+}
+
+#[test]
+fn new_names_and_damage_give_a_new_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    Identity::found(dir.path(), &subject(&[]), NOW).unwrap();
+    let wider = subject(&["desk.example"]);
+    assert!(Identity::open(dir.path(), &wider, NOW).unwrap().renewed());
+    assert!(!Identity::open(dir.path(), &wider, NOW).unwrap().renewed());
+    fs::write(dir.path().join(CERTIFICATE), "what?").unwrap();
+    assert!(Identity::open(dir.path(), &wider, NOW).unwrap().renewed());
+    fs::remove_file(dir.path().join(KEY)).unwrap();
+    let again = Identity::open(dir.path(), &wider, NOW).unwrap();
+    assert!(again.renewed());
+    handshake(&again, "desk.example", NOW).unwrap();
+}
+
+#[test]
+fn an_authority_that_is_not_this_grids_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    Identity::found(dir.path(), &subject(&[]), NOW).unwrap();
+    let refused = |subject: &Subject, now| Identity::open(dir.path(), subject, now).err().unwrap();
+
+    let other = Subject {
+        grid: GridId([4; 16]),
+        ..subject(&[])
+    };
+    assert!(matches!(
+        refused(&other, NOW),
+        AuthorityError::OtherGrid { .. }
+    ));
+    let late = NOW.after(Span::hours(3_654 * DAY));
+    assert!(matches!(
+        refused(&subject(&[]), late),
+        AuthorityError::Expired { .. }
+    ));
+    let bad = subject(&["not a host"]);
+    assert!(matches!(refused(&bad, NOW), AuthorityError::Name(_)));
+    assert!(matches!(
+        Identity::found(dir.path(), &subject(&[]), NOW),
+        Err(AuthorityError::Private(PrivateFileError::Exists(_)))
+    ));
+
+    let key = dir.path().join(CA_KEY);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let text = refused(&subject(&[]), NOW).to_string();
+    assert!(text.contains("chmod 600"), "{text}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    fs::write(&key, pair.serialize_pem()).unwrap();
+    assert!(matches!(
+        refused(&subject(&[]), NOW),
+        AuthorityError::Damaged { .. }
+    ));
+    fs::remove_file(&key).unwrap();
+    let text = refused(&subject(&[]), NOW).to_string();
+    assert!(text.contains("ca.key is missing"), "{text}");
+}

@@ -1,0 +1,228 @@
+//! Desktops: looked at, restarted, regrown, photographed.
+
+use std::collections::BTreeMap;
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use coppice_plans::plan::{GateKind, Verdict};
+use coppice_schema::Digest;
+use coppice_schema::ids::{Address, DesktopId, Member};
+use coppice_schema::known::{BrokenReason, KnownDesktop, Phase, Request};
+use coppice_state::State;
+use coppice_state::entry::Entry;
+use serde::Deserialize;
+
+use crate::api::{Code, Desktop, DesktopState, GateProblem, Problem};
+use crate::auth::Who;
+use crate::params::{Asked, Named};
+use crate::portal::{Portal, Seen};
+
+/// All desktops.
+#[utoipa::path(get, path = "/api/v1/desktops", responses((status = 200, body = Vec<Desktop>)))]
+pub(crate) async fn list(portal: Portal) -> axum::Json<Vec<Desktop>> {
+    let seen = portal.look().await;
+    let overlays = overlays(&portal).await;
+    let all = seen.state.desktops.iter();
+    axum::Json(
+        all.filter_map(|(id, desktop)| show(&seen, id, desktop, &overlays))
+            .collect(),
+    )
+}
+
+/// One desktop.
+#[utoipa::path(get, path = "/api/v1/desktops/{id}", params(("id" = String, Path)), responses(
+    (status = 200, body = Desktop), (status = 404, body = Problem)))]
+pub(crate) async fn one(
+    portal: Portal,
+    Named(id): Named<DesktopId>,
+) -> Result<axum::Json<Desktop>, Box<Problem>> {
+    let seen = portal.look().await;
+    let desktop = find(&seen.state, &id)?;
+    let overlays = overlays(&portal).await;
+    let shown = show(&seen, &id, desktop, &overlays);
+    shown
+        .map(axum::Json)
+        .ok_or_else(|| Problem::internal("show a desktop", &id))
+}
+
+/// Shuts it down and starts it again. Whoever is signed in is signed out.
+#[utoipa::path(post, path = "/api/v1/desktops/{id}/restart", params(("id" = String, Path)), responses(
+    (status = 204), (status = 404, body = Problem)))]
+pub(crate) async fn restart(
+    portal: Portal,
+    who: Who,
+    Named(id): Named<DesktopId>,
+) -> Result<StatusCode, Box<Problem>> {
+    let member = find(&portal.look_surely().await?.state, &id)?
+        .spec
+        .member
+        .clone();
+    ask(&portal, &who, Request::Restart(member)).await
+}
+
+/// Query of `regrow`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Regrow {
+    /// The gate that a personal desktop asks to be approved.
+    #[serde(default)]
+    approve: Option<GateKind>,
+}
+
+/// Grows it anew from its image: what was written on it is gone. A personal desktop needs `approve=personal-data`.
+#[utoipa::path(post, path = "/api/v1/desktops/{id}/regrow",
+    params(("id" = String, Path), ("approve" = Option<String>, Query)), responses(
+    (status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn regrow(
+    portal: Portal,
+    who: Who,
+    Named(id): Named<DesktopId>,
+    Asked(query): Asked<Regrow>,
+) -> Result<StatusCode, Box<Problem>> {
+    let state = portal.look_surely().await?.state;
+    let desktop = find(&state, &id)?;
+    let address = Address::Desktop(id.clone());
+    if desktop.personal && query.approve != Some(GateKind::PersonalData) {
+        let reason =
+            format!("{id} is a personal desktop: what its person keeps on it would be gone");
+        let help = "approve it by name, with approve=personal-data";
+        return Err(Box::new(Problem {
+            gates: vec![GateProblem {
+                gate: GateKind::PersonalData,
+                verdict: Verdict::NeedsApproval,
+                reason: reason.clone(),
+            }],
+            ..*Problem::new(Code::Gate, reason, help)
+        }));
+    }
+    if state.protections.contains(&address) {
+        return Err(Problem::new(
+            Code::Conflict,
+            format!("{id} is protected"),
+            "lift its protection in the configuration first",
+        ));
+    }
+    ask(&portal, &who, Request::Regrow(desktop.spec.member.clone())).await
+}
+
+async fn ask(portal: &Portal, who: &Who, request: Request) -> Result<StatusCode, Box<Problem>> {
+    let entry = Entry::Requested {
+        request,
+        author: who.author(),
+    };
+    portal.propose(entry).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A picture of its screen.
+#[utoipa::path(get, path = "/api/v1/desktops/{id}/screenshot", params(("id" = String, Path)), responses(
+    (status = 200, content_type = "image/png", body = Vec<u8>), (status = 404, body = Problem),
+    (status = 421, body = Problem)))]
+pub(crate) async fn screenshot(
+    portal: Portal,
+    who: Who,
+    Named(id): Named<DesktopId>,
+) -> Result<Response, Box<Problem>> {
+    let desktop = here(&portal, &id).await?;
+    tracing::info!(author = %who.author(), desktop = %id, "a screen was looked at");
+    let picture = portal.app.hypervisor.screenshot(desktop.spec.uuid).await?;
+    Ok(([(header::CONTENT_TYPE, "image/png")], picture).into_response())
+}
+
+/// A desktop that this server itself holds.
+pub(crate) async fn here(portal: &Portal, id: &DesktopId) -> Result<KnownDesktop, Box<Problem>> {
+    let seen = portal.look().await;
+    let desktop = find(&seen.state, id)?;
+    if desktop.server != portal.app.server {
+        let server = seen.state.servers.get(&desktop.server);
+        let place = server.map(|server| format!("{} ({})", server.name, server.api));
+        return Err(Problem::new(
+            Code::Elsewhere,
+            format!(
+                "desktop {id} is on server {}",
+                place.unwrap_or_else(|| desktop.server.to_string())
+            ),
+            "ask that server, with --server",
+        ));
+    }
+    Ok(desktop.clone())
+}
+
+pub(crate) fn find<'a>(state: &'a State, id: &DesktopId) -> Result<&'a KnownDesktop, Box<Problem>> {
+    let help = "`coppice desktop list` shows all of them";
+    let desktop = state.desktops.get(id);
+    desktop.ok_or_else(|| Problem::absent(format!("desktop {id}"), help))
+}
+
+/// Where the overlays are that this server has. Only its own disk can say; without its answer they are unknown.
+async fn overlays(portal: &Portal) -> BTreeMap<Member, String> {
+    match portal.app.disks.overlays().await {
+        Ok(overlays) => overlays
+            .into_iter()
+            .filter_map(|overlay| Some((overlay.mark?.member, overlay.path.display().to_string())))
+            .collect(),
+        Err(error) => {
+            tracing::warn!(%error, "desktops are listed without their overlays");
+            BTreeMap::new()
+        }
+    }
+}
+
+fn show(
+    seen: &Seen,
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+    overlays: &BTreeMap<Member, String>,
+) -> Option<Desktop> {
+    let (reason, users) = match &desktop.phase {
+        Phase::Broken { reason, .. } => (Some(why(reason)), None),
+        Phase::InUse { users, .. } => (None, Some(*users)),
+        Phase::Provisioning { .. }
+        | Phase::Available { .. }
+        | Phase::Off { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => (None, None),
+    };
+    Some(Desktop {
+        id: id.clone(),
+        name: desktop.spec.hostname.clone(),
+        pool: id.pool.clone(),
+        slot: id.slot,
+        server: seen.server_name(desktop.server)?,
+        state: DesktopState::from(&desktop.phase),
+        uuid: desktop.spec.uuid,
+        image: image(&seen.state, &desktop.spec.image),
+        root: desktop.spec.image,
+        overlay: overlays.get(&desktop.spec.member).cloned(),
+        since: desktop.phase.since(),
+        incarnation: desktop.incarnation,
+        reason,
+        users,
+    })
+}
+
+/// What an image is called that has this root.
+pub(crate) fn image(state: &State, root: &Digest) -> String {
+    let versions = state
+        .images
+        .iter()
+        .flat_map(|(name, versions)| versions.iter().map(move |version| (name, version)));
+    let named = versions
+        .filter(|(_, (_, version))| version.root == *root)
+        .map(|(name, (version, _))| format!("{name}@{version}"))
+        .next();
+    named.unwrap_or_else(|| root.to_string())
+}
+
+/// What is wrong with a desktop, in words.
+pub(crate) fn why(reason: &BrokenReason) -> String {
+    match reason {
+        BrokenReason::DomainMissing => "its domain is gone".to_owned(),
+        BrokenReason::OverlayMissing => "its overlay is gone".to_owned(),
+        BrokenReason::OverlayBad => "its overlay cannot be used".to_owned(),
+        BrokenReason::Crashed => "it ended without being asked".to_owned(),
+        BrokenReason::Paused(why) => format!("it stands still: {why}"),
+        BrokenReason::NotReady => "it did not become ready in time".to_owned(),
+        BrokenReason::Refused(why) => format!("an order for it failed for good: {why}"),
+    }
+}

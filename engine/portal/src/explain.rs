@@ -1,0 +1,301 @@
+//! `GET explain/{address}`: why is it as it is, and why is nothing happening?
+
+use std::collections::BTreeSet;
+
+use coppice_plans::plan::{Action, Plan};
+use coppice_schema::ids::{Address, DesktopId};
+use coppice_schema::known::{Order, Phase, Task};
+use coppice_schema::units::{Span, Timestamp};
+use coppice_state::State;
+
+use crate::api::{Explanation, OpenOrder, Problem};
+use crate::params::Named;
+use crate::portal::{Portal, Seen};
+use crate::preview::{self, concerns};
+use crate::{desktops, servers};
+
+/// Why an object is as it is.
+#[utoipa::path(get, path = "/api/v1/explain/{address}", params(("address" = String, Path)), responses(
+    (status = 200, body = Explanation), (status = 404, body = Problem)))]
+pub(crate) async fn explain(
+    portal: Portal,
+    Named(address): Named<Address>,
+) -> Result<axum::Json<Explanation>, Box<Problem>> {
+    let seen = portal.look().await;
+    let plan = preview::of_committed(&portal, &seen).await?;
+    let state = word(&seen.state, &address);
+    let actions = || {
+        plan.actions
+            .iter()
+            .filter(|action| concerns(&address, &action.object))
+    };
+    let waits: BTreeSet<_> = actions()
+        .flat_map(|action| action.waits.iter().cloned())
+        .collect();
+    let about = plan
+        .findings
+        .iter()
+        .filter(|finding| concerns(&address, &finding.object));
+    let findings: Vec<_> = about.cloned().collect();
+    if state == "absent" && findings.is_empty() && actions().next().is_none() {
+        return Err(Problem::absent(
+            &address,
+            "`coppice status` shows what there is; addresses look like pool.lab or desktop.lab-007",
+        ));
+    }
+    Ok(axum::Json(Explanation {
+        state: state.to_owned(),
+        paused: seen.state.pauses.contains_key(&address),
+        waits: waits.into_iter().collect(),
+        findings,
+        trace: trace(&seen, &plan, &address),
+        orders: orders(&seen, &address),
+        address,
+    }))
+}
+
+/// How an address stands, in a word.
+fn word(state: &State, address: &Address) -> &'static str {
+    let asked = &state.committed;
+    let configured = match address {
+        Address::Desktop(id) => {
+            return state
+                .desktops
+                .get(id)
+                .map_or("absent", |desktop| desktop.phase.word());
+        }
+        Address::Server(name) => {
+            let server = state.server_named(name);
+            return server.map_or("absent", |(_, server)| servers::word(server.state));
+        }
+        Address::Secret(name) => {
+            return if state.secrets.contains_key(name) {
+                "held"
+            } else {
+                "absent"
+            };
+        }
+        Address::Image(name) if !asked.images.contains_key(name) => {
+            return if state.images.contains_key(name) {
+                "held"
+            } else {
+                "absent"
+            };
+        }
+        Address::Image(_) | Address::Grid => true,
+        Address::Window(name) => asked.windows.contains_key(name),
+        Address::Network(name) => asked.networks.contains_key(name),
+        Address::Directory(name) => asked.directories.contains_key(name),
+        Address::Location(name) => asked.locations.contains_key(name),
+        Address::Template(name) => asked.templates.contains_key(name),
+        Address::Policy(name) => asked.policies.contains_key(name),
+        Address::Pool(name) => asked.pools.contains_key(name),
+    };
+    if configured { "configured" } else { "absent" }
+}
+
+/// The facts, one sentence each.
+fn trace(seen: &Seen, plan: &Plan, address: &Address) -> Vec<String> {
+    let state = &seen.state;
+    let mut lines = Vec::new();
+    if !seen.quorum {
+        lines.push(
+            "no majority answers: this is what the server that answers last heard of".to_owned(),
+        );
+    }
+    if let Some(change) = state.changed_by.get(address) {
+        let ago = ago(state, change.at);
+        lines.push(format!(
+            "its configuration was last changed by {} in revision {}, {ago} ago",
+            change.author, change.revision
+        ));
+    }
+    if let Some(until) = state.pauses.get(address) {
+        lines.push(match until {
+            Some(until) => format!(
+                "it is paused for another {}",
+                rounded(until.since(state.time))
+            ),
+            None => "it is paused until somebody resumes it".to_owned(),
+        });
+    }
+    if state.protections.contains(address) {
+        lines.push("it is protected: no plan destroys it without approval".to_owned());
+    }
+    match address {
+        Address::Desktop(id) => lines.extend(desktop(seen, id)),
+        Address::Server(_) => lines.extend(server(seen, plan, address)),
+        Address::Pool(pool) => {
+            let here = state.desktops.keys().filter(|id| id.pool == *pool).count();
+            let wanted = state
+                .committed
+                .pools
+                .get(pool)
+                .map_or(0, |pool| pool.desktops);
+            lines.push(format!(
+                "{wanted} desktops are wanted, and {here} are there"
+            ));
+        }
+        Address::Grid
+        | Address::Window(_)
+        | Address::Network(_)
+        | Address::Directory(_)
+        | Address::Location(_)
+        | Address::Image(_)
+        | Address::Template(_)
+        | Address::Policy(_)
+        | Address::Secret(_) => {}
+    }
+    let planned = plan
+        .actions
+        .iter()
+        .filter(|action| concerns(address, &action.object));
+    lines.extend(planned.map(next_step));
+    lines
+}
+
+fn desktop(seen: &Seen, id: &DesktopId) -> Vec<String> {
+    let state = &seen.state;
+    let Some(desktop) = state.desktops.get(id) else {
+        return vec!["the grid remembers no desktop in this slot".to_owned()];
+    };
+    let name = seen
+        .server_name(desktop.server)
+        .map(|name| name.to_string());
+    let image = desktops::image(state, &desktop.spec.image);
+    let mut lines = vec![
+        format!(
+            "it is in its life {}, on server {}, a clone of {image}",
+            desktop.incarnation,
+            name.unwrap_or_default()
+        ),
+        format!(
+            "it has been {} for {}",
+            desktop.phase.word(),
+            ago(state, desktop.phase.since())
+        ),
+    ];
+    if let Phase::Broken { reason, .. } = &desktop.phase {
+        lines.push(desktops::why(reason));
+    }
+    if desktop.failures.count > 0 {
+        lines.push(format!(
+            "it failed {} times in a row, the last time {} ago",
+            desktop.failures.count,
+            ago(state, desktop.failures.last)
+        ));
+    }
+    let look = state
+        .servers
+        .get(&desktop.server)
+        .and_then(|server| server.look.as_deref());
+    if let Some(look) = look {
+        let seen = look.members.get(&desktop.spec.member);
+        let domain = seen.is_some_and(|seen| seen.domain.is_some());
+        let overlay = seen.is_some_and(|seen| seen.overlay.is_some());
+        let has = |there: bool| if there { "there" } else { "not there" };
+        lines.push(format!(
+            "its server last saw its domain {}, and its overlay {}",
+            has(domain),
+            has(overlay)
+        ));
+    }
+    lines
+}
+
+fn server(seen: &Seen, plan: &Plan, address: &Address) -> Vec<String> {
+    let Address::Server(name) = address else {
+        return Vec::new();
+    };
+    let Some((id, server)) = seen.state.server_named(name) else {
+        return Vec::new();
+    };
+    let mut lines = Vec::new();
+    let current = plan.looked.get(&id).is_some_and(|looked| looked.current);
+    lines.push(match &server.look {
+        None => "it has not yet said what it sees".to_owned(),
+        Some(look) if current => {
+            format!(
+                "it was seen whole; the last change was {} ago",
+                ago(&seen.state, look.at)
+            )
+        }
+        Some(look) => format!(
+            "it was not seen whole since the present leader leads; it last changed {} ago",
+            ago(&seen.state, look.at)
+        ),
+    });
+    let status = servers::short(seen, server);
+    if let Some(why) = status.hypervisor_away {
+        lines.push(format!("its hypervisor does not answer: {why}"));
+    }
+    lines
+}
+
+fn next_step(action: &Action) -> String {
+    let kind = plain(&action.kind);
+    let reason = plain(&action.reason);
+    let when = if action.waits.is_empty() {
+        "now"
+    } else {
+        "when what it waits for is over"
+    };
+    format!("{}: {kind} ({reason}), {when}", action.object)
+}
+
+/// A word of the plan document as JSON has it, without its quotes.
+fn plain(word: &impl serde::Serialize) -> String {
+    match serde_json::to_value(word) {
+        Ok(serde_json::Value::String(word)) => word,
+        Ok(value) => value.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+fn orders(seen: &Seen, address: &Address) -> Vec<OpenOrder> {
+    let about = seen
+        .state
+        .orders
+        .iter()
+        .filter(|(_, order)| touches(seen, address, order));
+    let each = about.filter_map(|(stamp, order)| {
+        Some(OpenOrder {
+            stamp: *stamp,
+            server: seen.server_name(order.server)?,
+            what: order.task.describe(),
+            attempts: order.attempts,
+            last_error: order.last_error.clone(),
+            not_before: order.not_before,
+            deadline: order.deadline,
+        })
+    });
+    each.collect()
+}
+
+fn touches(seen: &Seen, address: &Address, order: &Order) -> bool {
+    let by_object = match order.task.member() {
+        Some(member) => concerns(address, &Address::Desktop(member.desktop.clone())),
+        None => false,
+    };
+    let by_image = match (address, &order.task) {
+        (Address::Image(name), Task::VerifyImage { root } | Task::DropImage { root }) => {
+            let versions = seen.state.images.get(name);
+            versions.is_some_and(|versions| versions.values().any(|version| version.root == *root))
+        }
+        _ => *address == Address::Grid,
+    };
+    let by_server = matches!(
+        address,
+        Address::Server(name) if seen.server_name(order.server).as_ref() == Some(name)
+    );
+    by_object || by_image || by_server
+}
+
+fn ago(state: &State, at: Timestamp) -> Span {
+    rounded(state.time.since(at))
+}
+
+/// Whole seconds: nobody wants to read more.
+fn rounded(span: Span) -> Span {
+    Span(span.0 / 1_000 * 1_000)
+}

@@ -1,0 +1,86 @@
+//! Plans and drift, to be looked at.
+
+use std::collections::BTreeSet;
+
+use coppice_plans::plan::{Bounds, Plan};
+use coppice_schema::Digest;
+use coppice_schema::ids::GridId;
+use coppice_schema::units::Size;
+
+use crate::api::{Code, DriftReport, PlanRequest, PlanResponse, Problem, SAVED_FORMAT, SavedPlan};
+use crate::bodies::Json;
+use crate::portal::Portal;
+use crate::{preview, seal, seam};
+
+/// What would happen if a configuration were applied now. Changes nothing.
+#[utoipa::path(post, path = "/api/v1/plans", request_body = PlanRequest, responses(
+    (status = 200, body = PlanResponse), (status = 413, body = Problem), (status = 422, body = Problem)))]
+pub(crate) async fn plan(
+    portal: Portal,
+    Json(request): Json<PlanRequest>,
+) -> Result<axum::Json<PlanResponse>, Box<Problem>> {
+    let PlanRequest {
+        bundle,
+        targets,
+        save,
+    } = request;
+    if save && !targets.is_empty() {
+        return Err(Problem::new(
+            Code::Incomplete,
+            "a plan for some targets only cannot be applied, so it is not saved",
+            "leave out the targets, or do not save it",
+        ));
+    }
+    let read = preview::read(bundle).await?;
+    let seen = portal.look_surely().await?;
+    let (plan, desired, _) = preview::of(&portal, &seen, read.desired).await?;
+    let plan = if targets.is_empty() {
+        plan
+    } else {
+        preview::only(plan, &targets)
+    };
+    let document = seam::document(&plan);
+    let saved = if save {
+        let bounds = bounds(&plan);
+        let unsealed = SavedPlan {
+            format: SAVED_FORMAT,
+            grid: seen.state.grid.unwrap_or(GridId([0; 16])),
+            desired,
+            texts: read.texts,
+            base: plan.base,
+            bounds,
+            document: document.clone(),
+            seal: Digest([0; 32]),
+        };
+        Some(Box::new(seal::seal(portal.app.vault.as_ref(), unsealed)?))
+    } else {
+        None
+    };
+    Ok(axum::Json(PlanResponse {
+        document,
+        diagnostics: read.diagnostics,
+        saved,
+    }))
+}
+
+/// What other hands changed, and what is done about it. Changes nothing.
+#[utoipa::path(get, path = "/api/v1/drift", responses((status = 200, body = DriftReport)))]
+pub(crate) async fn drift(portal: Portal) -> Result<axum::Json<DriftReport>, Box<Problem>> {
+    let seen = portal.look().await;
+    let plan = preview::of_committed(&portal, &seen).await?;
+    let document = seam::document(&plan);
+    Ok(axum::Json(DriftReport {
+        complete: plan.complete,
+        drift: plan.drift,
+        document,
+    }))
+}
+
+/// What may happen in a run without asking again: what the plan says.
+pub(crate) fn bounds(plan: &Plan) -> Bounds {
+    Bounds {
+        sessions_interrupted: preview::interrupted(plan),
+        bytes_copied: Size(preview::copied(plan)),
+        approved: BTreeSet::new(),
+    }
+}

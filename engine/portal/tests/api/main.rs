@@ -1,0 +1,18 @@
+//! The API, asked as a client would, on a grid in memory.
+//!
+//! Each module says that it is for tests, so that lints know.
+
+#[cfg(test)]
+mod access;
+#[cfg(test)]
+mod desktops;
+#[cfg(test)]
+mod events;
+#[cfg(test)]
+mod people;
+#[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod uploads;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,170 @@
+//! The API over a real TLS connection.
+
+use std::sync::Arc;
+
+use coppice_portal::serve;
+use coppice_schema::units::Span;
+use coppice_state::entry::Entry;
+use coppice_state::token::{Scope, TokenId};
+use futures::{SinkExt, StreamExt};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+use crate::world::{World, secret};
+
+struct Port {
+    address: std::net::SocketAddr,
+    connector: TlsConnector,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Port {
+    async fn open(world: &World) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let tls = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], key)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async { drop(stopped.await) };
+        let served = tokio::spawn(serve(
+            listener,
+            Arc::new(tls),
+            world.router.clone(),
+            stopped,
+        ));
+        Self {
+            address,
+            connector: TlsConnector::from(Arc::new(client)),
+            stop,
+            served,
+        }
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        self.connector.connect(name, stream).await.unwrap()
+    }
+
+    async fn close(self) {
+        self.stop.send(()).unwrap();
+        self.served.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_over_tls_and_the_server_stops_when_told() {
+    let world = World::new();
+    let port = Port::open(&world).await;
+    // Plain text gets no answer, and does no harm.
+    let mut plain = TcpStream::connect(port.address).await.unwrap();
+    plain
+        .write_all(b"GET /api/v1/health HTTP/1.1\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    // A reset instead of an alert is fine too.
+    drop(plain.read_to_end(&mut answer).await);
+    assert!(!answer.starts_with(b"HTTP"));
+
+    let mut stream = port.connect().await;
+    let request = format!(
+        "GET /api/v1/servers HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
+        secret(Scope::Viewer)
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("cache-control: no-store"), "{answer}");
+    assert!(answer.contains("\"name\":\"a\""), "{answer}");
+    port.close().await;
+}
+
+#[tokio::test]
+async fn a_console_carries_bytes_both_ways_until_its_token_is_revoked() {
+    let world = World::new();
+    world.grow(1, false);
+    let port = Port::open(&world).await;
+    let mut request = "wss://localhost/api/v1/desktops/lab-001/console?display=vnc"
+        .into_client_request()
+        .unwrap();
+    let bearer = format!("Bearer {}", secret(Scope::Helpdesk));
+    request
+        .headers_mut()
+        .insert("authorization", bearer.parse().unwrap());
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", "binary".parse().unwrap());
+    let (mut socket, response) = tokio_tungstenite::client_async(request, port.connect().await)
+        .await
+        .unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], "binary");
+    let first = socket.next().await.unwrap().unwrap();
+    assert_eq!(first, Message::Binary(b"RFB 003.008\n".as_slice().into()));
+    let bytes: Vec<u8> = (0..=96).chain(128..=255).collect();
+    socket
+        .send(Message::Binary(bytes.clone().into()))
+        .await
+        .unwrap();
+    let mut back = Vec::new();
+    while back.len() < bytes.len() {
+        back.extend_from_slice(&socket.next().await.unwrap().unwrap().into_data());
+    }
+    assert_eq!(back, bytes);
+
+    let id = TokenId("test-helpdesk".to_owned());
+    world.grid.agree(Entry::TokenRevoked {
+        id,
+        author: "test".to_owned(),
+    });
+    world.clock.pass(Span::seconds(10));
+    while let Some(Ok(message)) = socket.next().await {
+        assert!(message.is_close(), "{message:?}");
+    }
+    port.close().await;
+}
+
+#[tokio::test]
+async fn a_display_that_is_not_there_is_refused_before_the_upgrade() {
+    let world = World::new();
+    world.grow(1, false);
+    let port = Port::open(&world).await;
+    let mut request = "wss://localhost/api/v1/desktops/lab-001/console?display=spice"
+        .into_client_request()
+        .unwrap();
+    let bearer = format!("Bearer {}", secret(Scope::Helpdesk));
+    request
+        .headers_mut()
+        .insert("authorization", bearer.parse().unwrap());
+    let refused = tokio_tungstenite::client_async(request, port.connect().await).await;
+    let Err(tokio_tungstenite::tungstenite::Error::Http(response)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(response.status(), 409);
+    port.close().await;
+}

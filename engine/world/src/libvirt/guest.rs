@@ -1,0 +1,99 @@
+//! Questions to the guest, through QEMU's agent: <https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html>.
+
+use coppice_schema::known::{Feature, GuestState};
+use serde::Deserialize;
+use uuid::Uuid;
+use virt::domain::Domain;
+
+use super::gate::Way;
+use super::{Libvirt, duration};
+use crate::hypervisor::HypervisorError;
+
+/// Seconds in which a guest must answer a question.
+const PATIENCE: i32 = 5;
+
+#[derive(Deserialize)]
+struct Answer<T> {
+    #[serde(rename = "return")]
+    value: T,
+}
+
+#[derive(Deserialize)]
+struct HostName {
+    #[serde(rename = "host-name")]
+    host_name: String,
+}
+
+#[derive(Deserialize)]
+struct User {}
+
+impl Libvirt {
+    pub(super) async fn ask(&self, uuid: Uuid) -> Result<GuestState, HypervisorError> {
+        if self.shared.has_no_agents() {
+            // Only who is there can be silent.
+            self.live("ask", uuid).await?;
+            return Err(HypervisorError::Lacks(Feature::Agent));
+        }
+        if !self.agent_connected(uuid).await? {
+            return Ok(GuestState::Silent);
+        }
+        let gate = self.shared.gates.of(uuid);
+        let limit = duration(self.shared.limits.ask);
+        // One question at a time: a guest that leaves one open would leave the next open too.
+        let Some(passage) = gate.pass(Way::Ask, limit).await else {
+            return Ok(GuestState::Silent);
+        };
+        let shared = self.shared.clone();
+        let answer = self.shared.acts.call(limit, move || {
+            let _passage = passage;
+            let (_, domain) = shared.link.domain("ask", uuid)?;
+            Ok(question(&domain))
+        });
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => {
+                gate.note_late(Way::Ask);
+                Ok(GuestState::Silent)
+            }
+        }
+    }
+}
+
+/// A guest that does not answer, or nonsense, is silent.
+fn question(domain: &Domain) -> GuestState {
+    let Some(HostName { host_name }) = put(domain, r#"{"execute":"guest-get-host-name"}"#) else {
+        return GuestState::Silent;
+    };
+    let users: Option<Vec<User>> = put(domain, r#"{"execute":"guest-get-users"}"#);
+    GuestState::Answers {
+        hostname: host_name,
+        users: users.and_then(|users| u32::try_from(users.len()).ok()),
+    }
+}
+
+fn put<T: for<'de> Deserialize<'de>>(domain: &Domain, question: &str) -> Option<T> {
+    let said = domain.qemu_agent_command(question, PATIENCE, 0).ok()?;
+    understand(&said)
+}
+
+fn understand<T: for<'de> Deserialize<'de>>(said: &str) -> Option<T> {
+    serde_json::from_str::<Answer<T>>(said)
+        .ok()
+        .map(|answer| answer.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_understood_and_nonsense_is_not() {
+        let name: Option<HostName> = understand(r#"{"return":{"host-name":"lab-007"}}"#);
+        assert_eq!(name.unwrap().host_name, "lab-007");
+        let users: Option<Vec<User>> =
+            understand(r#"{"return":[{"user":"eve","login-time":1.5}]}"#);
+        assert_eq!(users.unwrap().len(), 1);
+        assert!(understand::<HostName>(r#"{"error":{"class":"CommandNotFound"}}"#).is_none());
+        assert!(understand::<HostName>("").is_none());
+    }
+}

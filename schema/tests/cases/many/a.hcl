@@ -1,0 +1,4 @@
+pool "lab" {
+  template = template.lab
+  desktops = 2
+}

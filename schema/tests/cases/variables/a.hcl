@@ -1,0 +1,14 @@
+variable "name" {
+}
+
+variable "many" {
+  type = list(number)
+}
+
+variable "list" {
+  type = list(string)
+}
+
+variable "names" {
+  default = "x"
+}
