@@ -304,7 +304,8 @@ impl Fields {
 /// What to say of a value that does not fit.
 fn explain(row: &table::Attribute, value: &Value, wrong: Wrong, at: At) -> Problem {
     let name = row.name;
-    let found = format!("this is {}", value.describe());
+    let fraction = matches!(value, Value::Number(number) if number.fract() != 0.0);
+    let found = format!("this is {}{}", value.describe(), if fraction { " with a fraction" } else { "" });
     match wrong {
         Wrong::Type(expected) => {
             let problem = Problem::error("V0203", at, format!("`{name}` must be {expected}")).label(found);
@@ -324,7 +325,7 @@ fn explain(row: &table::Attribute, value: &Value, wrong: Wrong, at: At) -> Probl
                 (Kind::Texts | Kind::Choices(_) | Kind::Networks, Value::Text(text)) if text.len() <= 80 => {
                     problem.help(format!("write a list: {name} = [{text:?}]")).instead(format!("[{text:?}]"))
                 }
-                (Kind::Ref(kind), Value::List(_) | Value::Map(_)) => {
+                (Kind::Ref(kind), Value::List(_) | Value::Map(_)) | (Kind::Refs(kind), Value::Map(_)) => {
                     problem.help(format!("choose one: {kind}.name[\"key\"] or {kind}.name[0]"))
                 }
                 _ => problem,

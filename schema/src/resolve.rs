@@ -58,7 +58,7 @@ pub(crate) fn resolve<'r, 'a>(e: &'r Evaluator<'a>) -> Resolver<'r, 'a> {
     // What others refer to comes first, so that what is resolved can look at it.
     for kind in ["grid", "window", "network", "directory", "location", "image", "template", "policy", "pool", "server", "moved"] {
         for (index, declared) in e.program.blocks.iter().enumerate() {
-            if declared.row.name == kind {
+            if declared.row.name == kind && !e.is_exhausted() {
                 resolver.repeat(index, declared);
             }
         }

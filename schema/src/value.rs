@@ -11,7 +11,7 @@ use crate::ids::SecretName;
 pub(crate) enum Value {
     Null,
     Flag(bool),
-    /// Always finite, and a whole number of at most 2^53 when it has no fraction.
+    /// Always finite, and a whole number below 2^53 when it has no fraction.
     Number(f64),
     Text(Rc<str>),
     List(Rc<Items<Vec<Value>>>),
@@ -103,7 +103,7 @@ pub(crate) fn number_text(number: f64) -> String {
 
 /// The whole number that `number` is.
 pub(crate) fn whole(number: f64) -> Option<i64> {
-    if number.fract() != 0.0 || number.abs() > 9_007_199_254_740_992.0 {
+    if number.fract() != 0.0 || number.abs() > 9_007_199_254_740_991.0 {
         return None;
     }
     // Printed without fraction and read again: exact up to 2^53, and no cast that could cut.

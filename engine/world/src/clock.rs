@@ -1,7 +1,11 @@
 //! The port to time.
 
+mod system;
+
 use coppice_schema::units::{Span, Timestamp};
 use futures::future::BoxFuture;
+
+pub use self::system::SystemClock;
 
 /// Where time comes from. Only whoever wires the world asks it; rooms below get time as an argument.
 pub trait Clock: Send + Sync {

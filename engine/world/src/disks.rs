@@ -1,5 +1,7 @@
 //! The port to this server's disks: golden images and the overlays of its desktops.
 
+mod local;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use coppice_schema::units::Size;
 use futures::future::BoxFuture;
 
 use crate::hypervisor::Mark;
+
+pub use self::local::LocalDisks;
 
 /// Images and overlays on this server.
 ///

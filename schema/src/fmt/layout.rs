@@ -11,8 +11,6 @@ struct Line {
     assign: Option<usize>,
     /// Where the comment is that closes it.
     comment: Option<usize>,
-    /// It begins inside a heredoc: its first piece stays where it is.
-    fixed: bool,
 }
 
 impl Line {
@@ -20,8 +18,11 @@ impl Line {
         self.pieces[..end].iter().map(|piece| piece.spaces + piece.text.chars().count()).sum()
     }
 
+    /// How much more it opens than it closes. What is in a heredoc does not count, as in `terraform fmt`; its end
+    /// does, which shifts what follows an expression of several lines within a heredoc.
     fn net(&self) -> i32 {
-        self.pieces.iter().map(|piece| piece.kind.bracket()).sum()
+        let counted = self.pieces.iter().take_while(|piece| piece.kind != Kind::OpenHeredoc);
+        counted.map(|piece| piece.kind.bracket()).sum()
     }
 }
 
@@ -39,25 +40,16 @@ pub(super) fn layout(pieces: Vec<Piece>) -> Vec<Piece> {
 
 fn lines(pieces: Vec<Piece>) -> Vec<Line> {
     let mut lines = vec![Line::default()];
-    let mut heredocs = 0usize;
     for piece in pieces {
         let ends = piece.ends_line();
-        match piece.kind {
-            Kind::OpenHeredoc => heredocs += 1,
-            Kind::CloseHeredoc => heredocs = heredocs.saturating_sub(1),
-            _other => {}
-        }
         if let Some(line) = lines.last_mut() {
             line.pieces.push(piece);
         }
         if ends {
-            lines.push(Line { fixed: heredocs > 0, ..Line::default() });
+            lines.push(Line::default());
         }
     }
     for line in &mut lines {
-        if line.fixed {
-            continue;
-        }
         let length = line.pieces.len();
         if length > 1 && line.pieces[length - 1].kind == Kind::Comment {
             line.comment = Some(length - 1);
@@ -76,7 +68,7 @@ fn lines(pieces: Vec<Piece>) -> Vec<Line> {
 fn indent(lines: &mut [Line]) {
     let mut open: Vec<i32> = Vec::new();
     for line in lines {
-        if line.pieces.is_empty() || line.fixed {
+        if line.pieces.is_empty() {
             continue;
         }
         if line.pieces[0].kind == Kind::Newline {

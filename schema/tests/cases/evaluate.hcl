@@ -16,7 +16,6 @@ locals {
   large       = 9007199254740993
   larger      = 9007199254740992 + 1
   step        = range(1, 5, -1)
-  bomb        = [for a in range(10000) : [for b in range(10000) : a * b]]
   many        = range(20000)
   network     = cidrhost("10.0.0.0/30", 4)
   format      = format("%d", "a")

@@ -14,7 +14,7 @@ variable "suffix" {
 
 locals {
   networks = toset(["lab", "office"])
-  hosts    = { for name, count in var.rooms : name => upper("${name}-{slot}") }
+  hosts    = { for name, count in var.rooms : name => "${upper(name)}-{slot}" }
 }
 
 network "n" {

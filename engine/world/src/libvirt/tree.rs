@@ -181,7 +181,8 @@ fn from_node(node: roxmltree::Node<'_, '_>, depth: usize) -> Result<Element, Not
         .checked_sub(1)
         .ok_or_else(|| NotXml(format!("elements nest more than {DEEPEST} deep")))?;
     let mut element = Element::new(node.tag_name().name());
-    element.namespace = node.tag_name().namespace().map(str::to_owned);
+    let namespace = node.tag_name().namespace();
+    element.namespace = namespace.filter(|uri| !uri.is_empty()).map(str::to_owned);
     for attribute in node.attributes() {
         if attribute.namespace().is_some() {
             return Err(NotXml(format!(

@@ -1,0 +1,70 @@
+//! The file that `coppice init` writes: every key, explained.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use coppice_schema::ids::ServerName;
+
+/// A server's file with what was chosen, and everything else as a comment.
+pub(crate) fn text(data: &Path, name: &ServerName, listen: SocketAddr, hypervisor: &str) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let data = quoted(&data.display().to_string());
+    let hypervisor = quoted(hypervisor);
+    format!(
+        r#"# What only this server knows. What the whole grid agrees on is in HCL: see `coppice plan`.
+# Relative paths are below the directory of this file. After a change, restart `coppice serve`.
+
+# Where the grid's log, keys, images and the disks of desktops are on this server.
+data = {data}
+
+# This server's name in the grid. It does not change while the server is a member.
+name = "{name}"
+
+# Where the API answers. 0.0.0.0:7443 is every address of this machine.
+listen = "{listen}"
+
+# What runs the desktops: a libvirt URI, or sim:// to try things out without any.
+#   qemu:///embed?root=DIR  QEMU without a daemon; desktops run on while Coppice restarts
+#   qemu:///system          the libvirt daemon of this machine
+hypervisor = {hypervisor}
+
+# On the processor (kvm), or emulated and slower (emulated). auto: by what the processor can.
+# accelerate = "auto"
+
+# What pools may ask for with `servers = ["gpu"]`.
+# labels = ["gpu"]
+
+# What is written to standard error: off, error, warn, info, debug or trace.
+# log = "info"
+
+# Networks that are something else on this server than the configuration says: one of `bridge`, `libvirt`
+# and `user = true`, and perhaps a `vlan`.
+# [networks.lab]
+# bridge = "br0"
+# vlan   = 12
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::read;
+
+    #[test]
+    fn what_init_writes_is_read_back_also_when_every_comment_is_lifted() {
+        let data = Path::new("/srv/a \"b\"\\c");
+        let text = text(data, &"host-1".parse().unwrap(), "127.0.0.1:7443".parse().unwrap(), "sim://");
+        let config = read::read(&text, Path::new("/x")).unwrap();
+        assert_eq!(config.data, data);
+        assert_eq!(config.hypervisor, "sim://");
+        let lifted: String = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.contains(" = ") || rest.starts_with('[') => format!("{rest}\n"),
+                _ => format!("{line}\n"),
+            })
+            .collect();
+        assert_eq!(read::read(&lifted, Path::new("/x")).unwrap().networks.len(), 1);
+    }
+}

@@ -1,0 +1,250 @@
+//! Following a run until it settles, waits for something far away, or can go no further.
+
+use std::time::{Duration, Instant};
+
+use coppice_plans::plan::{FindingKind, Severity};
+use coppice_portal::api::{DriftReport, RunStatus, Status};
+use coppice_schema::ids::Revision;
+
+use crate::client::{Client, ClientError, Lines};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::present::{self, Holding};
+use crate::progress::Progress;
+use crate::screen::Screen;
+use crate::times;
+use crate::verbs::explain;
+
+/// How long a server may be away, as when it restarts, before following it is given up. The run goes on.
+const AWAY: Duration = Duration::from_secs(120);
+
+/// How long nothing may get better, with something failing, before the rest counts as failed. Longer than the first
+/// tries of an order with their back-off, so that a passing failure is not the end.
+const STUCK: Duration = Duration::from_secs(45);
+
+/// How often the grid is asked when it says nothing by itself.
+const PULSE: Duration = Duration::from_secs(2);
+
+/// How a run ended, as far as it was followed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Ending {
+    /// The grid is what was asked for.
+    Settled,
+    /// The rest waits for people, a window or a pause; the grid goes on then.
+    Waits(Vec<String>),
+    /// The rest needs an approval.
+    Blocked(Vec<String>),
+    /// Not everything could be done; why, in words.
+    Partly(Vec<String>),
+    /// Another revision came in between.
+    Superseded(Revision),
+    /// Ctrl-C.
+    Interrupted,
+}
+
+/// What was seen of a run last.
+pub(crate) struct Followed {
+    /// How it ended.
+    pub(crate) ending: Ending,
+    /// The run.
+    pub(crate) run: Option<RunStatus>,
+}
+
+/// Follows the run of `revision`, of about `actions` actions.
+pub(crate) async fn follow(
+    revision: Revision,
+    actions: u64,
+    client: &Client,
+    screen: &Screen,
+) -> Result<Followed, Failure> {
+    let progress = Progress::things(screen, &format!("revision {revision}"), actions);
+    let mut watcher = Watcher {
+        revision,
+        client,
+        events: None,
+        away: None,
+        better: Instant::now(),
+        best: (0, 0),
+        run: None,
+    };
+    let interrupted = tokio::signal::ctrl_c();
+    let ending = tokio::select! {
+        ending = watcher.until_it_ends(actions, &progress) => ending?,
+        _ = interrupted => Ending::Interrupted,
+    };
+    progress.finish();
+    Ok(Followed { ending, run: watcher.run })
+}
+
+struct Watcher<'a> {
+    revision: Revision,
+    client: &'a Client,
+    events: Option<Lines>,
+    away: Option<Instant>,
+    better: Instant,
+    /// The most that was done, and the most desktops that were ready: headway is when either grows.
+    best: (u32, u32),
+    run: Option<RunStatus>,
+}
+
+impl Watcher<'_> {
+    async fn until_it_ends(&mut self, actions: u64, progress: &Progress) -> Result<Ending, Failure> {
+        loop {
+            if let Some(status) = self.status(progress).await?
+                && let Some(ending) = self.look(&status, actions, progress).await?
+            {
+                return Ok(ending);
+            }
+            self.wait().await;
+        }
+    }
+
+    /// The status, or nothing while the server is away for a while.
+    async fn status(&mut self, progress: &Progress) -> Result<Option<Status>, Failure> {
+        match self.client.get("/status").await {
+            Ok(status) => {
+                self.away = None;
+                Ok(Some(status))
+            }
+            Err(error) if error.passes() => {
+                self.events = None;
+                let since = *self.away.get_or_insert_with(Instant::now);
+                if since.elapsed() > AWAY {
+                    return Err(self.lost(error));
+                }
+                progress.say(&format!("revision {}: {} does not answer, trying again", self.revision, self.client.target()));
+                Ok(None)
+            }
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    fn lost(&self, error: ClientError) -> Failure {
+        Failure::from(error)
+            .hint(format!("revision {} is committed and the grid goes on with it: coppice status", self.revision))
+    }
+
+    async fn look(&mut self, status: &Status, actions: u64, progress: &Progress) -> Result<Option<Ending>, Failure> {
+        if status.revision > self.revision {
+            return Ok(Some(Ending::Superseded(status.revision)));
+        }
+        let run = status.run.clone().filter(|run| run.revision == self.revision);
+        let done = run.as_ref().map_or(0, |run| run.done);
+        let ready: u32 = status.pools.iter().map(|p| p.available + p.in_use).sum();
+        if done > self.best.0 || ready > self.best.1 {
+            self.best = (done.max(self.best.0), ready.max(self.best.1));
+            self.better = Instant::now();
+        }
+        progress.set(u64::from(done).min(actions), actions);
+        progress.say(&words(self.revision, run.as_ref(), status));
+        self.run = run;
+        if status.settled || self.run.as_ref().is_some_and(|run| run.finished.is_some()) {
+            return Ok(Some(Ending::Settled));
+        }
+        self.standstill(status).await
+    }
+
+    /// Whether nothing will happen for now, and why.
+    async fn standstill(&self, status: &Status) -> Result<Option<Ending>, Failure> {
+        let busy: u32 = status.pools.iter().map(|p| p.provisioning + p.deleting).sum();
+        let open = self.run.as_ref().map_or(0, |run| run.open_orders);
+        let failing = failures(status);
+        let stuck = self.better.elapsed() > STUCK && !failing.is_empty();
+        if stuck && (open == 0 || failing_orders(status)) {
+            return Ok(Some(Ending::Partly(failing)));
+        }
+        if open > 0 || busy > 0 {
+            return Ok(None);
+        }
+        let Ok(report) = self.client.get::<DriftReport>("/drift").await else {
+            return Ok(None);
+        };
+        let now = times::now();
+        let why = |waits: Vec<coppice_plans::plan::Wait>| waits.iter().map(|w| explain::wait(w, now)).collect();
+        Ok(match present::holding(&report.document) {
+            Holding::Far(waits) => Some(Ending::Waits(why(waits))),
+            Holding::Approval(waits) => Some(Ending::Blocked(why(waits))),
+            Holding::Trouble(waits) if self.better.elapsed() > STUCK => {
+                let lines: Vec<String> = why(waits);
+                Some(Ending::Partly(failing.into_iter().chain(lines.into_iter().map(|l| format!("waits for {l}"))).collect()))
+            }
+            Holding::Trouble(_) | Holding::Nothing => None,
+        })
+    }
+
+    /// Until the grid says that something happened, or a little while.
+    async fn wait(&mut self) {
+        if self.events.is_none() && self.away.is_none() {
+            self.events = self.client.lines(hyper::Method::GET, "/events").await.ok();
+        }
+        let Some(events) = &mut self.events else {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            return;
+        };
+        let came = tokio::time::timeout(PULSE, events.next_event()).await;
+        if matches!(came, Ok(Ok(None) | Err(_))) {
+            self.events = None;
+        }
+        // Many things happen at once: one look serves them all.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// One line that says how far it is.
+fn words(revision: Revision, run: Option<&RunStatus>, status: &Status) -> String {
+    let mut parts = Vec::new();
+    if let Some(run) = run {
+        if run.open_orders > 0 {
+            parts.push(format!("{} under way", run.open_orders));
+        }
+        if run.failed > 0 {
+            parts.push(format!("{} failed attempts", run.failed));
+        }
+    }
+    for pool in &status.pools {
+        let ready = pool.available + pool.in_use + pool.off;
+        if ready != pool.desired || pool.deleting > 0 {
+            parts.push(format!("{} {ready}/{} ready", pool.name, pool.desired));
+        }
+    }
+    if parts.is_empty() {
+        format!("revision {revision}")
+    } else {
+        format!("revision {revision}, {}", parts.join(", "))
+    }
+}
+
+/// What is wrong, in words.
+fn failures(status: &Status) -> Vec<String> {
+    let wrong = |f: &&coppice_plans::plan::Finding| f.severity == Severity::Error || is_failing(&f.kind);
+    let findings = status.findings.iter().filter(wrong);
+    let mut lines: Vec<String> =
+        findings.map(|f| format!("{}: {}", f.object, present::finding(&f.kind))).collect();
+    for pool in &status.pools {
+        if pool.broken > 0 {
+            lines.push(format!("pool {}: {} desktops are broken", pool.name, pool.broken));
+        }
+    }
+    lines
+}
+
+fn failing_orders(status: &Status) -> bool {
+    status.findings.iter().any(|f| is_failing(&f.kind))
+}
+
+fn is_failing(kind: &FindingKind) -> bool {
+    matches!(kind, FindingKind::OrderFailing { .. } | FindingKind::RolloutStopped { .. } | FindingKind::Broken { .. })
+}
+
+impl Ending {
+    /// How the command ends.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Settled | Self::Waits(_) => Exit::Done,
+            Self::Blocked(_) => Exit::Blocked,
+            Self::Partly(_) => Exit::Partly,
+            Self::Superseded(_) => Exit::Error,
+            Self::Interrupted => Exit::Interrupted,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A server's part of a grid, wired from the real world: log and state, hypervisor, disks, rounds and API.
+
+mod boot;
+pub(crate) mod hypervisor;
+
+use std::sync::Arc;
+
+use coppice_grid::{Grid, GridKey, Identity, Subject};
+use coppice_portal::App;
+use coppice_reconcile::server::{Description, Ports, Server};
+use coppice_schema::ids::ServerId;
+use coppice_state::Agreement;
+use coppice_world::clock::{Clock, SystemClock};
+use coppice_world::stamps::{StampFile, Stamps};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::layout::Layout;
+
+/// A server that runs.
+pub(crate) struct Running {
+    grid: Arc<Grid>,
+    api: JoinHandle<()>,
+    rounds: Vec<(&'static str, JoinHandle<()>)>,
+    stop_api: oneshot::Sender<()>,
+    /// What to tell when it is ready.
+    pub(crate) ready: String,
+}
+
+impl Running {
+    /// Opens everything and begins.
+    ///
+    /// # Errors
+    /// With whatever cannot be opened, and what to do about it. What was opened before is closed again.
+    pub(crate) async fn start(config: &Config) -> Result<Self, Failure> {
+        let layout = Layout::new(&config.data);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        // First of all: a port in use most often means that this server runs already.
+        let listener = listen(config).await?;
+        let grid = open_grid(config, &layout, Arc::clone(&clock)).await?;
+        match Self::begin(config, &layout, clock, Arc::clone(&grid), listener).await {
+            Ok(running) => Ok(running),
+            Err(failure) => {
+                if let Err(error) = grid.shutdown().await {
+                    tracing::warn!(%error, "the grid's log was not closed in order");
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn begin(
+        config: &Config,
+        layout: &Layout,
+        clock: Arc<dyn Clock>,
+        grid: Arc<Grid>,
+        listener: TcpListener,
+    ) -> Result<Self, Failure> {
+        let server = member(config, &grid)?;
+        let vault = GridKey::open(&layout.identity()).map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
+        let tls = certificate(config, layout, &grid, clock.as_ref())?;
+        let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
+        let stamps = StampFile::open(layout.stamps())
+            .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;
+        let boot = boot::count(&layout.boot(), clock.now())?;
+        let agreement: Arc<dyn Agreement> = grid.clone();
+        let app = App {
+            agreement: Arc::clone(&agreement),
+            clock: Arc::clone(&clock),
+            vault: Arc::new(vault),
+            hypervisor: Arc::clone(&world.hypervisor),
+            disks: Arc::clone(&world.disks),
+            server,
+            uploads: layout.uploads(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let ports = Ports {
+            agreement: Arc::clone(&agreement),
+            hypervisor: world.hypervisor,
+            disks: world.disks,
+            stamps: Arc::new(stamps) as Arc<dyn Stamps>,
+        };
+        let description = Description {
+            labels: config.labels.clone(),
+            networks: config.networks.clone(),
+            api: config.listen.to_string(),
+        };
+        let mine = Server::new(config.name.clone(), boot, description);
+        let address = listener.local_addr().unwrap_or(config.listen);
+        let (stop_api, stopped) = oneshot::channel::<()>();
+        let router = coppice_portal::router(app);
+        let api = tokio::spawn(coppice_portal::serve(listener, tls, router, async move {
+            // Also when nobody is left to say so.
+            let _ = stopped.await;
+        }));
+        let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(&clock));
+        let own = coppice_reconcile::server::run(mine, ports, clock);
+        let rounds = vec![("the leader's rounds", tokio::spawn(leader)), ("this server's rounds", tokio::spawn(own))];
+        let ready = format!("ready: server {} of grid {} answers at https://{address}", config.name, grid.id());
+        Ok(Self { grid, api, rounds, stop_api, ready })
+    }
+
+    /// Runs until `stop` is ready or something fails for good. Desktops run on in either case.
+    pub(crate) async fn until(mut self, stop: impl Future<Output = &'static str>) -> Result<(), Failure> {
+        let storage = self.grid.failed();
+        let failed = {
+            let rounds = self.rounds.iter_mut().map(|(name, task)| async move {
+                let ended = task.await;
+                (*name, ended.map_or_else(|e| e.to_string(), |()| "it ended".to_owned()))
+            });
+            let any_round = futures::future::select_all(rounds.map(Box::pin));
+            tokio::select! {
+                signal = stop => {
+                    tracing::info!(signal, "stopping; desktops run on");
+                    None
+                }
+                why = storage => Some(storage_failed(&why)),
+                ((name, why), ..) = any_round => Some(Failure::new(format!("{name} ended")).cause(why).hint("this is a bug; start it again: coppice serve")),
+                ended = &mut self.api => {
+                    let why = ended.map_or_else(|e| e.to_string(), |()| "it ended".to_owned());
+                    Some(Failure::new("the API ended").cause(why).hint("this is a bug; start it again: coppice serve"))
+                }
+            }
+        };
+        self.close(failed).await
+    }
+
+    async fn close(self, failed: Option<Failure>) -> Result<(), Failure> {
+        // Rounds can be cut off anywhere; requests get a moment to end.
+        for (_, task) in &self.rounds {
+            task.abort();
+        }
+        let _ = self.stop_api.send(());
+        if !self.api.is_finished()
+            && let Err(error) = self.api.await
+        {
+            tracing::warn!(%error, "the API ended badly");
+        }
+        let closed = self.grid.shutdown().await;
+        match (failed, closed) {
+            (Some(failure), _) => Err(failure),
+            (None, Err(error)) => Err(storage_failed(&error.to_string())),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+}
+
+fn storage_failed(why: &str) -> Failure {
+    Failure::new("the grid's log cannot be written any more, so this server ends; desktops run on")
+        .cause(why)
+        .hint("look at the disk of the data directory (df, dmesg), then: coppice serve")
+}
+
+async fn listen(config: &Config) -> Result<TcpListener, Failure> {
+    TcpListener::bind(config.listen).await.map_err(|e| {
+        let failure = Failure::new(format!("cannot listen on {}", config.listen)).because(&e);
+        match e.kind() {
+            std::io::ErrorKind::AddrInUse => failure
+                .hint("does this server run already? `coppice status` tells")
+                .hint(format!("see who has the port: ss -ltnp 'sport = :{}'", config.listen.port()))
+                .hint("or choose another one: `listen` in coppice.toml"),
+            std::io::ErrorKind::AddrNotAvailable => {
+                failure.hint("this machine has no such address: correct `listen` in coppice.toml, or use 0.0.0.0")
+            }
+            std::io::ErrorKind::PermissionDenied => failure.hint("ports below 1024 are root's: choose another one"),
+            _ => failure,
+        }
+    })
+}
+
+async fn open_grid(config: &Config, layout: &Layout, clock: Arc<dyn Clock>) -> Result<Arc<Grid>, Failure> {
+    let open = Grid::open(&layout.grid(), clock, None).await;
+    open.map(Arc::new).map_err(|e| {
+        let failure = Failure::new(format!("cannot open the grid in {}", config.data.display())).because(&e);
+        if layout.grid().exists() {
+            failure
+        } else {
+            failure.hint(format!("coppice init --data {}", config.data.display()))
+        }
+    })
+}
+
+/// Which member of the grid this server is. Its name in its own file must be the one the grid knows.
+fn member(config: &Config, grid: &Grid) -> Result<ServerId, Failure> {
+    let state = grid.local();
+    let id = grid.server().ok_or_else(|| {
+        Failure::new(format!("this server is no member of grid {} any more", grid.id()))
+            .hint("make a new grid in an empty directory: coppice init --data DIR")
+    })?;
+    match state.servers.get(&id) {
+        Some(known) if known.name != config.name => {
+            Err(Failure::new(format!("this server is {} in the grid, and {} in its coppice.toml", known.name, config.name))
+                .hint(format!("a member's name does not change: set name = \"{}\"", known.name)))
+        }
+        _ => Ok(id),
+    }
+}
+
+fn certificate(
+    config: &Config,
+    layout: &Layout,
+    grid: &Grid,
+    clock: &dyn Clock,
+) -> Result<Arc<rustls::ServerConfig>, Failure> {
+    let failed = |e: &dyn std::error::Error| Failure::new("cannot use the grid's identity").because(e);
+    let subject = Subject {
+        grid: grid.id(),
+        server: config.name.clone(),
+        names: std::iter::once(config.listen.ip().to_string()).collect(),
+    };
+    let identity = Identity::open(&layout.identity(), &subject, clock.now()).map_err(|e| failed(&e))?;
+    if identity.renewed() {
+        tracing::info!("this server has a new certificate");
+    }
+    identity.tls(&["http/1.1"]).map_err(|e| failed(&e))
+}

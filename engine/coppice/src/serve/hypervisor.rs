@@ -1,0 +1,71 @@
+//! Which hypervisor, and with it which disks: a simulated server has its own.
+
+use std::sync::Arc;
+
+use coppice_schema::ids::GridId;
+use coppice_world::clock::Clock;
+use coppice_world::disks::{Disks, LocalDisks};
+use coppice_world::hypervisor::Hypervisor;
+use coppice_world::libvirt::{self, HypervisorUri, Limits, Options};
+use coppice_world::sim::{Setup, SimServer};
+
+use crate::config::{Accelerate, Config};
+use crate::failure::Failure;
+use crate::layout::Layout;
+
+/// What carries desktops.
+pub(crate) struct World {
+    /// Domains.
+    pub(crate) hypervisor: Arc<dyn Hypervisor>,
+    /// Images and overlays.
+    pub(crate) disks: Arc<dyn Disks>,
+}
+
+/// Whether `uri` is the address of a hypervisor; if not, why, in words.
+pub(crate) fn check(uri: &str) -> Result<(), String> {
+    match uri.parse::<HypervisorUri>() {
+        Ok(HypervisorUri::Sim(_)) => uri.parse::<Setup>().map(drop).map_err(|e| e.to_string()),
+        Ok(HypervisorUri::Embedded { .. } | HypervisorUri::Libvirt(_)) => Ok(()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Opens the hypervisor and the disks that `config` names.
+pub(crate) async fn open(
+    config: &Config,
+    layout: &Layout,
+    grid: GridId,
+    clock: Arc<dyn Clock>,
+) -> Result<World, Failure> {
+    let uri = &config.hypervisor;
+    let wrong = |why: String| {
+        Failure::new(format!("`hypervisor` in coppice.toml is {uri:?}, which cannot be used")).cause(why)
+    };
+    let parsed: HypervisorUri = uri.parse().map_err(|e: libvirt::BadUri| wrong(e.to_string()))?;
+    if let HypervisorUri::Sim(_) = parsed {
+        let setup: Setup = uri.parse().map_err(|e: coppice_world::sim::BadSimUri| wrong(e.to_string()))?;
+        tracing::warn!("the hypervisor is simulated: nothing runs, and all of it is gone when this process ends");
+        let server = SimServer::new(Setup { grid: Some(grid), ..setup }, clock);
+        return Ok(World { hypervisor: server.clone(), disks: server });
+    }
+    let disks = LocalDisks::open(layout.disks(), grid)
+        .await
+        .map_err(|e| Failure::new("cannot open this server's images").because(&e))?;
+    let options = Options {
+        grid,
+        accelerate: match config.accelerate {
+            Accelerate::Auto => libvirt::Accelerate::Auto,
+            Accelerate::Kvm => libvirt::Accelerate::Kvm,
+            Accelerate::Emulated => libvirt::Accelerate::Emulated,
+        },
+        seeds: layout.seeds(),
+        limits: Limits::default(),
+    };
+    let hypervisor = libvirt::open(&parsed, options).await.map_err(|e| {
+        Failure::new(format!("cannot open the hypervisor {uri}"))
+            .because(&e)
+            .hint("are QEMU and libvirt's QEMU driver installed? on Debian: apt install qemu-system-x86 libvirt-daemon-driver-qemu")
+            .hint("try it by hand: virsh -c URI version")
+    })?;
+    Ok(World { hypervisor, disks: Arc::new(disks) })
+}

@@ -1,0 +1,238 @@
+//! `coppice apply`: make the grid what a configuration asks for, and follow it there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use coppice_plans::plan::GateKind;
+use coppice_portal::api::{ApplyRequest, ApplyResponse, Configuration, Document, Image, PlanRequest, PlanResponse};
+use coppice_schema::desired::Origin;
+use coppice_schema::ids::Revision;
+use coppice_schema::Bundle;
+
+use crate::client::Client;
+use crate::configuration::Named;
+use crate::exit::Exit;
+use crate::failure::{Ended, Failure};
+use crate::follow::{self, Ending, Followed};
+use crate::present::{self, Detail};
+use crate::screen::Screen;
+use crate::settings::Settings;
+use crate::upload::{self, Sending};
+use crate::verbs::{plan, show};
+
+/// Make the grid what a configuration asks for
+#[derive(clap::Args, Debug)]
+#[command(after_long_help = "Shows the plan, asks, commits, and follows the run until the grid has settled. What waits for a window
+or for people to log off goes on by itself; Ctrl-C ends the following only.
+
+Examples:
+  coppice apply examples/lab
+  coppice apply monday.plan --yes               exactly the plan that was kept, or nothing
+  coppice apply --approve mass-delete           after reading what it deletes
+  coppice apply --yes --detach                  commit, and leave the rest to the grid
+
+Exit codes: 0 done, or it waits for a window; 3 configuration invalid; 4 something changed since the
+plan was made; 5 a gate is shut; 6 not everything could be done; 130 interrupted.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    named: Named,
+    /// Do not ask. Data loss and an empty configuration still need --approve
+    #[arg(long, short)]
+    yes: bool,
+    /// Say yes to a gate by its name, as the plan shows it; may be repeated
+    #[arg(long, value_name = "GATE", value_parser = gate)]
+    approve: Vec<GateKind>,
+    /// Sessions that may be interrupted; without it, as many as the plan says
+    #[arg(long, value_name = "N")]
+    max_interrupted: Option<u32>,
+    /// Follow the run until it has settled (this is so without it, too)
+    #[arg(long, conflicts_with = "detach")]
+    wait: bool,
+    /// Commit, and do not follow
+    #[arg(long)]
+    detach: bool,
+    /// How much of the plan is shown
+    #[arg(long, value_enum, default_value_t)]
+    detail: Detail,
+}
+
+fn gate(text: &str) -> Result<GateKind, String> {
+    serde_json::from_value(serde_json::Value::from(text)).map_err(|_| {
+        "expected one of: server-loss, mass-delete, personal-data, protected, empty-configuration, freeze".to_owned()
+    })
+}
+
+pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
+    let client = Client::new(settings)?;
+    let (configuration, document) = match saved_file(&args.named.directories) {
+        Some(file) => {
+            let saved = show::read(&file)?;
+            let document = saved.document.clone();
+            (Configuration::Saved(Box::new(saved)), document)
+        }
+        None => {
+            let bundle = plan::gather_valid(&args.named, screen)?;
+            send_images(&bundle, &client, screen).await?;
+            let document = planned(&bundle, &client, settings, screen).await?;
+            (Configuration::Bundle(bundle), document)
+        }
+    };
+    screen.text(&present::text(&document, args.detail, screen.colours)?);
+    if present::has_changes(&document) && !args.yes {
+        consent(screen)?;
+    }
+    let request = ApplyRequest {
+        expect_plan: match &configuration {
+            Configuration::Bundle(_) => present::plan_id(&document),
+            Configuration::Saved(_) => None,
+        },
+        configuration,
+        approve: args.approve.iter().copied().collect::<BTreeSet<_>>(),
+        max_interrupted: args.max_interrupted,
+    };
+    let response: ApplyResponse = client.post("/apply", &request).await?;
+    committed(&response, screen);
+    if args.detach {
+        screen.value(&serde_json::json!({ "revision": response.revision, "already": response.already }))?;
+        screen.advise("coppice status --watch");
+        return Ok(Exit::Done);
+    }
+    let actions = present::actions(&response.document);
+    let followed = follow::follow(response.revision, actions, &client, screen).await?;
+    ended(&response, &followed, screen)
+}
+
+/// A saved plan stands in place of directories.
+fn saved_file(places: &[PathBuf]) -> Option<PathBuf> {
+    match places {
+        [one] if one.extension().is_none_or(|e| e != "hcl") && one.is_file() => Some(one.clone()),
+        _ => None,
+    }
+}
+
+/// Sends the sources of images that the grid does not hold.
+async fn send_images(bundle: &Bundle, client: &Client, screen: &Screen) -> Result<(), Failure> {
+    let Some(desired) = coppice_schema::load(bundle).desired else {
+        return Ok(());
+    };
+    let mut held: Option<Vec<Image>> = None;
+    for (name, image) in &desired.images {
+        let Origin::Source { path, digest: Some(digest) } = &image.origin else {
+            continue;
+        };
+        let images = match &mut held {
+            Some(images) => images,
+            None => held.insert(client.get("/images").await?),
+        };
+        if images.iter().any(|i| i.name == *name && i.digest == *digest) {
+            continue;
+        }
+        // A version is known by the digest of its source; the name is for people, and follows from it.
+        let version = digest
+            .short()
+            .parse()
+            .map_err(|e| Failure::new(format!("cannot name a version of image {name}")).because(&e))?;
+        // The path in the texts is relative to the text; that of the bundle to where the command was given.
+        let file = bundle
+            .sources
+            .iter()
+            .find(|(place, found)| **found == Some(*digest) && place.ends_with(path.as_str()))
+            .map_or(path, |(place, _)| place);
+        upload::send(&Sending { name, version: &version, file: Path::new(file) }, client, screen).await?;
+    }
+    Ok(())
+}
+
+/// The plan. A grid that has just started has not looked yet: it is given the time of `--timeout` to.
+async fn planned(bundle: &Bundle, client: &Client, settings: &Settings, screen: &Screen) -> Result<Document, Failure> {
+    let begun = Instant::now();
+    let request = PlanRequest { bundle: bundle.clone(), targets: BTreeSet::new(), save: false };
+    let mut told = false;
+    loop {
+        let response: PlanResponse = plan::ask(client, &request, screen).await?;
+        if present::is_complete(&response.document) || begun.elapsed() > settings.timeout {
+            return Ok(response.document);
+        }
+        if !told {
+            screen.note("waiting for every server to be seen");
+            told = true;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn consent(screen: &Screen) -> Result<(), Failure> {
+    if !screen.may_ask() {
+        return Err(Failure::usage("applying this changes the grid, and nobody is there to be asked")
+            .hint("coppice apply --yes, after reading the plan"));
+    }
+    if screen.confirm("\nApply this?")? {
+        return Ok(());
+    }
+    Err(Failure::new("nothing was changed"))
+}
+
+fn committed(response: &ApplyResponse, screen: &Screen) {
+    if response.already {
+        screen.note(&format!("revision {} asks for exactly this already", response.revision));
+    } else {
+        screen.note(&format!("committed as revision {}", response.revision));
+    }
+}
+
+fn ended(response: &ApplyResponse, followed: &Followed, screen: &Screen) -> Ended {
+    let exit = followed.ending.exit();
+    let revision = response.revision;
+    let why = match &followed.ending {
+        Ending::Waits(why) | Ending::Blocked(why) | Ending::Partly(why) => why.clone(),
+        Ending::Settled | Ending::Superseded(_) | Ending::Interrupted => Vec::new(),
+    };
+    screen.value(&serde_json::json!({
+        "revision": revision,
+        "already": response.already,
+        "settled": followed.ending == Ending::Settled,
+        "run": followed.run,
+        "why": why,
+    }))?;
+    match &followed.ending {
+        Ending::Settled => {
+            let done = followed.run.as_ref().map_or(0, |run| run.done);
+            let done = match done {
+                0 => String::new(),
+                1 => ", one action done".to_owned(),
+                n => format!(", {n} actions done"),
+            };
+            screen.text(&format!("{} the grid is what revision {revision} asks for{done}\n", screen.colours.good("settled:")));
+            return Ok(exit);
+        }
+        Ending::Waits(_) => {
+            screen.text(&format!("{} revision {revision} is committed; the grid goes on by itself\n", screen.colours.warn("waiting:")));
+            for line in &why {
+                screen.text(&format!("  for {line}\n"));
+            }
+            return Ok(exit);
+        }
+        Ending::Blocked(_) | Ending::Partly(_) | Ending::Superseded(_) | Ending::Interrupted => {}
+    }
+    if screen.json {
+        return Ok(exit);
+    }
+    Err(stopped(revision, &followed.ending, why))
+}
+
+fn stopped(revision: Revision, ending: &Ending, why: Vec<String>) -> Failure {
+    let failure = match ending {
+        Ending::Blocked(_) => Failure::new(format!("revision {revision} is committed, and the rest of it needs approval"))
+            .hint("coppice plan shows what; then coppice apply --approve GATE"),
+        Ending::Superseded(other) => Failure::new(format!("revision {revision} was replaced by revision {other} while it was carried out"))
+            .hint("coppice history shows who applied it"),
+        Ending::Interrupted => Failure::new(format!("stopped following revision {revision}; the run goes on in the grid"))
+            .hint("coppice status --watch follows it again"),
+        Ending::Partly(_) | Ending::Settled | Ending::Waits(_) => {
+            Failure::new(format!("revision {revision} was applied in part; the grid keeps trying"))
+                .hint("coppice explain ADDRESS says why; coppice status shows how it stands")
+        }
+    };
+    why.into_iter().fold(failure.exit(ending.exit()), |failure, line| failure.cause(line))
+}

@@ -1,0 +1,138 @@
+//! `coppice image`: golden images.
+
+use std::path::PathBuf;
+
+use coppice_portal::api::Image;
+use coppice_schema::ids::{ImageName, VersionName};
+use coppice_schema::known::CopyState;
+use hyper::Method;
+
+use crate::client::{Client, segment};
+use crate::exit::Exit;
+use crate::failure::Ended;
+use crate::screen::Screen;
+use crate::settings::Settings;
+use crate::table::{Cell, Table, Tone};
+use crate::times;
+use crate::upload::{self, Sending};
+
+/// What can be asked of images.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Bring an image file into the grid as a version of an image
+    #[command(after_long_help = "Any format that qemu-img reads is taken: qcow2, raw, vmdk, vhdx, vdi. A broken connection is taken up
+again where it broke. A version never changes: the same name with other bytes is refused.
+
+Examples:
+  coppice image import win11 win11.qcow2 --version 2026-11
+  coppice image import tiny tiny.raw --version 1 --quiet")]
+    Import(Import),
+    /// Show all versions of all images
+    #[command(after_long_help = "Examples:\n  coppice image list\n  coppice image list --json | jq '.[] | select(.used_by == 0)'")]
+    List,
+    /// Show which server holds which version, and whether it was verified
+    #[command(after_long_help = "Examples:\n  coppice image status\n  coppice image status win11")]
+    Status {
+        /// Only this image
+        name: Option<ImageName>,
+    },
+    /// Remove a version that no desktop is a clone of
+    #[command(after_long_help = "Examples:\n  coppice image remove win11 2026-10")]
+    Remove {
+        /// The image
+        name: ImageName,
+        /// The version
+        version: VersionName,
+    },
+}
+
+/// An image file and what it is to be called.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Import {
+    /// The image, as `image \"NAME\"` in a configuration has it
+    name: ImageName,
+    /// The image file
+    file: PathBuf,
+    /// The version it becomes
+    #[arg(long)]
+    version: VersionName,
+}
+
+pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
+    let client = Client::new(settings)?;
+    match verb {
+        Verb::Import(args) => {
+            let sending = Sending { name: &args.name, version: &args.version, file: &args.file };
+            let image = upload::send(&sending, &client, screen).await?;
+            screen.value(&image)?;
+            screen.text(&format!(
+                "image {} version {}: {} in a disk of {}\n",
+                image.name,
+                image.version,
+                image.data.rounded(),
+                image.size.rounded()
+            ));
+        }
+        Verb::List => {
+            let images: Vec<Image> = client.get("/images").await?;
+            screen.value(&images)?;
+            screen.text(&versions(&images).render(screen.colours));
+        }
+        Verb::Status { name } => {
+            let mut images: Vec<Image> = client.get("/images").await?;
+            images.retain(|image| name.as_ref().is_none_or(|name| image.name == *name));
+            screen.value(&images)?;
+            screen.text(&copies(&images).render(screen.colours));
+        }
+        Verb::Remove { name, version } => {
+            let path = format!("/images/{}/versions/{}", segment(name.as_str()), segment(version.as_str()));
+            client.act(Method::DELETE, &path).await?;
+            screen.note(&format!("image {name} version {version} is removed from the catalogue"));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn versions(images: &[Image]) -> Table {
+    let now = times::now();
+    let mut table = Table::new(&["image", "version", "disk", "data", "desktops", "copies", "imported", "published", "digest"]);
+    for it in images {
+        let whole = it.copies.iter().filter(|c| c.state == CopyState::Verified).count();
+        table.row([
+            it.name.as_str().into(),
+            it.version.as_str().into(),
+            Cell::number(it.size.rounded()),
+            Cell::number(it.data.rounded()),
+            Cell::number(it.used_by),
+            Cell::number(whole),
+            times::relative(it.imported, now).into(),
+            if it.published { Cell::from("yes").tone(Tone::Good) } else { Cell::from("no").tone(Tone::Faint) },
+            it.digest.short().into(),
+        ]);
+    }
+    table
+}
+
+fn copies(images: &[Image]) -> Table {
+    let mut table = Table::new(&["image", "version", "server", "copy"]);
+    for it in images {
+        for copy in &it.copies {
+            let (word, tone) = match copy.state {
+                CopyState::Copying => ("on its way", Tone::Warn),
+                CopyState::Verified => ("whole, every chunk verified", Tone::Good),
+                CopyState::Bad => ("bad: not what it should be", Tone::Bad),
+            };
+            table.row([
+                it.name.as_str().into(),
+                it.version.as_str().into(),
+                copy.server.as_str().into(),
+                Cell::from(word).tone(tone),
+            ]);
+        }
+        if it.copies.is_empty() {
+            let none = Cell::from("no server holds it").tone(Tone::Bad);
+            table.row([it.name.as_str().into(), it.version.as_str().into(), "".into(), none]);
+        }
+    }
+    table
+}

@@ -1,0 +1,136 @@
+//! `coppice plan`: what would happen, to whom, and when. It changes nothing.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use coppice_portal::api::{Document, PlanRequest, PlanResponse, SavedPlan};
+use coppice_schema::ids::Address;
+use coppice_schema::Bundle;
+
+use crate::client::{Client, ClientError};
+use crate::configuration::{self, Named};
+use crate::exit::Exit;
+use crate::failure::{Ended, Failure};
+use crate::present::{self, Detail};
+use crate::screen::Screen;
+use crate::settings::Settings;
+use crate::verbs::validate;
+
+/// Show what applying a configuration would do; changes nothing
+#[derive(clap::Args, Debug)]
+#[command(after_long_help = "Examples:
+  coppice plan examples/lab
+  coppice plan --out monday.plan         keep it; later: coppice apply monday.plan
+  coppice plan --target pool.lab         look at one pool only
+  coppice plan --format markdown         for a merge request
+  coppice plan --detailed-exitcode       0: nothing to do, 2: changes, 7: a server was not seen")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    named: Named,
+    /// Keep the plan in a file, to be applied later exactly as it is
+    #[arg(long, value_name = "FILE", conflicts_with = "targets")]
+    out: Option<PathBuf>,
+    /// Look at this only, such as pool.lab; may be repeated. Such a plan cannot be applied
+    #[arg(long = "target", value_name = "ADDRESS")]
+    targets: Vec<Address>,
+    #[command(flatten)]
+    form: Form,
+    /// End with 2 when there are changes
+    #[arg(long)]
+    detailed_exitcode: bool,
+}
+
+/// How a plan is shown.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct Form {
+    /// As text, as markdown, or as the plan document itself
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    /// How much of it
+    #[arg(long, value_enum, default_value_t)]
+    detail: Detail,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+enum Format {
+    /// For a terminal
+    #[default]
+    Text,
+    /// For a merge request
+    Markdown,
+    /// The plan document
+    Json,
+}
+
+pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
+    let bundle = gather_valid(&args.named, screen)?;
+    let client = Client::new(settings)?;
+    let request = PlanRequest {
+        bundle,
+        targets: args.targets.iter().cloned().collect::<BTreeSet<_>>(),
+        save: args.out.is_some(),
+    };
+    let response = ask(&client, &request, screen).await?;
+    show(&response.document, args.form, screen)?;
+    if let (Some(path), Some(saved)) = (&args.out, &response.saved) {
+        save(path, saved)?;
+        screen.note(&format!("the plan is kept in {}", path.display()));
+        screen.advise(&format!("coppice apply {}", path.display()));
+    }
+    let unseen = args.targets.is_empty() && !present::is_complete(&response.document);
+    Ok(if unseen {
+        screen.note("a server was not seen whole, so there may be more to do than this says: coppice status");
+        Exit::Incomplete
+    } else if args.detailed_exitcode && present::has_changes(&response.document) {
+        Exit::Changes
+    } else {
+        Exit::Done
+    })
+}
+
+/// A configuration that has no errors; what is worth knowing was told.
+pub(crate) fn gather_valid(named: &Named, screen: &Screen) -> Result<Bundle, Failure> {
+    let bundle = configuration::gather(named, screen)?;
+    let loaded = coppice_schema::load(&bundle);
+    if loaded.desired.is_none() {
+        let data = serde_json::to_value(&loaded.diagnostics).unwrap_or_default();
+        return Err(validate::invalid(&bundle.texts, &loaded.diagnostics, screen).with_data(data));
+    }
+    validate::tell(&bundle.texts, &loaded.diagnostics, screen);
+    Ok(bundle)
+}
+
+/// Asks the grid for a plan. A grid of another version may find errors that were not found here.
+pub(crate) async fn ask(client: &Client, request: &PlanRequest, screen: &Screen) -> Result<PlanResponse, Failure> {
+    client.post("/plans", request).await.map_err(|error: ClientError| match error.problem() {
+        Some(problem) if !problem.diagnostics.is_empty() => {
+            validate::invalid(&request.bundle.texts, &problem.diagnostics, screen)
+        }
+        _ => error.into(),
+    })
+}
+
+/// Shows a plan in the form that was asked for.
+pub(crate) fn show(document: &Document, form: Form, screen: &Screen) -> Result<(), Failure> {
+    screen.value(document)?;
+    match form.format {
+        Format::Text => screen.text(&present::text(document, form.detail, screen.colours)?),
+        Format::Markdown => screen.text(&present::markdown(document)?),
+        Format::Json => {
+            let text = serde_json::to_string_pretty(document)
+                .map_err(|e| Failure::new("cannot write the plan as JSON").because(&e))?;
+            screen.text(&format!("{text}\n"));
+        }
+    }
+    Ok(())
+}
+
+fn save(path: &Path, saved: &SavedPlan) -> Result<(), Failure> {
+    let failed = |e: &dyn std::error::Error| {
+        Failure::new(format!("cannot keep the plan in {}", path.display())).because(e)
+    };
+    let text = serde_json::to_vec_pretty(saved).map_err(|e| failed(&e))?;
+    let mut file = std::fs::File::create(path).map_err(|e| failed(&e))?;
+    file.write_all(&text).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()).map_err(|e| failed(&e))
+}

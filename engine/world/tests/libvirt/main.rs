@@ -1,0 +1,11 @@
+//! The libvirt adapters against real libvirt: its test driver, the embedded QEMU, and a daemon of our own.
+//!
+//! What the machine lacks is skipped, and said on standard error; with `COPPICE_REQUIRE_VIRT=1` it fails instead.
+//! `COPPICE_TEST_IMAGE` names a bootable image whose guest answers; without it, one is built once.
+
+mod adoption;
+mod daemon;
+mod embedded;
+mod machine;
+mod means;
+mod test_driver;

@@ -1,0 +1,175 @@
+//! What is done to a hypervisor past its adapter.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use coppice_schema::units::Size;
+use coppice_world::contract::Outcome;
+use coppice_world::contract::hypervisor::Means;
+use coppice_world::hypervisor::Mark;
+use rustix::process::{Pid, Signal, kill_process};
+use uuid::Uuid;
+use virt::connect::Connect;
+
+/// The means for QEMU on this machine.
+pub(crate) struct Qemu {
+    /// How to reach the same hypervisor.
+    pub(crate) uri: String,
+    /// Where overlays go.
+    pub(crate) disks: PathBuf,
+    /// The image below them.
+    pub(crate) image: PathBuf,
+    /// Where traces of domains may be left.
+    pub(crate) traces: Vec<PathBuf>,
+}
+
+fn failed(error: impl std::fmt::Display) -> Outcome {
+    Outcome::Failed(error.to_string())
+}
+
+/// The process of a domain.
+pub(crate) fn process(uuid: Uuid) -> Option<Pid> {
+    let wanted = uuid.to_string();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            let found = words
+                .windows(2)
+                .any(|pair| pair == [b"-uuid", wanted.as_bytes()]);
+            found.then_some(pid)
+        })
+}
+
+/// Makes an overlay over an image.
+pub(crate) fn overlay(image: &Path, path: &Path) -> Result<(), Outcome> {
+    let mut create = Command::new("qemu-img");
+    create
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .arg(image)
+        .arg(path);
+    let status = create.status().map_err(failed)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed("qemu-img made no overlay"))
+    }
+}
+
+/// Files below `directory` whose names hold `part`. What a domain said is kept on purpose.
+fn named(directory: &Path, part: &str, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.contains(part) && path.extension().is_none_or(|end| end != "log") {
+            found.push(path.display().to_string());
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            named(&path, part, found);
+        }
+    }
+}
+
+impl Means for Qemu {
+    fn overlay(&self, mark: &Mark, _: Size) -> Result<PathBuf, Outcome> {
+        let path = self
+            .disks
+            .join(format!("disk-{}-{}.qcow2", mark.grid, mark.member));
+        overlay(&self.image, &path)?;
+        Ok(path)
+    }
+
+    fn define_foreign(&self, name: &str, uuid: Uuid) -> Result<(), Outcome> {
+        define_foreign(&self.uri, "qemu", name, uuid)
+    }
+
+    fn remove_foreign(&self, uuid: Uuid) {
+        remove_foreign(&self.uri, uuid);
+    }
+
+    fn kill(&self, uuid: Uuid) -> Result<(), Outcome> {
+        let pid = process(uuid).ok_or_else(|| failed("it has no process"))?;
+        kill_process(pid, Signal::KILL).map_err(failed)
+    }
+
+    fn hang(&self, uuid: Uuid) -> Result<(), Outcome> {
+        let pid = process(uuid).ok_or_else(|| failed("it has no process"))?;
+        kill_process(pid, Signal::STOP).map_err(failed)
+    }
+
+    fn unhang(&self, uuid: Uuid) {
+        if let Some(pid) = process(uuid) {
+            let _gone = kill_process(pid, Signal::CONT);
+        }
+    }
+
+    fn leftovers(&self, uuid: Uuid) -> Vec<String> {
+        let mut found: Vec<String> = process(uuid)
+            .map(|pid| format!("process {pid:?}"))
+            .into_iter()
+            .collect();
+        for directory in &self.traces {
+            named(directory, &uuid.to_string(), &mut found);
+            named(directory, "contract-", &mut found);
+        }
+        found
+    }
+}
+
+/// The means for libvirt's test driver.
+pub(crate) struct TestDriver {
+    /// Where seeds go.
+    pub(crate) seeds: PathBuf,
+}
+
+const TEST: &str = "test:///default";
+
+impl Means for TestDriver {
+    fn overlay(&self, mark: &Mark, _: Size) -> Result<PathBuf, Outcome> {
+        Ok(PathBuf::from(format!("/nowhere/{}.qcow2", mark.member)))
+    }
+
+    fn define_foreign(&self, name: &str, uuid: Uuid) -> Result<(), Outcome> {
+        define_foreign(TEST, "test", name, uuid)
+    }
+
+    fn remove_foreign(&self, uuid: Uuid) {
+        remove_foreign(TEST, uuid);
+    }
+
+    /// The driver has no processes: another client ends the domain.
+    fn kill(&self, uuid: Uuid) -> Result<(), Outcome> {
+        let connection = Connect::open(Some(TEST)).map_err(failed)?;
+        let domain = connection.lookup_domain_by_uuid(uuid).map_err(failed)?;
+        domain.destroy().map(|_| ()).map_err(failed)
+    }
+
+    fn leftovers(&self, uuid: Uuid) -> Vec<String> {
+        let mut found = Vec::new();
+        named(&self.seeds, &uuid.to_string(), &mut found);
+        found
+    }
+}
+
+fn define_foreign(uri: &str, kind: &str, name: &str, uuid: Uuid) -> Result<(), Outcome> {
+    let connection = Connect::open(Some(uri)).map_err(failed)?;
+    let xml = format!(
+        "<domain type='{kind}'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>16</memory>\
+         <os><type arch='x86_64'>hvm</type></os></domain>"
+    );
+    connection
+        .define_domain_xml(&xml)
+        .map(|_| ())
+        .map_err(failed)
+}
+
+fn remove_foreign(uri: &str, uuid: Uuid) {
+    let domain =
+        Connect::open(Some(uri)).and_then(|connection| connection.lookup_domain_by_uuid(uuid));
+    if let Ok(domain) = domain {
+        let _off = domain.destroy();
+        domain.undefine().unwrap();
+    }
+}

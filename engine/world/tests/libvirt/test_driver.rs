@@ -1,0 +1,46 @@
+//! `test:///default`.
+
+use coppice_world::contract::hypervisor::{Subject, run};
+use coppice_world::libvirt::open;
+
+use crate::machine::{OURS, THEIRS, directory, options, uri};
+use crate::means::TestDriver;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_test_driver_keeps_the_contract() {
+    let directory = directory();
+    let at = uri("test:///default");
+    let ours = options(OURS, directory.path());
+    let subject = Subject {
+        hypervisor: open(&at, ours.clone()).await.unwrap(),
+        grid: OURS,
+        other: Some((
+            open(&at, options(THEIRS, directory.path())).await.unwrap(),
+            THEIRS,
+        )),
+        means: Box::new(TestDriver { seeds: ours.seeds }),
+        boots: false,
+    };
+    let report = run(&subject).await;
+    eprintln!("{report}");
+    assert!(report.holds(), "{report}");
+    let skipped: Vec<&str> = report.skipped.iter().map(|(name, _)| *name).collect();
+    // The driver runs nothing: what needs a process, a disk or a guest cannot be tried with it, and only that.
+    assert_eq!(
+        skipped,
+        [
+            "a domain that hangs holds up no other",
+            "a domain without its disk does not start",
+            "a guest answers with its own name",
+            "a guest shuts down when asked, by agent or button",
+            "a display can be reached and pictured",
+        ]
+    );
+    // The domain with which the driver begins is still as it was.
+    let all = subject.hypervisor.list().await.unwrap();
+    let theirs: Vec<_> = all
+        .iter()
+        .map(|domain| (domain.name.as_str(), &domain.mark))
+        .collect();
+    assert_eq!(theirs, [("test", &None)]);
+}
