@@ -7,5 +7,6 @@ pub mod agreement;
 pub mod configs;
 pub mod judge;
 pub mod plants;
+pub mod scenario;
 pub mod storm;
 pub mod world;

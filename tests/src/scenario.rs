@@ -1,0 +1,95 @@
+//! Scenario files: a story, its commands, and what came of each.
+//!
+//! A line that begins with `> ` is a command, and the lines after it, up to the next command, are what it gave. A
+//! line that begins with `# ` tells the reader something. So a case needs no Rust, and its transcript is reviewed
+//! like code: `UPDATE=1` writes it anew.
+//!
+//! | command | does |
+//! |---|---|
+//! | `servers N` | begins with N servers instead of one |
+//! | `image NAME VERSION` | imports a version on every server |
+//! | `config` | the files from now on: the indented lines below it, which are kept as they are |
+//! | `plan`, `plan markdown` | what those files would change |
+//! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
+//! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
+//! | `desktops`, `findings`, `drift` | looks |
+//! | `kill`, `off`, `undefine`, `unlink`, `mute` DESKTOP | what others do to a desktop |
+//! | `change DESKTOP FIELD=VALUE` | others change a domain: `cpus`, `memory` in MiB |
+//! | `foreign NAME [SERVER]` | a domain that is not ours appears |
+//! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
+//! | `fill PERCENT` | others fill the disks |
+//! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
+//! | `crash SERVER` | the daemon is killed and started again |
+//! | `elect SERVER` | another leads, in a new term |
+//! | `restart`, `regrow` DESKTOP | a person asks for it |
+//! | `pause`, `resume` ADDRESS | a person stops work on something, and lets it go on |
+//! | `wait DURATION` | time passes |
+
+mod hands;
+mod stage;
+
+use std::fmt::Write as _;
+
+use stage::Stage;
+
+/// A scenario that was read.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Comments and commands in their order.
+    steps: Vec<Step>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Comment(String),
+    Command { line: String, block: String },
+}
+
+impl Scenario {
+    /// Reads a scenario; what commands gave before is skipped.
+    #[must_use]
+    pub fn read(text: &str) -> Self {
+        let mut steps = Vec::new();
+        for line in text.lines() {
+            if let Some(command) = line.strip_prefix("> ") {
+                steps.push(Step::Command { line: command.trim().to_owned(), block: String::new() });
+            } else if line.starts_with('#') {
+                steps.push(Step::Comment(line.to_owned()));
+            } else if let (Some(Step::Command { line: command, block }), Some(text)) =
+                (steps.last_mut(), line.strip_prefix("    "))
+                && command == "config"
+            {
+                let _ = writeln!(block, "{text}");
+            }
+        }
+        Self { steps }
+    }
+
+    /// Runs it, and writes it down again with what each command gave.
+    ///
+    /// # Errors
+    /// When a command is not one, or a plan breaks a rule of the checker.
+    pub fn run(&self) -> Result<String, String> {
+        let mut stage = Stage::default();
+        let mut transcript = String::new();
+        for step in &self.steps {
+            match step {
+                Step::Comment(text) => {
+                    let _ = writeln!(transcript, "{text}");
+                }
+                Step::Command { line, block } => {
+                    let _ = writeln!(transcript, "\n> {line}");
+                    for text in block.lines() {
+                        let _ = writeln!(transcript, "{}", format!("    {text}").trim_end());
+                    }
+                    let given = stage.command(line, block).map_err(|e| format!("`> {line}`: {e}"))?;
+                    for text in given.lines() {
+                        // Nothing a command prints can be taken for a command or a comment.
+                        let _ = writeln!(transcript, "{}", format!("  {text}").trim_end());
+                    }
+                }
+            }
+        }
+        Ok(transcript)
+    }
+}

@@ -1,0 +1,226 @@
+//! Where a scenario plays: a simulated grid, and the files that are being edited.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use coppice_plans::document::{self, Document};
+use coppice_plans::plan::{GateKind, Plan, Verdict};
+use coppice_plans::{check, markdown, plan, text};
+use coppice_schema::desired::Desired;
+use coppice_schema::known::{ImageVersion, Phase};
+use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_schema::{Bundle, Digest, SourceText};
+use coppice_state::entry::Commit;
+use coppice_state::{Entry, Outcome};
+use coppice_world::clock::Clock;
+use coppice_world::sim::Chance;
+
+use crate::world::World;
+
+/// Passes in which a grid must settle; one that does not is told to.
+const PASSES: u32 = 300;
+
+pub(super) struct Stage {
+    pub(super) world: World,
+    texts: String,
+}
+
+impl Default for Stage {
+    fn default() -> Self {
+        Self { world: new_world(1), texts: String::new() }
+    }
+}
+
+fn new_world(servers: u64) -> World {
+    World::new(&mut Chance::new(7), servers, None)
+}
+
+impl Stage {
+    pub(super) fn command(&mut self, line: &str, block: &str) -> Result<String, String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["servers", count] => {
+                self.world = new_world(count.parse().map_err(|_| "not a number")?);
+                Ok(String::new())
+            }
+            ["image", name, version] => self.import(name, version),
+            ["config"] => self.configure(block),
+            ["plan"] => {
+                let (_, document) = self.plan(&self.desired()?)?;
+                Ok(show(&document))
+            }
+            ["plan", "markdown"] => {
+                let (_, document) = self.plan(&self.desired()?)?;
+                Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
+            }
+            ["apply", gates @ ..] => self.apply(gates),
+            ["settle"] => self.settle(),
+            ["rounds", count] => {
+                for _ in 0..count.parse::<u32>().map_err(|_| "not a number")? {
+                    self.pass()?;
+                }
+                Ok(self.desktops())
+            }
+            ["desktops"] => Ok(self.desktops()),
+            ["findings"] => self.findings(),
+            ["drift"] => self.drift(),
+            other => self.others(other),
+        }
+    }
+
+    fn import(&mut self, name: &str, version: &str) -> Result<String, String> {
+        let record = ImageVersion {
+            source: Digest::of(format!("source {name} {version}").as_bytes()),
+            root: Digest::of(format!("root {name} {version}").as_bytes()),
+            size: Size::mib(64),
+            data: Size::mib(16),
+            imported: Timestamp(0),
+        };
+        for machine in &self.world.machines {
+            machine.sim.put_image(record.root, record.size, record.data);
+        }
+        let server = self.world.log.state().servers.keys().next().copied().ok_or("no server")?;
+        let outcome = self.world.log.append(Entry::ImageImported {
+            image: name.parse().map_err(|e| format!("{e}"))?,
+            version: version.parse().map_err(|e| format!("{e}"))?,
+            record,
+            server,
+            author: "ada".to_owned(),
+        });
+        self.pass()?;
+        Ok(if outcome == Outcome::Done { String::new() } else { format!("{outcome:?}") })
+    }
+
+    fn configure(&mut self, block: &str) -> Result<String, String> {
+        self.texts = block.to_owned();
+        let loaded = coppice_schema::load(&self.bundle());
+        let texts = self.bundle().texts;
+        Ok(coppice_schema::render(&loaded.diagnostics, &texts, false, 100))
+    }
+
+    fn bundle(&self) -> Bundle {
+        let text = SourceText { path: "grid.hcl".to_owned(), text: self.texts.clone() };
+        Bundle { texts: vec![text], ..Bundle::default() }
+    }
+
+    fn desired(&self) -> Result<Desired, String> {
+        coppice_schema::load(&self.bundle()).desired.ok_or_else(|| "the configuration has errors".to_owned())
+    }
+
+    fn plan(&self, desired: &Desired) -> Result<(Plan, Document), String> {
+        let known = self.world.log.state().known(self.world.log.term());
+        let now = self.world.clock.now();
+        let plan = plan(desired, &known, now);
+        let violations = check(&plan, desired, &known);
+        if !violations.is_empty() {
+            return Err(format!("the plan breaks rules: {violations:#?}"));
+        }
+        let document = document::of(&plan, &known, &desired.grid.name, now);
+        Ok((plan, document))
+    }
+
+    fn apply(&mut self, gates: &[&str]) -> Result<String, String> {
+        let loaded = coppice_schema::load(&self.bundle());
+        let desired = loaded.desired.ok_or("the configuration has errors")?;
+        let (plan, document) = self.plan(&desired)?;
+        if plan.changes.is_empty() {
+            return Ok("nothing to commit".to_owned());
+        }
+        let approved: BTreeSet<GateKind> = gates
+            .iter()
+            .map(|gate| serde_json::from_value(serde_json::Value::from(*gate)).map_err(|e| e.to_string()))
+            .collect::<Result<_, _>>()?;
+        for gate in &plan.gates {
+            let open = gate.verdict == Verdict::NeedsApproval && approved.contains(&gate.kind);
+            if !open {
+                return Ok(format!("refused: {:?}: {}", gate.verdict, gate.reason));
+            }
+        }
+        let outcome = self.world.log.append(Entry::Committed(Box::new(Commit {
+            desired,
+            texts: loaded.digest,
+            base: plan.base,
+            plan: document.plan_id,
+            bounds: coppice_plans::plan::Bounds { approved, ..Default::default() },
+            author: "ada".to_owned(),
+            changes: plan.changes,
+        })));
+        Ok(match outcome {
+            Outcome::Committed { revision } => format!("committed as revision {revision}"),
+            Outcome::Already { revision } => format!("was committed as revision {revision}"),
+            Outcome::Refused(refusal) => format!("refused: {refusal}"),
+            Outcome::Done => "done".to_owned(),
+        })
+    }
+
+    /// The leader, then every server, then five seconds.
+    pub(super) fn pass(&mut self) -> Result<(), String> {
+        if let Some(report) = self.world.leader_round()
+            && !report.violations.is_empty()
+        {
+            return Err(format!("the leader's plan breaks rules: {:#?}", report.violations));
+        }
+        for index in 0..self.world.machines.len() {
+            self.world.server_round(index);
+        }
+        self.world.clock.advance(Span::seconds(5));
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<String, String> {
+        for _ in 0..PASSES {
+            self.pass()?;
+            let committed = self.world.log.state().committed.as_ref().clone();
+            let (plan, _) = self.plan(&committed)?;
+            if plan.is_settled() {
+                return Ok(format!("settled\n{}", self.desktops()));
+            }
+            // What waits for a person or an hour is as settled as it gets.
+            let moving = plan.actions.iter().any(|action| action.waits.is_empty());
+            if !moving && plan.under_way.is_empty() && plan.next.is_none_or(|at| at > self.soon()) {
+                return Ok(format!("waits\n{}", self.desktops()));
+            }
+        }
+        Ok(format!("not settled after {PASSES} passes\n{}", self.desktops()))
+    }
+
+    fn soon(&self) -> Timestamp {
+        self.world.clock.now().after(Span::minutes(10))
+    }
+
+    fn desktops(&self) -> String {
+        let state = self.world.log.state();
+        let mut lines = String::new();
+        for (id, desktop) in state.desktops.iter() {
+            let server = state.servers.get(&desktop.server).map(|server| server.name.to_string());
+            let server = server.unwrap_or_default();
+            let why = if let Phase::Broken { reason, .. } = &desktop.phase { format!(" {reason:?}") } else { String::new() };
+            let _ = writeln!(lines, "{id}@{} {server} {}{why}", desktop.incarnation, desktop.phase.word());
+        }
+        if lines.is_empty() { "no desktops".to_owned() } else { lines }
+    }
+
+    fn findings(&self) -> Result<String, String> {
+        let committed = self.world.log.state().committed.as_ref().clone();
+        let (plan, _) = self.plan(&committed)?;
+        let lines: Vec<String> =
+            plan.findings.iter().map(|f| format!("{}: {}", f.object, text::finding(&f.kind))).collect();
+        Ok(if lines.is_empty() { "no findings".to_owned() } else { lines.join("\n") })
+    }
+
+    fn drift(&self) -> Result<String, String> {
+        let committed = self.world.log.state().committed.as_ref().clone();
+        let (_, mut document) = self.plan(&committed)?;
+        if document.drift.is_empty() {
+            return Ok("no drift".to_owned());
+        }
+        document.findings.clear();
+        Ok(show(&document))
+    }
+}
+
+/// The document's text. Its number depends on every word of it, and says nothing to a reader.
+fn show(document: &Document) -> String {
+    let options = text::Options { colour: false, detail: text::Detail::Normal };
+    text::render(document, options).replace(&document.plan_id.short(), "PLAN")
+}
