@@ -2,11 +2,6 @@
 //!
 //! `COPPICE_SEEDS=100` sets how many seeds are tried, `COPPICE_SEED=7` repeats one.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "a seed must be seen by whoever repeats it"
-)]
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -50,13 +50,13 @@ impl Judge {
             if matches!(logged.outcome, Outcome::Refused(_)) {
                 continue;
             }
-            match &logged.envelope.entry {
-                Entry::Reported(report) => absence_is_true(report, world)?,
-                Entry::Planned { orders, .. } => {
-                    nothing_unseen(orders, logged)?;
-                    within_budget(orders, logged)?;
-                }
-                _ => {}
+            let entry = &logged.envelope.entry;
+            if let Entry::Reported(report) = entry {
+                absence_is_true(report, world)?;
+            }
+            if let Entry::Planned { orders, .. } = entry {
+                nothing_unseen(orders, logged)?;
+                within_budget(orders, logged)?;
             }
         }
         Ok(())
@@ -248,7 +248,11 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
     for order in orders {
         let member = match &order.task {
             Task::Remove { member } | Task::Restart { member } | Task::Stop { member } => member,
-            _ => continue,
+            Task::Create { .. }
+            | Task::Redefine { .. }
+            | Task::Start { .. }
+            | Task::VerifyImage { .. }
+            | Task::DropImage { .. } => continue,
         };
         let here = state.desktops.get(&member.desktop);
         let ready = here.is_some_and(|d| d.spec.member == *member && is_ready(&d.phase));

@@ -230,7 +230,7 @@ impl Storm {
         let plan = coppice_plans::plan(desired, &known, now);
         let violations = coppice_plans::check(&plan, desired, &known);
         if let Some(violation) = violations.first() {
-            return Err(format!("a plan of an edit fails its check: {violation}"));
+            return Err(format!("a plan of an edit fails its check: {violation:?}"));
         }
         let texts = Digest::of(format!("{desired:?}").as_bytes());
         let entry = Entry::Committed(Box::new(Commit {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use coppice_plans::plan::{Action, Plan, Step};
 use coppice_schema::Known;
-use coppice_schema::known::{Order, Task};
+use coppice_schema::known::Order;
 use coppice_schema::units::Timestamp;
 use coppice_state::entry::NewOrder;
 use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, State};
@@ -81,7 +81,10 @@ async fn attempt(
         .flatten()
         .min();
     let violations = coppice_plans::check(&plan, &state.committed, &known);
-    report.violations = violations.iter().map(ToString::to_string).collect();
+    report.violations = violations
+        .iter()
+        .map(|v| format!("{}: not so: {}", v.object, v.rule))
+        .collect();
     if report.violations.is_empty() {
         propose(agreement, &state, &known, &plan, now, report).await?;
     }
@@ -129,7 +132,7 @@ async fn propose(
     report: &mut LeaderReport,
 ) -> Result<(), AgreementError> {
     let orders: Vec<NewOrder> = plan.actions.iter().filter_map(|a| order(a, now)).collect();
-    let findings = plan.keys();
+    let findings = plan.remembered();
     let remembered: BTreeSet<String> = known.since.keys().cloned().collect();
     let settled = is_settled(plan) && state.orders.is_empty();
     let finishes = settled && state.runs.values().any(|run| run.finished.is_none());
@@ -165,5 +168,5 @@ fn order(action: &Action, now: Timestamp) -> Option<NewOrder> {
 }
 
 fn is_settled(plan: &Plan) -> bool {
-    plan.complete && plan.actions.is_empty()
+    plan.complete && plan.is_settled()
 }

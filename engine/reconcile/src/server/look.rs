@@ -216,6 +216,7 @@ fn seen(
             sound: overlay.sound,
             stamp: mark.stamp,
             over_limit: limit.is_some_and(|limit| overlay.allocated > limit),
+            bulk: bulk(overlay.allocated),
         };
         files.insert(mark.member.clone(), overlay.path);
         members.entry(mark.member).or_default().overlay = Some(seen);
@@ -255,6 +256,15 @@ fn seen(
         files,
         trouble: None,
     }
+}
+
+/// log2 of `size` in MiB, rounded up.
+fn bulk(size: Size) -> u8 {
+    let mib = size.0.div_ceil(1 << 20);
+    let log = mib
+        .checked_next_power_of_two()
+        .map_or(64, u64::trailing_zeros);
+    u8::try_from(log).unwrap_or(u8::MAX)
 }
 
 /// Stands for the image of a domain that boots from another file than its overlay.
