@@ -93,7 +93,11 @@ pub(crate) fn run() -> Exit {
         Err(error) => {
             // A reader that closed the pipe of --help is no error.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            return if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
         }
     };
     let screen = match Screen::new(&cli.settings) {
@@ -118,7 +122,10 @@ fn start(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
         Verb::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
-    let runtime = builder.enable_all().build().map_err(|e| Failure::new("cannot start").because(&e))?;
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new("cannot start").because(&e))?;
     let ended = runtime.block_on(dispatch(verb, settings, screen));
     // A thread may sit in a read that never ends, such as one of standard input.
     runtime.shutdown_background();
@@ -172,7 +179,10 @@ mod tests {
                     look(verb, &path);
                     continue;
                 }
-                let examples = verb.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+                let examples = verb
+                    .get_after_long_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
                 let mentions = examples.lines().filter(|line| line.contains(&path)).count();
                 assert!(mentions >= 1, "{path} has no example");
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coppice_portal::api::{PREFIX, Problem};
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST};
@@ -25,11 +25,10 @@ use crate::settings::Settings;
 
 pub(crate) use connect::Target;
 pub(crate) use error::ClientError;
-pub(crate) use stream::{Lines, ServerEvent};
-pub(crate) use websocket::Console;
+pub(crate) use stream::Lines;
 
 /// What a request may carry.
-pub(crate) type Body = BoxBody<Bytes, io::Error>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Most bytes of an answer that is read into memory: screenshots and plans of large grids fit well.
 const ANSWER_MAX: usize = 256 << 20;
@@ -42,10 +41,6 @@ pub(crate) struct Client {
     token: Option<String>,
     timeout: Duration,
 }
-
-/// An answer without content.
-#[derive(serde::Deserialize)]
-pub(crate) struct Nothing;
 
 impl Client {
     /// A client for the server, authority and token that were named.
@@ -100,17 +95,31 @@ impl Client {
     }
 
     /// Sends `body` as it is and reads the answer.
-    pub(crate) async fn put<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, ClientError> {
+    pub(crate) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<T, ClientError> {
         self.json(Method::PUT, path, full(body)).await
     }
 
-    async fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Body) -> Result<T, ClientError> {
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<T, ClientError> {
         let bytes = self.bytes(method, path, body).await?;
         read_json(path, &bytes)
     }
 
     /// The whole answer as bytes, within the time allowed.
-    pub(crate) async fn bytes(&self, method: Method, path: &str, body: Body) -> Result<Bytes, ClientError> {
+    pub(crate) async fn bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<Bytes, ClientError> {
         let work = async {
             let response = self.send(method, path, body).await?;
             let limited = http_body_util::Limited::new(response.into_body(), ANSWER_MAX);
@@ -124,7 +133,11 @@ impl Client {
     }
 
     /// Sends a body that takes as long as it takes.
-    pub(crate) async fn upload<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T, ClientError> {
+    pub(crate) async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Body,
+    ) -> Result<T, ClientError> {
         let response = self.send(Method::PUT, path, body).await?;
         let bytes = self.in_time(self.collect(response)).await?;
         read_json(path, &bytes)
@@ -143,7 +156,11 @@ impl Client {
     }
 
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
-        let collected = response.into_body().collect().await.map_err(|e| self.broken(&e))?;
+        let collected = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| self.broken(&e))?;
         Ok(collected.to_bytes())
     }
 
@@ -154,7 +171,10 @@ impl Client {
         }
     }
 
-    async fn in_time<T>(&self, work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
         tokio::time::timeout(self.timeout, work)
             .await
             .unwrap_or_else(|_| {
@@ -166,7 +186,12 @@ impl Client {
     }
 
     /// One request on a connection of its own; an answer that is a problem becomes an error.
-    async fn send(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, ClientError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = connect::connect(&self.target, self.tls.clone(), self.timeout).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
@@ -189,7 +214,10 @@ impl Client {
             what: format!("make the request for {path}"),
             cause: e.to_string(),
         })?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.broken(&e))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -215,7 +243,10 @@ impl Client {
 /// Whatever answered is no grid, or a much newer one.
 fn other_answer(status: StatusCode, bytes: &Bytes) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]);
-    format!("status {status}, and no description of the problem: {}", text.trim())
+    format!(
+        "status {status}, and no description of the problem: {}",
+        text.trim()
+    )
 }
 
 fn read_json<T: DeserializeOwned>(path: &str, bytes: &Bytes) -> Result<T, ClientError> {
@@ -231,9 +262,10 @@ pub(crate) fn empty() -> Body {
 }
 
 fn full(bytes: Vec<u8>) -> Body {
-    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+    Full::new(Bytes::from(bytes))
+        .map_err(|never| match never {})
+        .boxed_unsync()
 }
-
 
 /// A name as part of a path: what is not a plain letter is escaped.
 pub(crate) fn segment(text: &str) -> String {

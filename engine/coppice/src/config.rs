@@ -85,10 +85,12 @@ impl fmt::Display for Problem {
 /// When it cannot be read, or with everything that is wrong in it.
 pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| {
-        let failure = Failure::new(format!("cannot read the server's file {}", path.display()))
-            .because(&e);
+        let failure =
+            Failure::new(format!("cannot read the server's file {}", path.display())).because(&e);
         if e.kind() == std::io::ErrorKind::NotFound {
-            failure.hint("coppice init --data DIR makes one; then: coppice serve --config DIR/coppice.toml")
+            failure.hint(
+                "coppice init --data DIR makes one; then: coppice serve --config DIR/coppice.toml",
+            )
         } else {
             failure.hint("run as the user that ran `coppice init`, or as root")
         }
@@ -109,8 +111,11 @@ fn refuse(path: &Path, problems: &[Problem]) -> Failure {
         1 => "one thing is".to_owned(),
         n => format!("{n} things are"),
     };
-    Failure::new(format!("{}: {count} wrong in the server's file", path.display()))
-        .exit(Exit::Invalid)
-        .showing(shown.join("\n"))
-        .hint("correct the lines above; every key is explained in the file that `coppice init` writes")
+    Failure::new(format!(
+        "{}: {count} wrong in the server's file",
+        path.display()
+    ))
+    .exit(Exit::Invalid)
+    .showing(shown.join("\n"))
+    .hint("correct the lines above; every key is explained in the file that `coppice init` writes")
 }

@@ -57,15 +57,25 @@ pub(crate) fn texts(directories: &[PathBuf]) -> Result<Vec<SourceText>, Failure>
     for directory in directories {
         let found = hcl_files(directory)?;
         if found.is_empty() {
-            return Err(Failure::new(format!("there is no *.hcl file in {}", directory.display()))
-                .exit(Exit::Invalid)
-                .hint("name the directory of your configuration: coppice plan DIR"));
+            return Err(
+                Failure::new(format!("there is no *.hcl file in {}", directory.display()))
+                    .exit(Exit::Invalid)
+                    .hint("name the directory of your configuration: coppice plan DIR"),
+            );
         }
         paths.extend(found);
     }
     paths.sort();
     paths.dedup();
-    paths.iter().map(|path| Ok(SourceText { path: shown(path), text: read_text(path)? })).collect()
+    paths
+        .iter()
+        .map(|path| {
+            Ok(SourceText {
+                path: shown(path),
+                text: read_text(path)?,
+            })
+        })
+        .collect()
 }
 
 /// The `*.hcl` files of a directory, or the file itself.
@@ -81,7 +91,11 @@ pub(crate) fn hcl_files(place: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(place).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let wanted = name.ends_with(".hcl") && !name.starts_with('.');
         if wanted && std::fs::metadata(&path).is_ok_and(|m| m.is_file()) {
             paths.push(path);
@@ -103,20 +117,31 @@ fn shown(path: &Path) -> String {
 
 /// A text of the language.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    let failed = |e: &dyn std::error::Error| Failure::new(format!("cannot read {}", path.display())).because(e);
+    let failed = |e: &dyn std::error::Error| {
+        Failure::new(format!("cannot read {}", path.display())).because(e)
+    };
     let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
     let mut bytes = Vec::new();
-    file.take(TEXT_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    file.take(TEXT_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(&e))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > TEXT_MAX {
-        return Err(Failure::new(format!("{} is larger than 1 MiB", path.display()))
-            .exit(Exit::Invalid)
-            .hint("split it: all *.hcl files of a directory are one configuration"));
+        return Err(
+            Failure::new(format!("{} is larger than 1 MiB", path.display()))
+                .exit(Exit::Invalid)
+                .hint("split it: all *.hcl files of a directory are one configuration"),
+        );
     }
     String::from_utf8(bytes).map_err(|e| {
-        let line = e.as_bytes()[..e.utf8_error().valid_up_to()].split(|b| *b == b'\n').count();
+        let line = e.as_bytes()[..e.utf8_error().valid_up_to()]
+            .split(|b| *b == b'\n')
+            .count();
         Failure::new(format!("{} is not UTF-8 in line {line}", path.display()))
             .exit(Exit::Invalid)
-            .hint(format!("convert it: iconv -f latin1 -t utf-8 {}", path.display()))
+            .hint(format!(
+                "convert it: iconv -f latin1 -t utf-8 {}",
+                path.display()
+            ))
     })
 }
 
@@ -127,16 +152,20 @@ fn beside(texts: &[SourceText], path: &str) -> Result<Option<String>, Failure> {
         return Ok(None);
     };
     let inside = texts.iter().any(|text| {
-        let directory = Path::new(&text.path).parent().filter(|p| !p.as_os_str().is_empty());
+        let directory = Path::new(&text.path)
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty());
         let directory = directory.unwrap_or_else(|| Path::new("."));
         Path::new(path).starts_with(directory.strip_prefix(".").unwrap_or(directory))
             && std::fs::canonicalize(directory).is_ok_and(|d| real.starts_with(d))
     });
     if !inside {
-        return Err(Failure::new(format!("{path} leads out of the directory of the configuration"))
-            .exit(Exit::Invalid)
-            .cause(format!("it is a link to {}", real.display()))
-            .hint("copy the file into the directory"));
+        return Err(Failure::new(format!(
+            "{path} leads out of the directory of the configuration"
+        ))
+        .exit(Exit::Invalid)
+        .cause(format!("it is a link to {}", real.display()))
+        .hint("copy the file into the directory"));
     }
     read_text(Path::new(path)).map(Some)
 }
@@ -194,9 +223,20 @@ mod tests {
         std::fs::write(dir.path().join("own"), "fine").unwrap();
         std::os::unix::fs::symlink(outside.path().join("key"), dir.path().join("link")).unwrap();
         let name = |n: &str| dir.path().join(n).to_string_lossy().into_owned();
-        let texts = [SourceText { path: name("a.hcl"), text: String::new() }];
-        assert_eq!(beside(&texts, &name("own")).unwrap().as_deref(), Some("fine"));
+        let texts = [SourceText {
+            path: name("a.hcl"),
+            text: String::new(),
+        }];
+        assert_eq!(
+            beside(&texts, &name("own")).unwrap().as_deref(),
+            Some("fine")
+        );
         assert_eq!(beside(&texts, &name("absent")).unwrap(), None);
-        assert!(beside(&texts, &name("link")).unwrap_err().what.contains("leads out"));
+        assert!(
+            beside(&texts, &name("link"))
+                .unwrap_err()
+                .what
+                .contains("leads out")
+        );
     }
 }

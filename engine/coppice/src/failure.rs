@@ -111,7 +111,11 @@ impl Failure {
         }
         text.push_str(&format!("{} {}\n", colours.bad("error:"), self.what));
         for cause in &self.causes {
-            text.push_str(&format!("  {} {}\n", colours.faint("cause:"), indent(cause)));
+            text.push_str(&format!(
+                "  {} {}\n",
+                colours.faint("cause:"),
+                indent(cause)
+            ));
         }
         if advice {
             for hint in &self.tries {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use coppice_plans::plan::{FindingKind, Severity};
+use coppice_plans::text;
 use coppice_portal::api::{DriftReport, RunStatus, Status};
 use coppice_schema::ids::Revision;
 
@@ -12,8 +13,6 @@ use crate::failure::Failure;
 use crate::present::{self, Holding};
 use crate::progress::Progress;
 use crate::screen::Screen;
-use crate::times;
-use crate::verbs::explain;
 
 /// How long a server may be away, as when it restarts, before following it is given up. The run goes on.
 const AWAY: Duration = Duration::from_secs(120);
@@ -73,7 +72,10 @@ pub(crate) async fn follow(
         _ = interrupted => Ending::Interrupted,
     };
     progress.finish();
-    Ok(Followed { ending, run: watcher.run })
+    Ok(Followed {
+        ending,
+        run: watcher.run,
+    })
 }
 
 struct Watcher<'a> {
@@ -88,7 +90,11 @@ struct Watcher<'a> {
 }
 
 impl Watcher<'_> {
-    async fn until_it_ends(&mut self, actions: u64, progress: &Progress) -> Result<Ending, Failure> {
+    async fn until_it_ends(
+        &mut self,
+        actions: u64,
+        progress: &Progress,
+    ) -> Result<Ending, Failure> {
         loop {
             if let Some(status) = self.status(progress).await?
                 && let Some(ending) = self.look(&status, actions, progress).await?
@@ -112,7 +118,11 @@ impl Watcher<'_> {
                 if since.elapsed() > AWAY {
                     return Err(self.lost(error));
                 }
-                progress.say(&format!("revision {}: {} does not answer, trying again", self.revision, self.client.target()));
+                progress.say(&format!(
+                    "revision {}: {} does not answer, trying again",
+                    self.revision,
+                    self.client.target()
+                ));
                 Ok(None)
             }
             Err(error) => Err(self.lost(error)),
@@ -120,15 +130,25 @@ impl Watcher<'_> {
     }
 
     fn lost(&self, error: ClientError) -> Failure {
-        Failure::from(error)
-            .hint(format!("revision {} is committed and the grid goes on with it: coppice status", self.revision))
+        Failure::from(error).hint(format!(
+            "revision {} is committed and the grid goes on with it: coppice status",
+            self.revision
+        ))
     }
 
-    async fn look(&mut self, status: &Status, actions: u64, progress: &Progress) -> Result<Option<Ending>, Failure> {
+    async fn look(
+        &mut self,
+        status: &Status,
+        actions: u64,
+        progress: &Progress,
+    ) -> Result<Option<Ending>, Failure> {
         if status.revision > self.revision {
             return Ok(Some(Ending::Superseded(status.revision)));
         }
-        let run = status.run.clone().filter(|run| run.revision == self.revision);
+        let run = status
+            .run
+            .clone()
+            .filter(|run| run.revision == self.revision);
         let done = run.as_ref().map_or(0, |run| run.done);
         let ready: u32 = status.pools.iter().map(|p| p.available + p.in_use).sum();
         if done > self.best.0 || ready > self.best.1 {
@@ -146,7 +166,11 @@ impl Watcher<'_> {
 
     /// Whether nothing will happen for now, and why.
     async fn standstill(&self, status: &Status) -> Result<Option<Ending>, Failure> {
-        let busy: u32 = status.pools.iter().map(|p| p.provisioning + p.deleting).sum();
+        let busy: u32 = status
+            .pools
+            .iter()
+            .map(|p| p.provisioning + p.deleting)
+            .sum();
         let open = self.run.as_ref().map_or(0, |run| run.open_orders);
         let failing = failures(status);
         let stuck = self.better.elapsed() > STUCK && !failing.is_empty();
@@ -159,14 +183,18 @@ impl Watcher<'_> {
         let Ok(report) = self.client.get::<DriftReport>("/drift").await else {
             return Ok(None);
         };
-        let now = times::now();
-        let why = |waits: Vec<coppice_plans::plan::Wait>| waits.iter().map(|w| explain::wait(w, now)).collect();
+        let why = |waits: Vec<coppice_plans::plan::Wait>| waits.iter().map(text::wait).collect();
         Ok(match present::holding(&report.document) {
             Holding::Far(waits) => Some(Ending::Waits(why(waits))),
             Holding::Approval(waits) => Some(Ending::Blocked(why(waits))),
             Holding::Trouble(waits) if self.better.elapsed() > STUCK => {
                 let lines: Vec<String> = why(waits);
-                Some(Ending::Partly(failing.into_iter().chain(lines.into_iter().map(|l| format!("waits for {l}"))).collect()))
+                Some(Ending::Partly(
+                    failing
+                        .into_iter()
+                        .chain(lines.into_iter().map(|l| format!("waits for {l}")))
+                        .collect(),
+                ))
             }
             Holding::Trouble(_) | Holding::Nothing => None,
         })
@@ -216,13 +244,18 @@ fn words(revision: Revision, run: Option<&RunStatus>, status: &Status) -> String
 
 /// What is wrong, in words.
 fn failures(status: &Status) -> Vec<String> {
-    let wrong = |f: &&coppice_plans::plan::Finding| f.severity == Severity::Error || is_failing(&f.kind);
+    let wrong =
+        |f: &&coppice_plans::plan::Finding| f.severity == Severity::Error || is_failing(&f.kind);
     let findings = status.findings.iter().filter(wrong);
-    let mut lines: Vec<String> =
-        findings.map(|f| format!("{}: {}", f.object, present::finding(&f.kind))).collect();
+    let mut lines: Vec<String> = findings
+        .map(|f| format!("{}: {}", f.object, text::finding(&f.kind)))
+        .collect();
     for pool in &status.pools {
         if pool.broken > 0 {
-            lines.push(format!("pool {}: {} desktops are broken", pool.name, pool.broken));
+            lines.push(format!(
+                "pool {}: {} desktops are broken",
+                pool.name, pool.broken
+            ));
         }
     }
     lines
@@ -233,7 +266,12 @@ fn failing_orders(status: &Status) -> bool {
 }
 
 fn is_failing(kind: &FindingKind) -> bool {
-    matches!(kind, FindingKind::OrderFailing { .. } | FindingKind::RolloutStopped { .. } | FindingKind::Broken { .. })
+    matches!(
+        kind,
+        FindingKind::OrderFailing { .. }
+            | FindingKind::RolloutStopped { .. }
+            | FindingKind::Broken { .. }
+    )
 }
 
 impl Ending {

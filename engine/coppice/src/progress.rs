@@ -72,7 +72,9 @@ impl Progress {
         match &self.shown {
             Shown::Nothing => {}
             Shown::Bar(bar) => bar.inc(more),
-            Shown::Lines(state) => self.line(state, false, |s| s.done = s.done.saturating_add(more)),
+            Shown::Lines(state) => {
+                self.line(state, false, |s| s.done = s.done.saturating_add(more))
+            }
         }
     }
 
@@ -137,8 +139,14 @@ impl Progress {
 
 fn style(screen: &Screen, bytes: bool) -> ProgressStyle {
     let (bar, counts) = match (screen.error_colours.any(), bytes) {
-        (true, true) => ("{bar:30.green/dim}", "{bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"),
-        (false, true) => ("{bar:30}", "{bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"),
+        (true, true) => (
+            "{bar:30.green/dim}",
+            "{bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        ),
+        (false, true) => (
+            "{bar:30}",
+            "{bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        ),
         (true, false) => ("{bar:30.green/dim}", "{pos} of {len}"),
         (false, false) => ("{bar:30}", "{pos} of {len}"),
     };

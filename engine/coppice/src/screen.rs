@@ -32,7 +32,9 @@ impl Screen {
         let into = match &settings.json_into {
             None => None,
             Some(path) => Some(File::create(path).map_err(|e| {
-                Failure::new(format!("cannot write {}", path.display())).because(&e).hint("name another file: --json-into F")
+                Failure::new(format!("cannot write {}", path.display()))
+                    .because(&e)
+                    .hint("name another file: --json-into F")
             })?),
         };
         Ok(Self {
@@ -86,13 +88,18 @@ impl Screen {
         if !self.json && self.into.is_none() {
             return Ok(());
         }
-        let text = if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+        let text = if pretty {
+            serde_json::to_string_pretty(value)
+        } else {
+            serde_json::to_string(value)
+        };
         let text = text.map_err(|e| Failure::new("cannot write the answer as JSON").because(&e))?;
         if self.json {
             self.raw(&format!("{text}\n"));
         }
         if let Some(mut file) = self.into.as_ref() {
-            writeln!(file, "{text}").map_err(|e| Failure::new("cannot write the file of --json-into").because(&e))?;
+            writeln!(file, "{text}")
+                .map_err(|e| Failure::new("cannot write the file of --json-into").because(&e))?;
         }
         Ok(())
     }
@@ -111,7 +118,11 @@ impl Screen {
 
     /// Asks a person for consent; only the whole word counts.
     pub(crate) fn confirm(&self, question: &str) -> Result<bool, Failure> {
-        let _ = write!(terminal::stderr(), "{question} Type {} to go on: ", self.error_colours.bold("yes"));
+        let _ = write!(
+            terminal::stderr(),
+            "{question} Type {} to go on: ",
+            self.error_colours.bold("yes")
+        );
         let _ = terminal::stderr().flush();
         let mut answer = String::new();
         std::io::stdin()

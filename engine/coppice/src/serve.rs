@@ -60,7 +60,8 @@ impl Running {
         listener: TcpListener,
     ) -> Result<Self, Failure> {
         let server = member(config, &grid)?;
-        let vault = GridKey::open(&layout.identity()).map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
+        let vault = GridKey::open(&layout.identity())
+            .map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
         let tls = certificate(config, layout, &grid, clock.as_ref())?;
         let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
         let stamps = StampFile::open(layout.stamps())
@@ -98,18 +99,37 @@ impl Running {
         }));
         let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(&clock));
         let own = coppice_reconcile::server::run(mine, ports, clock);
-        let rounds = vec![("the leader's rounds", tokio::spawn(leader)), ("this server's rounds", tokio::spawn(own))];
-        let ready = format!("ready: server {} of grid {} answers at https://{address}", config.name, grid.id());
-        Ok(Self { grid, api, rounds, stop_api, ready })
+        let rounds = vec![
+            ("the leader's rounds", tokio::spawn(leader)),
+            ("this server's rounds", tokio::spawn(own)),
+        ];
+        let ready = format!(
+            "ready: server {} of grid {} answers at https://{address}",
+            config.name,
+            grid.id()
+        );
+        Ok(Self {
+            grid,
+            api,
+            rounds,
+            stop_api,
+            ready,
+        })
     }
 
     /// Runs until `stop` is ready or something fails for good. Desktops run on in either case.
-    pub(crate) async fn until(mut self, stop: impl Future<Output = &'static str>) -> Result<(), Failure> {
+    pub(crate) async fn until(
+        mut self,
+        stop: impl Future<Output = &'static str>,
+    ) -> Result<(), Failure> {
         let storage = self.grid.failed();
         let failed = {
             let rounds = self.rounds.iter_mut().map(|(name, task)| async move {
                 let ended = task.await;
-                (*name, ended.map_or_else(|e| e.to_string(), |()| "it ended".to_owned()))
+                (
+                    *name,
+                    ended.map_or_else(|e| e.to_string(), |()| "it ended".to_owned()),
+                )
             });
             let any_round = futures::future::select_all(rounds.map(Box::pin));
             tokio::select! {
@@ -171,10 +191,15 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
     })
 }
 
-async fn open_grid(config: &Config, layout: &Layout, clock: Arc<dyn Clock>) -> Result<Arc<Grid>, Failure> {
+async fn open_grid(
+    config: &Config,
+    layout: &Layout,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<Grid>, Failure> {
     let open = Grid::open(&layout.grid(), clock, None).await;
     open.map(Arc::new).map_err(|e| {
-        let failure = Failure::new(format!("cannot open the grid in {}", config.data.display())).because(&e);
+        let failure =
+            Failure::new(format!("cannot open the grid in {}", config.data.display())).because(&e);
         if layout.grid().exists() {
             failure
         } else {
@@ -187,14 +212,21 @@ async fn open_grid(config: &Config, layout: &Layout, clock: Arc<dyn Clock>) -> R
 fn member(config: &Config, grid: &Grid) -> Result<ServerId, Failure> {
     let state = grid.local();
     let id = grid.server().ok_or_else(|| {
-        Failure::new(format!("this server is no member of grid {} any more", grid.id()))
-            .hint("make a new grid in an empty directory: coppice init --data DIR")
+        Failure::new(format!(
+            "this server is no member of grid {} any more",
+            grid.id()
+        ))
+        .hint("make a new grid in an empty directory: coppice init --data DIR")
     })?;
     match state.servers.get(&id) {
-        Some(known) if known.name != config.name => {
-            Err(Failure::new(format!("this server is {} in the grid, and {} in its coppice.toml", known.name, config.name))
-                .hint(format!("a member's name does not change: set name = \"{}\"", known.name)))
-        }
+        Some(known) if known.name != config.name => Err(Failure::new(format!(
+            "this server is {} in the grid, and {} in its coppice.toml",
+            known.name, config.name
+        ))
+        .hint(format!(
+            "a member's name does not change: set name = \"{}\"",
+            known.name
+        ))),
         _ => Ok(id),
     }
 }
@@ -205,13 +237,15 @@ fn certificate(
     grid: &Grid,
     clock: &dyn Clock,
 ) -> Result<Arc<rustls::ServerConfig>, Failure> {
-    let failed = |e: &dyn std::error::Error| Failure::new("cannot use the grid's identity").because(e);
+    let failed =
+        |e: &dyn std::error::Error| Failure::new("cannot use the grid's identity").because(e);
     let subject = Subject {
         grid: grid.id(),
         server: config.name.clone(),
         names: std::iter::once(config.listen.ip().to_string()).collect(),
     };
-    let identity = Identity::open(&layout.identity(), &subject, clock.now()).map_err(|e| failed(&e))?;
+    let identity =
+        Identity::open(&layout.identity(), &subject, clock.now()).map_err(|e| failed(&e))?;
     if identity.renewed() {
         tracing::info!("this server has a new certificate");
     }

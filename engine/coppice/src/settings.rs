@@ -14,15 +14,34 @@ use crate::times;
 #[command(next_help_heading = "For every command")]
 pub(crate) struct Settings {
     /// The grid's API
-    #[arg(long, global = true, env = "COPPICE_SERVER", hide_env_values = true, value_name = "URL", default_value = "https://127.0.0.1:7443")]
+    #[arg(
+        long,
+        global = true,
+        env = "COPPICE_SERVER",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "https://127.0.0.1:7443"
+    )]
     pub(crate) server: String,
 
     /// A file with your token
-    #[arg(long, global = true, env = "COPPICE_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "COPPICE_TOKEN_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub(crate) token_file: Option<PathBuf>,
 
     /// The grid's own certificate authority, ca.pem
-    #[arg(long, global = true, env = "COPPICE_CA_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "COPPICE_CA_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub(crate) ca_file: Option<PathBuf>,
 
     /// How long to wait for an answer: 30s, 2m
@@ -54,9 +73,13 @@ impl Settings {
             .token_file
             .as_deref()
             .filter(|p| !p.as_os_str().is_empty())
-            .ok_or_else(|| Failure::new("no token is named, so the grid would not answer").hint(advice))?;
+            .ok_or_else(|| {
+                Failure::new("no token is named, so the grid would not answer").hint(advice)
+            })?;
         let text = std::fs::read_to_string(path).map_err(|e| {
-            Failure::new(format!("cannot read the token in {}", path.display())).because(&e).hint(advice)
+            Failure::new(format!("cannot read the token in {}", path.display()))
+                .because(&e)
+                .hint(advice)
         })?;
         let token = text.trim();
         if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {

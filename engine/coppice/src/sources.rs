@@ -39,7 +39,10 @@ pub(crate) fn digest(path: &Path, screen: &Screen) -> Result<Option<Digest>, Fai
     };
     let before = file.metadata().map_err(|e| failed(&e))?;
     if !before.is_file() {
-        return Err(Failure::new(format!("cannot read the image {}", path.display())).cause("it is not a file"));
+        return Err(
+            Failure::new(format!("cannot read the image {}", path.display()))
+                .cause("it is not a file"),
+        );
     }
     let kept = cache_file(path);
     let known = kept.as_deref().and_then(recall);
@@ -50,8 +53,11 @@ pub(crate) fn digest(path: &Path, screen: &Screen) -> Result<Option<Digest>, Fai
     let after = file.metadata().map_err(|e| failed(&e))?;
     let known = Known::new(&before, digest);
     if !known.is(&after) {
-        return Err(Failure::new(format!("the image {} changed while it was read", path.display()))
-            .hint("wait until whatever writes it is done, then run this again"));
+        return Err(Failure::new(format!(
+            "the image {} changed while it was read",
+            path.display()
+        ))
+        .hint("wait until whatever writes it is done, then run this again"));
     }
     if let Some(kept) = kept {
         // Losing the memory costs time, nothing else.
@@ -80,7 +86,11 @@ impl Known {
 }
 
 fn hash(file: &mut File, size: u64, path: &Path, screen: &Screen) -> io::Result<Digest> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let progress = Progress::bytes(screen, &format!("hashing {name}"), size);
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
@@ -99,13 +109,21 @@ fn hash(file: &mut File, size: u64, path: &Path, screen: &Screen) -> io::Result<
 }
 
 fn cache_file(path: &Path) -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     let root = variable("XDG_CACHE_HOME")
         .filter(|p| p.is_absolute())
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
     let absolute = std::fs::canonicalize(path).ok()?;
     let name = Digest::of(absolute.as_os_str().as_encoded_bytes());
-    Some(root.join("coppice").join("sources").join(format!("{name}.json")))
+    Some(
+        root.join("coppice")
+            .join("sources")
+            .join(format!("{name}.json")),
+    )
 }
 
 fn recall(kept: &Path) -> Option<Known> {

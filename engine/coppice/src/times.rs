@@ -90,7 +90,15 @@ mod tests {
     #[test]
     fn lengths_of_time_are_read_whole_or_refused() {
         assert_eq!(parse_length("30d"), Ok(Span(30 * 86_400_000)));
-        for wrong in ["", "d", "30", "0s", "1.5h", "99999999999999999999d", "18446744073709551615w"] {
+        for wrong in [
+            "",
+            "d",
+            "30",
+            "0s",
+            "1.5h",
+            "99999999999999999999d",
+            "18446744073709551615w",
+        ] {
             assert!(parse_length(wrong).is_err(), "{wrong}");
         }
     }

@@ -9,7 +9,6 @@ use coppice_portal::api::{Image, ImportLine, Problem, Upload, UploadRequest};
 use coppice_schema::Digest;
 use coppice_schema::ids::{ImageName, VersionName};
 use coppice_schema::units::Size;
-use futures::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::Method;
 use hyper::body::Frame;
@@ -38,12 +37,20 @@ pub(crate) struct Sending<'a> {
 }
 
 /// Brings an image into the grid. One that is there already, of the same bytes, is left as it is.
-pub(crate) async fn send(sending: &Sending<'_>, client: &Client, screen: &Screen) -> Result<Image, Failure> {
+pub(crate) async fn send(
+    sending: &Sending<'_>,
+    client: &Client,
+    screen: &Screen,
+) -> Result<Image, Failure> {
     let digest = sources::digest(sending.file, screen)?.ok_or_else(|| {
-        Failure::new(format!("there is no file {}", sending.file.display())).hint("check the path of the image")
+        Failure::new(format!("there is no file {}", sending.file.display()))
+            .hint("check the path of the image")
     })?;
     if let Some(image) = held(sending, digest, client).await? {
-        screen.note(&format!("image {} version {} is in the grid already", image.name, image.version));
+        screen.note(&format!(
+            "image {} version {} is in the grid already",
+            image.name, image.version
+        ));
         return Ok(image);
     }
     let size = std::fs::metadata(sending.file)
@@ -61,7 +68,11 @@ pub(crate) async fn send(sending: &Sending<'_>, client: &Client, screen: &Screen
 }
 
 /// The version of that name, if the grid holds it with these bytes.
-async fn held(sending: &Sending<'_>, digest: Digest, client: &Client) -> Result<Option<Image>, Failure> {
+async fn held(
+    sending: &Sending<'_>,
+    digest: Digest,
+    client: &Client,
+) -> Result<Option<Image>, Failure> {
     let images: Vec<Image> = client.get("/images").await?;
     let same = |i: &Image| i.name == *sending.name && i.version == *sending.version;
     match images.into_iter().find(same) {
@@ -71,13 +82,22 @@ async fn held(sending: &Sending<'_>, digest: Digest, client: &Client) -> Result<
             "image {} version {} is in the grid already, with other bytes",
             image.name, image.version
         ))
-        .cause(format!("the grid holds {}, the file is {}", image.digest.short(), digest.short()))
-        .hint("a version never changes: choose another --version"))
+        .cause(format!(
+            "the grid holds {}, the file is {}",
+            image.digest.short(),
+            digest.short()
+        ))
+        .hint("a version never changes: choose another --version")),
     }
 }
 
 /// Sends what the server lacks.
-async fn bytes(sending: &Sending<'_>, upload: &Upload, client: &Client, screen: &Screen) -> Result<(), Failure> {
+async fn bytes(
+    sending: &Sending<'_>,
+    upload: &Upload,
+    client: &Client,
+    screen: &Screen,
+) -> Result<(), Failure> {
     let total = upload.request.size.0;
     let progress = Progress::bytes(screen, &format!("sending {}", sending.name), total);
     let place = format!("/images/uploads/{}", segment(&upload.id));
@@ -86,10 +106,14 @@ async fn bytes(sending: &Sending<'_>, upload: &Upload, client: &Client, screen: 
     while offset < total {
         progress.set(offset, total);
         let part = PART.min(total - offset);
-        let body = part_of(sending.file, offset, part, &progress).await.map_err(|e| {
-            Failure::new(format!("cannot read {}", sending.file.display())).because(&e)
-        })?;
-        let sent: Result<Upload, ClientError> = client.upload(&format!("{place}?offset={offset}"), body).await;
+        let body = part_of(sending.file, offset, part, &progress)
+            .await
+            .map_err(|e| {
+                Failure::new(format!("cannot read {}", sending.file.display())).because(&e)
+            })?;
+        let sent: Result<Upload, ClientError> = client
+            .upload(&format!("{place}?offset={offset}"), body)
+            .await;
         let reached = match sent {
             Ok(upload) => upload.offset,
             Err(error) => match resume_at(&error, &place, client).await {
@@ -98,9 +122,8 @@ async fn bytes(sending: &Sending<'_>, upload: &Upload, client: &Client, screen: 
                     reached
                 }
                 None if tries >= TRIES || !error.passes() => {
-                    return Err(Failure::from(error).hint(
-                        "the same command again goes on where this one ended",
-                    ));
+                    return Err(Failure::from(error)
+                        .hint("the same command again goes on where this one ended"));
                 }
                 None => offset,
             },
@@ -110,9 +133,16 @@ async fn bytes(sending: &Sending<'_>, upload: &Upload, client: &Client, screen: 
         } else {
             tries += 1;
             if tries > TRIES {
-                return Err(Failure::new(format!("sending {} makes no headway", sending.file.display()))
-                    .cause(format!("the server holds {} of {}", Size(offset).rounded(), Size(total).rounded()))
-                    .hint("the same command again goes on where this one ended"));
+                return Err(Failure::new(format!(
+                    "sending {} makes no headway",
+                    sending.file.display()
+                ))
+                .cause(format!(
+                    "the server holds {} of {}",
+                    Size(offset).rounded(),
+                    Size(total).rounded()
+                ))
+                .hint("the same command again goes on where this one ended"));
             }
             tokio::time::sleep(Duration::from_millis(250 << tries.min(5))).await;
         }
@@ -131,7 +161,11 @@ async fn resume_at(error: &ClientError, place: &str, client: &Client) -> Option<
     if !error.passes() {
         return None;
     }
-    client.get::<Upload>(place).await.ok().map(|upload| upload.offset)
+    client
+        .get::<Upload>(place)
+        .await
+        .ok()
+        .map(|upload| upload.offset)
 }
 
 /// A part of a file as a request's body, read while it is sent.
@@ -148,19 +182,30 @@ async fn part_of(path: &Path, offset: u64, length: u64, progress: &Progress) -> 
             let mut buffer = vec![0; usize::try_from(left.min(1 << 18)).unwrap_or(1 << 18)];
             let n = file.read(&mut buffer).await?;
             if n == 0 {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent"));
+                return Err(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "the file became shorter while it was sent",
+                ));
             }
             buffer.truncate(n);
             let n = u64::try_from(n).unwrap_or(u64::MAX);
             progress.add(n);
-            Ok(Some((Frame::data(Bytes::from(buffer)), (file, left.saturating_sub(n)))))
+            Ok(Some((
+                Frame::data(Bytes::from(buffer)),
+                (file, left.saturating_sub(n)),
+            )))
         }
     });
-    Ok(StreamBody::new(chunks.boxed()).boxed())
+    Ok(StreamBody::new(chunks).boxed_unsync())
 }
 
 /// Has the server convert, index and verify what it was sent.
-async fn import(upload: &Upload, sending: &Sending<'_>, client: &Client, screen: &Screen) -> Result<Image, Failure> {
+async fn import(
+    upload: &Upload,
+    sending: &Sending<'_>,
+    client: &Client,
+    screen: &Screen,
+) -> Result<Image, Failure> {
     let place = format!("/images/uploads/{}/import", segment(&upload.id));
     let mut lines = client.lines(Method::POST, &place).await?;
     let mut shown: Option<(String, Progress)> = None;
@@ -171,7 +216,11 @@ async fn import(upload: &Upload, sending: &Sending<'_>, client: &Client, screen:
                     if let Some((_, progress)) = &shown {
                         progress.finish();
                     }
-                    let progress = Progress::bytes(screen, &format!("{} {}", now.step, sending.name), now.total);
+                    let progress = Progress::bytes(
+                        screen,
+                        &format!("{} {}", now.step, sending.name),
+                        now.total,
+                    );
                     shown = Some((now.step.clone(), progress));
                 }
                 if let Some((_, progress)) = &shown {
@@ -180,28 +229,49 @@ async fn import(upload: &Upload, sending: &Sending<'_>, client: &Client, screen:
             }
             Ok(Some(ImportLine::Imported(image))) => return Ok(*image),
             Ok(Some(ImportLine::Error(problem))) => return Err(refused(*problem, sending)),
-            Ok(None) => return gone(sending, upload, client, "the answer ended before the import did").await,
-            Err(error) if error.passes() => return gone(sending, upload, client, &error.to_string()).await,
+            Ok(None) => {
+                return gone(
+                    sending,
+                    upload,
+                    client,
+                    "the answer ended before the import did",
+                )
+                .await;
+            }
+            Err(error) if error.passes() => {
+                return gone(sending, upload, client, &error.to_string()).await;
+            }
             Err(error) => return Err(error.into()),
         }
     }
 }
 
 /// The connection was lost while the server worked: it may have come to its end nevertheless.
-async fn gone(sending: &Sending<'_>, upload: &Upload, client: &Client, cause: &str) -> Result<Image, Failure> {
+async fn gone(
+    sending: &Sending<'_>,
+    upload: &Upload,
+    client: &Client,
+    cause: &str,
+) -> Result<Image, Failure> {
     if let Some(digest) = upload.request.digest
         && let Ok(Some(image)) = held(sending, digest, client).await
     {
         return Ok(image);
     }
-    Err(Failure::new(format!("whether image {} version {} was imported is not known", sending.name, sending.version))
-        .cause(cause)
-        .hint("coppice image list tells; the same command again goes on where this one ended"))
+    Err(Failure::new(format!(
+        "whether image {} version {} was imported is not known",
+        sending.name, sending.version
+    ))
+    .cause(cause)
+    .hint("coppice image list tells; the same command again goes on where this one ended"))
 }
 
 fn refused(problem: Problem, sending: &Sending<'_>) -> Failure {
     let mut failure = Failure::from(ClientError::Problem(Box::new(problem)));
-    let what = format!("image {} version {} was not imported", sending.name, sending.version);
+    let what = format!(
+        "image {} version {} was not imported",
+        sending.name, sending.version
+    );
     let why = std::mem::replace(&mut failure.what, what);
     failure.causes.insert(0, why);
     failure

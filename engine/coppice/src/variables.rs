@@ -25,7 +25,10 @@ const PREFIX: &str = "COPPICE_VAR_";
 pub(crate) fn collect(named: &Named) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     for (name, value) in std::env::vars_os() {
-        if let (Some(name), Some(value)) = (name.to_str().and_then(|n| n.strip_prefix(PREFIX)), value.to_str()) {
+        if let (Some(name), Some(value)) = (
+            name.to_str().and_then(|n| n.strip_prefix(PREFIX)),
+            value.to_str(),
+        ) {
             values.insert(name.to_owned(), value.to_owned());
         }
     }
@@ -38,7 +41,9 @@ pub(crate) fn collect(named: &Named) -> Result<BTreeMap<String, String>, Failure
 
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.to_owned()))
+        }
         _ => Err("expected NAME=VALUE".to_owned()),
     }
 }
@@ -51,7 +56,9 @@ fn read(text: &str, file: &Path) -> Result<BTreeMap<String, String>, Failure> {
             .cause(cause)
             .hint("each line is NAME = VALUE, such as: desktops = 12, or site = \"north\"")
     };
-    let body: hcl::edit::structure::Body = text.parse().map_err(|e: hcl::edit::parser::Error| wrong(e.to_string()))?;
+    let body: hcl::edit::structure::Body = text
+        .parse()
+        .map_err(|e: hcl::edit::parser::Error| wrong(e.to_string()))?;
     let mut values = BTreeMap::new();
     for structure in body {
         match structure {
@@ -63,7 +70,10 @@ fn read(text: &str, file: &Path) -> Result<BTreeMap<String, String>, Failure> {
                 values.insert(attribute.key.to_string(), value);
             }
             hcl::edit::structure::Structure::Block(block) => {
-                return Err(wrong(format!("it holds a block `{}`", block.ident.as_str())));
+                return Err(wrong(format!(
+                    "it holds a block `{}`",
+                    block.ident.as_str()
+                )));
             }
         }
     }
@@ -85,8 +95,14 @@ mod tests {
 
     #[test]
     fn what_is_no_file_of_variables_is_refused() {
-        assert_eq!(read("pool \"x\" {}", Path::new("x")).unwrap_err().exit, Exit::Invalid);
-        assert_eq!(read("a = ", Path::new("x")).unwrap_err().exit, Exit::Invalid);
+        assert_eq!(
+            read("pool \"x\" {}", Path::new("x")).unwrap_err().exit,
+            Exit::Invalid
+        );
+        assert_eq!(
+            read("a = ", Path::new("x")).unwrap_err().exit,
+            Exit::Invalid
+        );
         assert!(pair("novalue").is_err());
         assert_eq!(pair("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
     }
@@ -96,7 +112,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("v");
         std::fs::write(&file, "a = 1\nb = 2\n").unwrap();
-        let named = Named { values: vec![("b".to_owned(), "3".to_owned())], files: vec![file] };
+        let named = Named {
+            values: vec![("b".to_owned(), "3".to_owned())],
+            files: vec![file],
+        };
         let values = collect(&named).unwrap();
         assert_eq!((values["a"].as_str(), values["b"].as_str()), ("1", "3"));
     }

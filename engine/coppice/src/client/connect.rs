@@ -41,7 +41,10 @@ impl Target {
         }
         let host = uri.host().ok_or_else(|| wrong("it names no host"))?;
         Ok(Self {
-            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            host: host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned(),
             port: uri.port_u16().unwrap_or(7443),
         })
     }
@@ -76,7 +79,9 @@ pub(super) fn trust(settings: &Settings) -> Result<Arc<ClientConfig>, Failure> {
         added.map_err(|e| Failure::new(what()).cause(e).hint(advice))?;
     }
     if roots.is_empty() {
-        return Err(Failure::new(what()).cause("it holds no certificate").hint(advice));
+        return Err(Failure::new(what())
+            .cause("it holds no certificate")
+            .hint(advice));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -94,12 +99,19 @@ pub(super) async fn connect(
     patience: Duration,
 ) -> Result<TlsStream<TcpStream>, ClientError> {
     let server = target.to_string();
-    let slow = || ClientError::Slow { server: target.to_string(), after: patience };
+    let slow = || ClientError::Slow {
+        server: target.to_string(),
+        after: patience,
+    };
     let connecting = TcpStream::connect((target.host.as_str(), target.port));
     let stream = tokio::time::timeout(patience, connecting)
         .await
         .map_err(|_| slow())?
-        .map_err(|e| ClientError::Connect { server: server.clone(), kind: e.kind(), cause: e.to_string() })?;
+        .map_err(|e| ClientError::Connect {
+            server: server.clone(),
+            kind: e.kind(),
+            cause: e.to_string(),
+        })?;
     let _ = stream.set_nodelay(true);
     let name = ServerName::try_from(target.host.clone()).map_err(|e| ClientError::Connect {
         server: server.clone(),
@@ -109,7 +121,10 @@ pub(super) async fn connect(
     tokio::time::timeout(patience, TlsConnector::from(tls).connect(name, stream))
         .await
         .map_err(|_| slow())?
-        .map_err(|e| ClientError::Tls { server, cause: error::chain(&e) })
+        .map_err(|e| ClientError::Tls {
+            server,
+            cause: error::chain(&e),
+        })
 }
 
 #[cfg(test)]
@@ -119,7 +134,10 @@ mod tests {
     #[test]
     fn urls_are_read_or_refused_with_the_reason() {
         let read = |url| Target::parse(url).map(|t| t.to_string());
-        assert_eq!(read("https://grid.example").unwrap(), "https://grid.example:7443");
+        assert_eq!(
+            read("https://grid.example").unwrap(),
+            "https://grid.example:7443"
+        );
         assert_eq!(read("https://[::1]:1/").unwrap(), "https://[::1]:1");
         for (url, why) in [
             ("http://x:1", "must begin with https"),

@@ -64,7 +64,11 @@ impl ClientError {
     pub(crate) fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Problem(problem) => Some(problem),
-            Self::Connect { .. } | Self::Tls { .. } | Self::Slow { .. } | Self::Broken { .. } | Self::Answer { .. } => None,
+            Self::Connect { .. }
+            | Self::Tls { .. }
+            | Self::Slow { .. }
+            | Self::Broken { .. }
+            | Self::Answer { .. } => None,
         }
     }
 
@@ -108,7 +112,9 @@ fn unreachable_server(failure: Failure, kind: io::ErrorKind) -> Failure {
             .hint("is the daemon running? start it on that server: coppice serve --config DIR/coppice.toml")
             .hint("another server or port: --server https://HOST:PORT, or COPPICE_SERVER");
     }
-    failure.hint("check the address: --server https://HOST:PORT, or COPPICE_SERVER").hint("coppice doctor")
+    failure
+        .hint("check the address: --server https://HOST:PORT, or COPPICE_SERVER")
+        .hint("coppice doctor")
 }
 
 fn untrusted(server: &str, cause: &str) -> Failure {
@@ -120,7 +126,11 @@ fn untrusted(server: &str, cause: &str) -> Failure {
     if cause.contains("not valid for name") || cause.contains("NotValidForName") {
         return failure.hint("use a name or address of the server that is in its certificate, such as the one in `listen` of its coppice.toml");
     }
-    if cause.contains("Expired") || cause.contains("expired") || cause.contains("NotValidYet") || cause.contains("not valid yet") {
+    if cause.contains("Expired")
+        || cause.contains("expired")
+        || cause.contains("NotValidYet")
+        || cause.contains("not valid yet")
+    {
         return failure.hint("compare the clocks of this machine and of the server: date");
     }
     failure.hint("is it a grid's port? the API answers on the port of `listen` in coppice.toml")
@@ -159,11 +169,16 @@ pub(crate) fn refused(problem: Problem) -> Failure {
         let name = name.as_str().unwrap_or_default();
         failure = failure.cause(format!("{name}: {}", gate.reason));
         if gate.verdict == coppice_plans::plan::Verdict::NeedsApproval {
-            failure = failure.hint(format!("read the plan; if this is what you want: --approve {name}"));
+            failure = failure.hint(format!(
+                "read the plan; if this is what you want: --approve {name}"
+            ));
         }
     }
     for object in &problem.stale {
-        failure = failure.cause(format!("{} was changed by {} since", object.address, object.by));
+        failure = failure.cause(format!(
+            "{} was changed by {} since",
+            object.address, object.by
+        ));
     }
     match problem.code {
         Code::Unauthorized => {

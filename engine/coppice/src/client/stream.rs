@@ -68,15 +68,19 @@ impl Lines {
     }
 
     /// The next line as JSON.
-    pub(crate) async fn next_json<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+    pub(crate) async fn next_json<T: DeserializeOwned>(
+        &mut self,
+    ) -> Result<Option<T>, ClientError> {
         while let Some(line) = self.next().await? {
             if line.trim().is_empty() {
                 continue;
             }
-            return serde_json::from_str(&line).map(Some).map_err(|e| ClientError::Answer {
-                what: "understand a line of the answer".to_owned(),
-                cause: e.to_string(),
-            });
+            return serde_json::from_str(&line)
+                .map(Some)
+                .map_err(|e| ClientError::Answer {
+                    what: "understand a line of the answer".to_owned(),
+                    cause: e.to_string(),
+                });
         }
         Ok(None)
     }
@@ -131,11 +135,26 @@ mod tests {
     #[test]
     fn events_are_read_as_the_standard_has_them() {
         let mut event = ServerEvent::default();
-        let ended: Vec<bool> = [": keep-alive", "", "event: run", "id: 7", "data: a", "data:b", ""]
-            .iter()
-            .map(|line| event.take_line(line))
-            .collect();
+        let ended: Vec<bool> = [
+            ": keep-alive",
+            "",
+            "event: run",
+            "id: 7",
+            "data: a",
+            "data:b",
+            "",
+        ]
+        .iter()
+        .map(|line| event.take_line(line))
+        .collect();
         assert_eq!(ended, [false, false, false, false, false, false, true]);
-        assert_eq!(event, ServerEvent { event: "run".to_owned(), id: Some(7), data: "a\nb".to_owned() });
+        assert_eq!(
+            event,
+            ServerEvent {
+                event: "run".to_owned(),
+                id: Some(7),
+                data: "a\nb".to_owned()
+            }
+        );
     }
 }

@@ -17,7 +17,11 @@ pub(crate) struct Console(WebSocketStream<TlsStream<TcpStream>>);
 
 impl Client {
     /// Opens a desktop's display.
-    pub(crate) async fn console(&self, desktop: &str, display: DisplayChoice) -> Result<Console, ClientError> {
+    pub(crate) async fn console(
+        &self,
+        desktop: &str,
+        display: DisplayChoice,
+    ) -> Result<Console, ClientError> {
         let word = match display {
             DisplayChoice::Vnc => "vnc",
             DisplayChoice::Spice => "spice",
@@ -33,8 +37,12 @@ impl Client {
         };
         let mut request = url.into_client_request().map_err(|e| unreadable(&e))?;
         if let Some(token) = &self.token {
-            let value = format!("Bearer {token}").parse().map_err(|e| unreadable(&e))?;
-            request.headers_mut().insert(hyper::header::AUTHORIZATION, value);
+            let value = format!("Bearer {token}")
+                .parse()
+                .map_err(|e| unreadable(&e))?;
+            request
+                .headers_mut()
+                .insert(hyper::header::AUTHORIZATION, value);
         }
         let stream = connect::connect(&self.target, self.tls.clone(), self.timeout).await?;
         let shaking = tokio_tungstenite::client_async(request, stream);
@@ -63,20 +71,31 @@ impl Console {
         let up = async {
             let mut buffer = vec![0; 64 << 10];
             loop {
-                let n = from_viewer.read(&mut buffer).await.map_err(|e| e.to_string())?;
+                let n = from_viewer
+                    .read(&mut buffer)
+                    .await
+                    .map_err(|e| e.to_string())?;
                 if n == 0 {
                     let _ = to_desktop.close().await;
                     return Ok(());
                 }
                 let bytes = Bytes::copy_from_slice(&buffer[..n]);
-                to_desktop.send(Message::Binary(bytes)).await.map_err(|e| e.to_string())?;
+                to_desktop
+                    .send(Message::Binary(bytes))
+                    .await
+                    .map_err(|e| e.to_string())?;
             }
         };
         let down = async {
             while let Some(message) = from_desktop.next().await {
                 match message.map_err(|e| e.to_string())? {
-                    Message::Binary(bytes) => to_viewer.write_all(&bytes).await.map_err(|e| e.to_string())?,
-                    Message::Close(Some(frame)) if !frame.reason.is_empty() => return Err(frame.reason.to_string()),
+                    Message::Binary(bytes) => to_viewer
+                        .write_all(&bytes)
+                        .await
+                        .map_err(|e| e.to_string())?,
+                    Message::Close(Some(frame)) if !frame.reason.is_empty() => {
+                        return Err(frame.reason.to_string());
+                    }
                     Message::Close(_) => break,
                     Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
                 }

@@ -14,7 +14,14 @@ use tracing::level_filters::LevelFilter;
 use super::{Accelerate, Config, Problem};
 
 const KEYS: &[&str] = &[
-    "data", "name", "listen", "hypervisor", "accelerate", "labels", "networks", "log",
+    "data",
+    "name",
+    "listen",
+    "hypervisor",
+    "accelerate",
+    "labels",
+    "networks",
+    "log",
 ];
 const NETWORK_KEYS: &[&str] = &["bridge", "libvirt", "user", "vlan"];
 
@@ -113,7 +120,10 @@ impl Reader<'_> {
 
     fn expected(&mut self, key: &str, what: &str, value: &Value<'_>) {
         let found = value.get_ref().type_str();
-        self.wrong(value.span(), &format!("`{key}` must be {what}, and is {} {found}", article(found)));
+        self.wrong(
+            value.span(),
+            &format!("`{key}` must be {what}, and is {} {found}", article(found)),
+        );
     }
 
     fn string(&mut self, table: &DeTable<'_>, key: &str) -> Option<(String, Range<usize>)> {
@@ -136,12 +146,20 @@ impl Reader<'_> {
         }
     }
 
-    fn parsed<T: FromStr<Err: std::fmt::Display>>(&mut self, table: &DeTable<'_>, key: &str) -> Option<T> {
+    fn parsed<T: FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+    ) -> Option<T> {
         let (text, span) = self.string(table, key)?;
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
-                let example = if key == "listen" { ", such as 127.0.0.1:7443 or 0.0.0.0:7443" } else { "" };
+                let example = if key == "listen" {
+                    ", such as 127.0.0.1:7443 or 0.0.0.0:7443"
+                } else {
+                    ""
+                };
                 self.wrong(span, &format!("`{key}`: {error}{example}"));
                 None
             }
@@ -158,7 +176,10 @@ impl Reader<'_> {
             return Some(*value);
         }
         let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.wrong(span, &format!("`{key}` must be one of: {}", list.join(", ")));
+        self.wrong(
+            span,
+            &format!("`{key}` must be one of: {}", list.join(", ")),
+        );
         self.suggest(&text, &list);
         None
     }
@@ -213,7 +234,11 @@ impl Reader<'_> {
             return BTreeMap::new();
         };
         let Some(networks) = value.get_ref().as_table() else {
-            self.expected("networks", "a table, such as networks.lab = { bridge = \"br0\" }", value);
+            self.expected(
+                "networks",
+                "a table, such as networks.lab = { bridge = \"br0\" }",
+                value,
+            );
             return BTreeMap::new();
         };
         let mut mapped = BTreeMap::new();
@@ -242,19 +267,26 @@ impl Reader<'_> {
         let vlan = self.vlan(table);
         let bridge = self.string(table, "bridge").map(|(text, _)| text);
         let network = self.string(table, "libvirt").map(|(text, _)| text);
-        let user = table.get("user").is_some_and(|v| v.get_ref().as_bool() == Some(true));
+        let user = table
+            .get("user")
+            .is_some_and(|v| v.get_ref().as_bool() == Some(true));
         match (bridge, network, user) {
             (Some(bridge), None, false) => Some(NetworkTarget::Bridge { bridge, vlan }),
             (None, Some(network), false) => Some(NetworkTarget::Libvirt { network, vlan }),
             (None, None, true) if vlan.is_none() => Some(NetworkTarget::User),
             (None, None, true) => {
-                self.wrong(value.span(), &format!("`{place}`: an emulated network has no vlan"));
+                self.wrong(
+                    value.span(),
+                    &format!("`{place}`: an emulated network has no vlan"),
+                );
                 None
             }
             _ => {
                 self.wrong(
                     value.span(),
-                    &format!("`{place}` must have exactly one of `bridge`, `libvirt` and `user = true`"),
+                    &format!(
+                        "`{place}` must have exactly one of `bridge`, `libvirt` and `user = true`"
+                    ),
                 );
                 None
             }
@@ -305,10 +337,14 @@ office = { user = true }
 "#;
 
     fn wrong(text: &str) -> Vec<String> {
-        let base = "data = \"d\"\nname = \"n\"\nlisten = \"127.0.0.1:1\"\nhypervisor = \"sim://\"\n";
+        let base =
+            "data = \"d\"\nname = \"n\"\nlisten = \"127.0.0.1:1\"\nhypervisor = \"sim://\"\n";
         let problems = read(&format!("{base}{text}"), Path::new("/x")).unwrap_err();
         let line = |p: &Problem| {
-            let meant = p.suggestion.as_ref().map_or(String::new(), |s| format!(" [{s}]"));
+            let meant = p
+                .suggestion
+                .as_ref()
+                .map_or(String::new(), |s| format!(" [{s}]"));
             format!("{}:{} {}{meant}", p.line, p.column, p.message)
         };
         problems.iter().map(line).collect()
@@ -317,7 +353,9 @@ office = { user = true }
     #[test]
     fn every_key_is_read() {
         // TOML wants a table's own keys before its sub-tables are opened; both forms are in use.
-        let text = WHOLE.replace("\n[networks]\noffice", "\n[networks.office]\n#").replace("#", "user = true #");
+        let text = WHOLE
+            .replace("\n[networks]\noffice", "\n[networks.office]\n#")
+            .replace("#", "user = true #");
         let config = read(&text, Path::new("/x")).unwrap();
         assert_eq!(config.data, Path::new("/srv/coppice"));
         assert_eq!(config.listen.to_string(), "[::1]:7443");
@@ -325,8 +363,17 @@ office = { user = true }
         assert_eq!(config.log, LevelFilter::DEBUG);
         assert!(config.labels.contains("room12"));
         let lab = &config.networks[&"lab".parse().unwrap()];
-        assert_eq!(*lab, NetworkTarget::Bridge { bridge: "br0".to_owned(), vlan: Some(12) });
-        assert_eq!(config.networks[&"office".parse().unwrap()], NetworkTarget::User);
+        assert_eq!(
+            *lab,
+            NetworkTarget::Bridge {
+                bridge: "br0".to_owned(),
+                vlan: Some(12)
+            }
+        );
+        assert_eq!(
+            config.networks[&"office".parse().unwrap()],
+            NetworkTarget::User
+        );
     }
 
     #[test]
@@ -343,11 +390,22 @@ office = { user = true }
 
     #[test]
     fn wrong_values_say_what_was_expected() {
-        assert_eq!(wrong("accelerate = \"kwm\"\n"), ["5:14 `accelerate` must be one of: auto, kvm, emulated [kvm]"]);
-        assert_eq!(wrong("labels = 5\n"), ["5:10 `labels` must be a list of strings, and is an integer"]);
+        assert_eq!(
+            wrong("accelerate = \"kwm\"\n"),
+            ["5:14 `accelerate` must be one of: auto, kvm, emulated [kvm]"]
+        );
+        assert_eq!(
+            wrong("labels = 5\n"),
+            ["5:10 `labels` must be a list of strings, and is an integer"]
+        );
         assert_eq!(wrong("labels = [\"A b\"]\n").len(), 1);
-        assert_eq!(wrong("networks.lab = { vlan = 4095, bridge = \"b\" }\n"), ["5:25 `vlan` must be a number from 1 to 4094"]);
-        assert!(wrong("networks.lab = { bridge = \"b\", user = true }\n")[0].contains("exactly one of"));
+        assert_eq!(
+            wrong("networks.lab = { vlan = 4095, bridge = \"b\" }\n"),
+            ["5:25 `vlan` must be a number from 1 to 4094"]
+        );
+        assert!(
+            wrong("networks.lab = { bridge = \"b\", user = true }\n")[0].contains("exactly one of")
+        );
     }
 
     #[test]

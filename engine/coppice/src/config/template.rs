@@ -54,7 +54,12 @@ mod tests {
     #[test]
     fn what_init_writes_is_read_back_also_when_every_comment_is_lifted() {
         let data = Path::new("/srv/a \"b\"\\c");
-        let text = text(data, &"host-1".parse().unwrap(), "127.0.0.1:7443".parse().unwrap(), "sim://");
+        let text = text(
+            data,
+            &"host-1".parse().unwrap(),
+            "127.0.0.1:7443".parse().unwrap(),
+            "sim://",
+        );
         let config = read::read(&text, Path::new("/x")).unwrap();
         assert_eq!(config.data, data);
         assert_eq!(config.hypervisor, "sim://");
@@ -65,6 +70,9 @@ mod tests {
                 _ => format!("{line}\n"),
             })
             .collect();
-        assert_eq!(read::read(&lifted, Path::new("/x")).unwrap().networks.len(), 1);
+        assert_eq!(
+            read::read(&lifted, Path::new("/x")).unwrap().networks.len(),
+            1
+        );
     }
 }

@@ -18,7 +18,10 @@ pub(crate) fn count(path: &Path, now: Timestamp) -> Result<u64, Failure> {
         Failure::new(format!("cannot {what} {}", path.display())).because(e)
     };
     let last = match std::fs::read_to_string(path) {
-        Ok(text) => text.trim().parse::<u64>().map_err(|e| failed("understand", &e).hint("remove that file"))?,
+        Ok(text) => text
+            .trim()
+            .parse::<u64>()
+            .map_err(|e| failed("understand", &e).hint("remove that file"))?,
         Err(e) if e.kind() == ErrorKind::NotFound => 0,
         Err(e) => return Err(failed("read", &e)),
     };

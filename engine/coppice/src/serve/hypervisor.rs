@@ -39,14 +39,32 @@ pub(crate) async fn open(
 ) -> Result<World, Failure> {
     let uri = &config.hypervisor;
     let wrong = |why: String| {
-        Failure::new(format!("`hypervisor` in coppice.toml is {uri:?}, which cannot be used")).cause(why)
+        Failure::new(format!(
+            "`hypervisor` in coppice.toml is {uri:?}, which cannot be used"
+        ))
+        .cause(why)
     };
-    let parsed: HypervisorUri = uri.parse().map_err(|e: libvirt::BadUri| wrong(e.to_string()))?;
+    let parsed: HypervisorUri = uri
+        .parse()
+        .map_err(|e: libvirt::BadUri| wrong(e.to_string()))?;
     if let HypervisorUri::Sim(_) = parsed {
-        let setup: Setup = uri.parse().map_err(|e: coppice_world::sim::BadSimUri| wrong(e.to_string()))?;
-        tracing::warn!("the hypervisor is simulated: nothing runs, and all of it is gone when this process ends");
-        let server = SimServer::new(Setup { grid: Some(grid), ..setup }, clock);
-        return Ok(World { hypervisor: server.clone(), disks: server });
+        let setup: Setup = uri
+            .parse()
+            .map_err(|e: coppice_world::sim::BadSimUri| wrong(e.to_string()))?;
+        tracing::warn!(
+            "the hypervisor is simulated: nothing runs, and all of it is gone when this process ends"
+        );
+        let server = SimServer::new(
+            Setup {
+                grid: Some(grid),
+                ..setup
+            },
+            clock,
+        );
+        return Ok(World {
+            hypervisor: server.clone(),
+            disks: server,
+        });
     }
     let disks = LocalDisks::open(layout.disks(), grid)
         .await
@@ -67,5 +85,8 @@ pub(crate) async fn open(
             .hint("are QEMU and libvirt's QEMU driver installed? on Debian: apt install qemu-system-x86 libvirt-daemon-driver-qemu")
             .hint("try it by hand: virsh -c URI version")
     })?;
-    Ok(World { hypervisor, disks: Arc::new(disks) })
+    Ok(World {
+        hypervisor,
+        disks: Arc::new(disks),
+    })
 }

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coppice_plans::plan::GateKind;
-use coppice_portal::api::{ApplyRequest, ApplyResponse, Configuration, Document, Image, PlanRequest, PlanResponse};
+use coppice_portal::api::{
+    ApplyRequest, ApplyResponse, Configuration, Document, Image, PlanRequest, PlanResponse,
+};
+use coppice_schema::Bundle;
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::Revision;
-use coppice_schema::Bundle;
 
 use crate::client::Client;
 use crate::configuration::Named;
@@ -23,7 +25,8 @@ use crate::verbs::{plan, show};
 
 /// Make the grid what a configuration asks for
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = "Shows the plan, asks, commits, and follows the run until the grid has settled. What waits for a window
+#[command(
+    after_long_help = "Shows the plan, asks, commits, and follows the run until the grid has settled. What waits for a window
 or for people to log off goes on by itself; Ctrl-C ends the following only.
 
 Examples:
@@ -33,7 +36,8 @@ Examples:
   coppice apply --yes --detach                  commit, and leave the rest to the grid
 
 Exit codes: 0 done, or it waits for a window; 3 configuration invalid; 4 something changed since the
-plan was made; 5 a gate is shut; 6 not everything could be done; 130 interrupted.")]
+plan was made; 5 a gate is shut; 6 not everything could be done; 130 interrupted."
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     named: Named,
@@ -78,13 +82,13 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
             (Configuration::Bundle(bundle), document)
         }
     };
-    screen.text(&present::text(&document, args.detail, screen.colours)?);
-    if present::has_changes(&document) && !args.yes {
+    screen.text(&present::text(&document, args.detail, screen.colours));
+    if !document.is_empty() && !args.yes {
         consent(screen)?;
     }
     let request = ApplyRequest {
         expect_plan: match &configuration {
-            Configuration::Bundle(_) => present::plan_id(&document),
+            Configuration::Bundle(_) => Some(document.plan_id),
             Configuration::Saved(_) => None,
         },
         configuration,
@@ -94,7 +98,9 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     let response: ApplyResponse = client.post("/apply", &request).await?;
     committed(&response, screen);
     if args.detach {
-        screen.value(&serde_json::json!({ "revision": response.revision, "already": response.already }))?;
+        screen.value(
+            &serde_json::json!({ "revision": response.revision, "already": response.already }),
+        )?;
         screen.advise("coppice status --watch");
         return Ok(Exit::Done);
     }
@@ -118,40 +124,64 @@ async fn send_images(bundle: &Bundle, client: &Client, screen: &Screen) -> Resul
     };
     let mut held: Option<Vec<Image>> = None;
     for (name, image) in &desired.images {
-        let Origin::Source { path, digest: Some(digest) } = &image.origin else {
+        let Origin::Source {
+            path,
+            digest: Some(digest),
+        } = &image.origin
+        else {
             continue;
         };
         let images = match &mut held {
             Some(images) => images,
             None => held.insert(client.get("/images").await?),
         };
-        if images.iter().any(|i| i.name == *name && i.digest == *digest) {
+        if images
+            .iter()
+            .any(|i| i.name == *name && i.digest == *digest)
+        {
             continue;
         }
         // A version is known by the digest of its source; the name is for people, and follows from it.
-        let version = digest
-            .short()
-            .parse()
-            .map_err(|e| Failure::new(format!("cannot name a version of image {name}")).because(&e))?;
+        let version = digest.short().parse().map_err(|e| {
+            Failure::new(format!("cannot name a version of image {name}")).because(&e)
+        })?;
         // The path in the texts is relative to the text; that of the bundle to where the command was given.
         let file = bundle
             .sources
             .iter()
             .find(|(place, found)| **found == Some(*digest) && place.ends_with(path.as_str()))
             .map_or(path, |(place, _)| place);
-        upload::send(&Sending { name, version: &version, file: Path::new(file) }, client, screen).await?;
+        upload::send(
+            &Sending {
+                name,
+                version: &version,
+                file: Path::new(file),
+            },
+            client,
+            screen,
+        )
+        .await?;
     }
     Ok(())
 }
 
 /// The plan. A grid that has just started has not looked yet: it is given the time of `--timeout` to.
-async fn planned(bundle: &Bundle, client: &Client, settings: &Settings, screen: &Screen) -> Result<Document, Failure> {
+async fn planned(
+    bundle: &Bundle,
+    client: &Client,
+    settings: &Settings,
+    screen: &Screen,
+) -> Result<Document, Failure> {
     let begun = Instant::now();
-    let request = PlanRequest { bundle: bundle.clone(), targets: BTreeSet::new(), save: false };
+    let request = PlanRequest {
+        bundle: bundle.clone(),
+        targets: BTreeSet::new(),
+        save: false,
+    };
     let mut told = false;
     loop {
         let response: PlanResponse = plan::ask(client, &request, screen).await?;
-        if present::is_complete(&response.document) || begun.elapsed() > settings.timeout {
+        if response.document.complete || begun.elapsed() > settings.timeout {
             return Ok(response.document);
         }
         if !told {
@@ -164,8 +194,10 @@ async fn planned(bundle: &Bundle, client: &Client, settings: &Settings, screen: 
 
 fn consent(screen: &Screen) -> Result<(), Failure> {
     if !screen.may_ask() {
-        return Err(Failure::usage("applying this changes the grid, and nobody is there to be asked")
-            .hint("coppice apply --yes, after reading the plan"));
+        return Err(Failure::usage(
+            "applying this changes the grid, and nobody is there to be asked",
+        )
+        .hint("coppice apply --yes, after reading the plan"));
     }
     if screen.confirm("\nApply this?")? {
         return Ok(());
@@ -175,7 +207,10 @@ fn consent(screen: &Screen) -> Result<(), Failure> {
 
 fn committed(response: &ApplyResponse, screen: &Screen) {
     if response.already {
-        screen.note(&format!("revision {} asks for exactly this already", response.revision));
+        screen.note(&format!(
+            "revision {} asks for exactly this already",
+            response.revision
+        ));
     } else {
         screen.note(&format!("committed as revision {}", response.revision));
     }
@@ -203,11 +238,17 @@ fn ended(response: &ApplyResponse, followed: &Followed, screen: &Screen) -> Ende
                 1 => ", one action done".to_owned(),
                 n => format!(", {n} actions done"),
             };
-            screen.text(&format!("{} the grid is what revision {revision} asks for{done}\n", screen.colours.good("settled:")));
+            screen.text(&format!(
+                "{} the grid is what revision {revision} asks for{done}\n",
+                screen.colours.good("settled:")
+            ));
             return Ok(exit);
         }
         Ending::Waits(_) => {
-            screen.text(&format!("{} revision {revision} is committed; the grid goes on by itself\n", screen.colours.warn("waiting:")));
+            screen.text(&format!(
+                "{} revision {revision} is committed; the grid goes on by itself\n",
+                screen.colours.warn("waiting:")
+            ));
             for line in &why {
                 screen.text(&format!("  for {line}\n"));
             }
@@ -223,16 +264,25 @@ fn ended(response: &ApplyResponse, followed: &Followed, screen: &Screen) -> Ende
 
 fn stopped(revision: Revision, ending: &Ending, why: Vec<String>) -> Failure {
     let failure = match ending {
-        Ending::Blocked(_) => Failure::new(format!("revision {revision} is committed, and the rest of it needs approval"))
-            .hint("coppice plan shows what; then coppice apply --approve GATE"),
-        Ending::Superseded(other) => Failure::new(format!("revision {revision} was replaced by revision {other} while it was carried out"))
-            .hint("coppice history shows who applied it"),
-        Ending::Interrupted => Failure::new(format!("stopped following revision {revision}; the run goes on in the grid"))
-            .hint("coppice status --watch follows it again"),
-        Ending::Partly(_) | Ending::Settled | Ending::Waits(_) => {
-            Failure::new(format!("revision {revision} was applied in part; the grid keeps trying"))
-                .hint("coppice explain ADDRESS says why; coppice status shows how it stands")
-        }
+        Ending::Blocked(_) => Failure::new(format!(
+            "revision {revision} is committed, and the rest of it needs approval"
+        ))
+        .hint("coppice plan shows what; then coppice apply --approve GATE"),
+        Ending::Superseded(other) => Failure::new(format!(
+            "revision {revision} was replaced by revision {other} while it was carried out"
+        ))
+        .hint("coppice history shows who applied it"),
+        Ending::Interrupted => Failure::new(format!(
+            "stopped following revision {revision}; the run goes on in the grid"
+        ))
+        .hint("coppice status --watch follows it again"),
+        Ending::Partly(_) | Ending::Settled | Ending::Waits(_) => Failure::new(format!(
+            "revision {revision} was applied in part; the grid keeps trying"
+        ))
+        .hint("coppice explain ADDRESS says why; coppice status shows how it stands"),
     };
-    why.into_iter().fold(failure.exit(ending.exit()), |failure, line| failure.cause(line))
+    why.into_iter()
+        .fold(failure.exit(ending.exit()), |failure, line| {
+            failure.cause(line)
+        })
 }

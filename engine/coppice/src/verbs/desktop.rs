@@ -27,7 +27,9 @@ pub(crate) enum Verb {
   coppice desktop list --json | jq -r '.[] | select(.state == \"broken\") | .id'")]
     List,
     /// Show one desktop in full
-    #[command(after_long_help = "Examples:\n  coppice desktop show lab-001\n  coppice desktop show lab-01      by its host name")]
+    #[command(
+        after_long_help = "Examples:\n  coppice desktop show lab-001\n  coppice desktop show lab-01      by its host name"
+    )]
     Show(Named),
     /// Open a port on this machine for any VNC or SPICE viewer
     #[command(after_long_help = "Examples:
@@ -44,7 +46,9 @@ pub(crate) enum Verb {
     #[command(after_long_help = "Examples:\n  coppice desktop restart lab-001")]
     Restart(Named),
     /// Grow a desktop anew from its image: what was written on its disk is lost
-    #[command(after_long_help = "Examples:\n  coppice desktop regrow lab-001\n  coppice desktop regrow lab-001 --yes    without being asked")]
+    #[command(
+        after_long_help = "Examples:\n  coppice desktop regrow lab-001\n  coppice desktop regrow lab-001 --yes    without being asked"
+    )]
     Regrow(Regrow),
 }
 
@@ -104,8 +108,10 @@ async fn act(client: &Client, id: &DesktopId, what: &str) -> Result<(), Failure>
 
 fn consent(id: &DesktopId, screen: &Screen) -> Result<(), Failure> {
     if !screen.may_ask() {
-        return Err(Failure::usage(format!("growing {id} anew destroys what is on its disk, and nobody is there to be asked"))
-            .hint(format!("coppice desktop regrow {id} --yes")));
+        return Err(Failure::usage(format!(
+            "growing {id} anew destroys what is on its disk, and nobody is there to be asked"
+        ))
+        .hint(format!("coppice desktop regrow {id} --yes")));
     }
     if screen.confirm(&format!("What was written on the disk of {id} is lost."))? {
         return Ok(());
@@ -117,7 +123,9 @@ fn consent(id: &DesktopId, screen: &Screen) -> Result<(), Failure> {
 pub(crate) async fn find(client: &Client, name: &str) -> Result<Desktop, Failure> {
     let desktops: Vec<Desktop> = client.get("/desktops").await?;
     let by_id = desktops.iter().find(|d| d.id.to_string() == name);
-    let found = by_id.or_else(|| desktops.iter().find(|d| d.name == name)).cloned();
+    let found = by_id
+        .or_else(|| desktops.iter().find(|d| d.name == name))
+        .cloned();
     found.ok_or_else(|| {
         let near = desktops
             .iter()
@@ -126,7 +134,9 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Desktop, Failure
             .filter(|known| strsim::damerau_levenshtein(known, name) <= 3);
         let failure = Failure::new(format!("there is no desktop {name}"));
         match near {
-            Some(near) => failure.hint(format!("did you mean {near}? `coppice desktop list` shows all")),
+            Some(near) => failure.hint(format!(
+                "did you mean {near}? `coppice desktop list` shows all"
+            )),
             None => failure.hint("coppice desktop list shows all"),
         }
     })
@@ -168,7 +178,14 @@ fn text(it: &Desktop, colours: Colours) -> String {
     let (words, tone) = state(it);
     let mut lines = vec![
         ("state", paint(colours, tone, &words)),
-        ("since", format!("{} ({})", times::relative(it.since, times::now()), times::absolute(it.since))),
+        (
+            "since",
+            format!(
+                "{} ({})",
+                times::relative(it.since, times::now()),
+                times::absolute(it.since)
+            ),
+        ),
         ("host name", it.name.clone()),
         ("pool", format!("{}, slot {}", it.pool, it.slot.0)),
         ("server", it.server.to_string()),

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use coppice_plans::plan::Severity;
+use coppice_plans::text;
 use coppice_portal::api::{HealthReport, Status};
 use coppice_schema::known::DiskLevel;
 use coppice_schema::units::{Span, Timestamp};
@@ -12,7 +13,6 @@ use serde::Serialize;
 use crate::client::{Client, ClientError};
 use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
-use crate::present;
 use crate::screen::Screen;
 use crate::settings::Settings;
 use crate::table::{Tone, paint};
@@ -55,7 +55,12 @@ pub(crate) async fn run(_: Args, settings: &Settings, screen: &Screen) -> Ended 
             Verdict::Warn => ("warn", Tone::Warn),
             Verdict::Bad => ("bad ", Tone::Bad),
         };
-        screen.text(&format!("{} {:<11} {}\n", paint(screen.colours, tone, word), finding.check, finding.what));
+        screen.text(&format!(
+            "{} {:<11} {}\n",
+            paint(screen.colours, tone, word),
+            finding.check,
+            finding.what
+        ));
         for advice in finding.advice.iter().filter(|_| !screen.automation) {
             screen.text(&format!("                 try: {advice}\n"));
         }
@@ -74,13 +79,23 @@ async fn examine(settings: &Settings, found: &mut Vec<Finding>) {
     let health: HealthReport = match anonymous.get("/health").await {
         Ok(health) => health,
         Err(error) => {
-            let check = if matches!(error, ClientError::Tls { .. }) { "tls" } else { "reach" };
+            let check = if matches!(error, ClientError::Tls { .. }) {
+                "tls"
+            } else {
+                "reach"
+            };
             return found.push(bad(check, error.into()));
         }
     };
     let took = begun.elapsed().as_millis();
-    found.push(ok("reach", format!("{} answers in {took} ms", anonymous.target())));
-    found.push(ok("tls", "its certificate is from this grid's authority".to_owned()));
+    found.push(ok(
+        "reach",
+        format!("{} answers in {took} ms", anonymous.target()),
+    ));
+    found.push(ok(
+        "tls",
+        "its certificate is from this grid's authority".to_owned(),
+    ));
     found.push(version(&health));
     found.push(clock(&anonymous).await);
     let client = match token(settings, found) {
@@ -112,7 +127,9 @@ fn version(health: &HealthReport) -> Finding {
 async fn clock(client: &Client) -> Finding {
     let before = times::now();
     let theirs = match client.head("/health").await {
-        Ok(headers) => headers.get(hyper::header::DATE).and_then(|d| http_date(d.to_str().ok()?)),
+        Ok(headers) => headers
+            .get(hyper::header::DATE)
+            .and_then(|d| http_date(d.to_str().ok()?)),
         Err(error) => return bad("clock", error.into()),
     };
     let Some(theirs) = theirs else {
@@ -126,7 +143,10 @@ async fn clock(client: &Client) -> Finding {
     Finding {
         check: "clock",
         verdict: Verdict::Warn,
-        what: format!("this machine's and the server's are {} apart", times::length(apart)),
+        what: format!(
+            "this machine's and the server's are {} apart",
+            times::length(apart)
+        ),
         advice: vec!["set both by NTP: timedatectl set-ntp true".to_owned()],
     }
 }
@@ -141,7 +161,9 @@ fn skew(theirs: Timestamp, before: Timestamp, after: Timestamp) -> Span {
 fn http_date(text: &str) -> Option<Timestamp> {
     let moment = jiff::civil::DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
     let moment = moment.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
-    u64::try_from(moment.timestamp().as_millisecond()).ok().map(Timestamp)
+    u64::try_from(moment.timestamp().as_millisecond())
+        .ok()
+        .map(Timestamp)
 }
 
 fn token(settings: &Settings, found: &mut Vec<Finding>) -> Option<Client> {
@@ -152,9 +174,18 @@ fn token(settings: &Settings, found: &mut Vec<Finding>) -> Option<Client> {
             return None;
         }
     };
-    let mode = settings.token_file.as_deref().and_then(|p| std::fs::metadata(p).ok()).map_or(0, |m| m.mode());
+    let mode = settings
+        .token_file
+        .as_deref()
+        .and_then(|p| std::fs::metadata(p).ok())
+        .map_or(0, |m| m.mode());
     if mode & 0o077 != 0 {
-        let path = settings.token_file.as_deref().unwrap_or(std::path::Path::new("")).display().to_string();
+        let path = settings
+            .token_file
+            .as_deref()
+            .unwrap_or(std::path::Path::new(""))
+            .display()
+            .to_string();
         found.push(Finding {
             check: "token file",
             verdict: Verdict::Warn,
@@ -178,15 +209,27 @@ fn grid(status: &Status, found: &mut Vec<Finding>) {
     });
     for server in &status.servers {
         let problem = match (&server.hypervisor_away, server.current) {
-            (Some(why), _) => Some((format!("{} does not answer: {why}", server.name), "see `hypervisor` in its coppice.toml, and the log of `coppice serve`")),
-            (None, false) => Some((format!("{} was not seen whole yet", server.name), "is `coppice serve` running there? its log says what it waits for")),
+            (Some(why), _) => Some((
+                format!("{} does not answer: {why}", server.name),
+                "see `hypervisor` in its coppice.toml, and the log of `coppice serve`",
+            )),
+            (None, false) => Some((
+                format!("{} was not seen whole yet", server.name),
+                "is `coppice serve` running there? its log says what it waits for",
+            )),
             (None, true) => None,
         };
         found.push(match problem {
-            None => ok("hypervisor", format!("{}: {}", server.name, server.hypervisor)),
-            Some((what, advice)) => {
-                Finding { check: "hypervisor", verdict: Verdict::Bad, what, advice: vec![advice.to_owned()] }
-            }
+            None => ok(
+                "hypervisor",
+                format!("{}: {}", server.name, server.hypervisor),
+            ),
+            Some((what, advice)) => Finding {
+                check: "hypervisor",
+                verdict: Verdict::Bad,
+                what,
+                advice: vec![advice.to_owned()],
+            },
         });
         found.push(disk(server));
     }
@@ -196,9 +239,17 @@ fn grid(status: &Status, found: &mut Vec<Finding>) {
             Severity::Warning => Verdict::Warn,
             Severity::Note => continue,
         };
-        let advice = Some(finding.remedy.clone()).filter(|r| !r.is_empty()).into_iter().collect();
-        let what = format!("{}: {}", finding.object, present::finding(&finding.kind));
-        found.push(Finding { check: "finding", verdict, what, advice });
+        let advice = Some(finding.remedy.clone())
+            .filter(|r| !r.is_empty())
+            .into_iter()
+            .collect();
+        let what = format!("{}: {}", finding.object, text::finding(&finding.kind));
+        found.push(Finding {
+            check: "finding",
+            verdict,
+            what,
+            advice,
+        });
     }
 }
 
@@ -208,20 +259,48 @@ fn disk(server: &coppice_portal::api::ServerStatus) -> Finding {
     let (verdict, what) = match server.disk_level {
         None => (Verdict::Ok, format!("{name}: not looked at yet")),
         Some(DiskLevel::Fine) => (Verdict::Ok, format!("{name}: less than 80 % full")),
-        Some(DiskLevel::High) => (Verdict::Warn, format!("{name}: more than 80 % full, no new desktops there")),
-        Some(DiskLevel::Critical) => (Verdict::Bad, format!("{name}: more than 90 % full, idle desktops are regrown")),
+        Some(DiskLevel::High) => (
+            Verdict::Warn,
+            format!("{name}: more than 80 % full, no new desktops there"),
+        ),
+        Some(DiskLevel::Critical) => (
+            Verdict::Bad,
+            format!("{name}: more than 90 % full, idle desktops are regrown"),
+        ),
     };
-    let advice = if verdict == Verdict::Ok { Vec::new() } else { vec![room.to_owned()] };
-    Finding { check: "disk", verdict, what, advice }
+    let advice = if verdict == Verdict::Ok {
+        Vec::new()
+    } else {
+        vec![room.to_owned()]
+    };
+    Finding {
+        check: "disk",
+        verdict,
+        what,
+        advice,
+    }
 }
 
 fn ok(check: &'static str, what: String) -> Finding {
-    Finding { check, verdict: Verdict::Ok, what, advice: Vec::new() }
+    Finding {
+        check,
+        verdict: Verdict::Ok,
+        what,
+        advice: Vec::new(),
+    }
 }
 
 fn bad(check: &'static str, failure: Failure) -> Finding {
-    let what = std::iter::once(failure.what).chain(failure.causes).collect::<Vec<_>>().join(": ");
-    Finding { check, verdict: Verdict::Bad, what, advice: failure.tries }
+    let what = std::iter::once(failure.what)
+        .chain(failure.causes)
+        .collect::<Vec<_>>()
+        .join(": ");
+    Finding {
+        check,
+        verdict: Verdict::Bad,
+        what,
+        advice: failure.tries,
+    }
 }
 
 #[cfg(test)]
@@ -239,7 +318,10 @@ mod tests {
 
     #[test]
     fn the_date_of_a_server_is_read() {
-        assert_eq!(http_date("Thu, 01 Jan 1970 00:00:07 GMT"), Some(Timestamp(7_000)));
+        assert_eq!(
+            http_date("Thu, 01 Jan 1970 00:00:07 GMT"),
+            Some(Timestamp(7_000))
+        );
         assert_eq!(http_date("yesterday"), None);
     }
 }

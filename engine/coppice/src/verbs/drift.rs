@@ -47,24 +47,41 @@ fn text(report: &DriftReport, now: Timestamp, colours: Colours) -> String {
             false => "no drift in what was seen\n".to_owned(),
         };
     }
-    report.drift.iter().map(|drift| one(drift, now, colours)).collect()
+    report
+        .drift
+        .iter()
+        .map(|drift| one(drift, now, colours))
+        .collect()
 }
 
 fn one(drift: &Drift, now: Timestamp, colours: Colours) -> String {
-    let mut out = format!("{} {}", colours.bold(&drift.object.to_string()), words(drift.kind));
+    let mut out = format!(
+        "{} {}",
+        colours.bold(&drift.object.to_string()),
+        words(drift.kind)
+    );
     if let Some(since) = drift.since {
         let _ = write!(out, ", seen {}", times::relative(since, now));
     }
     let (response, tone) = match drift.response {
         Response::Repaired => ("it is being repaired", Tone::Good),
         Response::Told => ("it is told and left: policy `drift` says so", Tone::Warn),
-        Response::Contended => ("it flips to and fro, and is left until a person looks", Tone::Bad),
+        Response::Contended => (
+            "it flips to and fro, and is left until a person looks",
+            Tone::Bad,
+        ),
         Response::NeedsAdmin => ("it needs a person", Tone::Bad),
     };
     let _ = writeln!(out, "; {}", paint(colours, tone, response));
     for edit in &drift.edits {
         let value = |v: &Option<String>| v.clone().unwrap_or_else(|| "nothing".to_owned());
-        let _ = writeln!(out, "  {}: written {}, found {}", edit.path, value(&edit.before), value(&edit.after));
+        let _ = writeln!(
+            out,
+            "  {}: written {}, found {}",
+            edit.path,
+            value(&edit.before),
+            value(&edit.after)
+        );
     }
     out
 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use coppice_plans::plan::{Finding, Severity, Wait};
+use coppice_plans::plan::{Finding, Severity};
+use coppice_plans::text;
 use coppice_portal::api::Explanation;
 use coppice_schema::ids::Address;
 use coppice_schema::units::Timestamp;
@@ -33,22 +34,35 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     let path = format!("/explain/{}", segment(&args.address.to_string()));
     let explanation: Explanation = client.get(&path).await?;
     screen.value(&explanation)?;
-    screen.text(&text(&explanation, times::now(), screen.colours));
+    screen.text(&whole(&explanation, times::now(), screen.colours));
     Ok(Exit::Done)
 }
 
-fn text(it: &Explanation, now: Timestamp, colours: Colours) -> String {
+fn whole(it: &Explanation, now: Timestamp, colours: Colours) -> String {
     let paused = if it.paused { ", paused" } else { "" };
-    let mut out = format!("{} is {}{paused}\n", colours.bold(&it.address.to_string()), it.state);
+    let mut out = format!(
+        "{} is {}{paused}\n",
+        colours.bold(&it.address.to_string()),
+        it.state
+    );
     for fact in &it.trace {
         let _ = writeln!(out, "  {fact}");
     }
-    section(&mut out, "waits for", it.waits.iter().map(|wait| self::wait(wait, now)));
-    section(&mut out, "findings", it.findings.iter().map(|f| finding(f, colours)));
+    section(&mut out, "waits for", it.waits.iter().map(text::wait));
+    section(
+        &mut out,
+        "findings",
+        it.findings.iter().map(|f| finding(f, colours)),
+    );
     let orders = it.orders.iter().map(|order| {
         let mut line = format!("{} on {}", order.what, order.server);
         if order.attempts > 0 {
-            let _ = write!(line, ", tried {} times, next {}", order.attempts, times::relative(order.not_before, now));
+            let _ = write!(
+                line,
+                ", tried {} times, next {}",
+                order.attempts,
+                times::relative(order.not_before, now)
+            );
         }
         if let Some(error) = &order.last_error {
             let _ = write!(line, ": {error}");
@@ -78,33 +92,14 @@ pub(crate) fn finding(finding: &Finding, colours: Colours) -> String {
         Severity::Warning => ("warning", Tone::Warn),
         Severity::Note => ("note", Tone::Faint),
     };
-    let what = crate::present::finding(&finding.kind);
-    let mut line = format!("{} {}: {what}", paint(colours, tone, &format!("{word}:")), finding.object);
+    let what = text::finding(&finding.kind);
+    let mut line = format!(
+        "{} {}: {what}",
+        paint(colours, tone, &format!("{word}:")),
+        finding.object
+    );
     if !finding.remedy.is_empty() {
         let _ = write!(line, "; {}", finding.remedy);
     }
     line
-}
-
-/// What is waited for, in words.
-pub(crate) fn wait(wait: &Wait, now: Timestamp) -> String {
-    let at = |moment: &Option<Timestamp>| {
-        moment.map_or("at no time that is known".to_owned(), |t| times::relative(t, now))
-    };
-    match wait {
-        Wait::Window { name, opens } => format!("window {name}, which opens {}", at(opens)),
-        Wait::Freeze { name, closes } => format!("the freeze of window {name}, which ends {}", at(closes)),
-        Wait::Approval { gate } => format!("approval: --approve {}", crate::present::gate(*gate)),
-        Wait::Logoff { users } => format!("{users} people to log off"),
-        Wait::Budget { name } => format!("its turn: {name} allows no more at once"),
-        Wait::Backoff { until } => format!("another try {} after a failure", times::relative(*until, now)),
-        Wait::Order { what } => format!("what is under way: {what}"),
-        Wait::Image { image, version: None } => format!("image {image}"),
-        Wait::Image { image, version: Some(version) } => format!("image {image}, version {version}"),
-        Wait::Observation { server } => format!("server {server} to be seen whole"),
-        Wait::Room { lacking } => format!("a server with room: {lacking}"),
-        Wait::Paused { until: None } => "being resumed: coppice resume".to_owned(),
-        Wait::Paused { until: Some(until) } => format!("its pause to end {}", times::relative(*until, now)),
-        Wait::RolloutStopped { failures } => format!("the roll-out, stopped after {failures} failures, to be changed or resumed"),
-    }
 }

@@ -3,23 +3,26 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use coppice_schema::{Diagnostic, SourceText};
 use similar::TextDiff;
 
 use crate::configuration;
 use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
 use crate::screen::Screen;
-use crate::terminal::Colours;
+use crate::terminal::{self, Colours};
 
 /// Lay configuration files out in the one canonical way
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = "Only blanks and line ends change, never what is said.
+#[command(
+    after_long_help = "Only blanks and line ends change, never what is said.
 
 Examples:
   coppice fmt                    all *.hcl files of the current directory
   coppice fmt --check examples/  exit code 3 and the names of files that would change; writes nothing
   coppice fmt --diff             shows what would change; writes nothing
-  coppice fmt - < grid.hcl       standard input to standard output")]
+  coppice fmt - < grid.hcl       standard input to standard output"
+)]
 pub(crate) struct Args {
     /// Directories or files; `-` is standard input
     #[arg(default_value = ".")]
@@ -40,12 +43,17 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
     for place in &args.places {
         for path in configuration::hcl_files(place)? {
             let text = configuration::read_text(&path)?;
-            let laid_out = lay_out(&path.display().to_string(), &text)?;
+            let laid_out = lay_out(&path.display().to_string(), &text, screen)?;
             if laid_out == text {
                 continue;
             }
             if args.diff {
-                screen.text(&diff(&path.display().to_string(), &text, &laid_out, screen.colours));
+                screen.text(&diff(
+                    &path.display().to_string(),
+                    &text,
+                    &laid_out,
+                    screen.colours,
+                ));
             } else {
                 screen.text(&format!("{}\n", path.display()));
             }
@@ -55,7 +63,8 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
             changed.push(path.display().to_string());
         }
     }
-    screen.value(&serde_json::json!({ "changed": changed, "written": !args.check && !args.diff }))?;
+    screen
+        .value(&serde_json::json!({ "changed": changed, "written": !args.check && !args.diff }))?;
     if args.check && !changed.is_empty() {
         screen.advise("coppice fmt");
         return Ok(Exit::Invalid);
@@ -68,21 +77,41 @@ fn stdin(args: &Args, screen: &Screen) -> Ended {
     std::io::stdin()
         .read_to_string(&mut text)
         .map_err(|e| Failure::new("cannot read standard input").because(&e))?;
-    let laid_out = lay_out("standard input", &text)?;
+    let laid_out = lay_out("standard input", &text, screen)?;
     if args.diff {
         screen.raw(&diff("standard input", &text, &laid_out, screen.colours));
     } else if !args.check {
         screen.raw(&laid_out);
     }
-    Ok(if args.check && laid_out != text { Exit::Invalid } else { Exit::Done })
+    Ok(if args.check && laid_out != text {
+        Exit::Invalid
+    } else {
+        Exit::Done
+    })
 }
 
-fn lay_out(path: &str, text: &str) -> Result<String, Failure> {
-    coppice_schema::fmt(text).map_err(|error| {
+fn lay_out(path: &str, text: &str, screen: &Screen) -> Result<String, Failure> {
+    coppice_schema::fmt(text).map_err(|diagnostics| {
+        let texts = [SourceText {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }];
+        let shown: Vec<Diagnostic> = diagnostics
+            .into_iter()
+            .map(|d| Diagnostic {
+                path: path.to_owned(),
+                ..d
+            })
+            .collect();
         Failure::new(format!("{path} is left as it is, since it does not parse"))
             .exit(Exit::Invalid)
-            .because(&error)
-            .hint("coppice validate shows what is wrong, with the line")
+            .showing(coppice_schema::render(
+                &shown,
+                &texts,
+                screen.error_colours.any(),
+                terminal::width(),
+            ))
+            .hint("correct what is marked above")
     })
 }
 
@@ -105,7 +134,11 @@ fn replace(path: &Path, text: &str) -> Result<(), Failure> {
 
 fn diff(path: &str, before: &str, after: &str, colours: Colours) -> String {
     let diff = TextDiff::from_lines(before, after);
-    let text = diff.unified_diff().context_radius(2).header(path, path).to_string();
+    let text = diff
+        .unified_diff()
+        .context_radius(2)
+        .header(path, path)
+        .to_string();
     text.lines()
         .map(|line| {
             let painted = match line.as_bytes().first() {

@@ -25,7 +25,11 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
     let client = Client::new(settings)?;
-    if args.events { events(&client, screen).await } else { revisions(&client, screen).await }
+    if args.events {
+        events(&client, screen).await
+    } else {
+        revisions(&client, screen).await
+    }
 }
 
 async fn revisions(client: &Client, screen: &Screen) -> Ended {
@@ -61,7 +65,9 @@ async fn events(client: &Client, screen: &Screen) -> Ended {
     let mut next = None;
     let mut first = true;
     loop {
-        let path = next.map_or("/history".to_owned(), |after: u64| format!("/history?after={after}"));
+        let path = next.map_or("/history".to_owned(), |after: u64| {
+            format!("/history?after={after}")
+        });
         let page: HistoryPage = client.get(&path).await?;
         if first && page.lost > 0 {
             screen.note(&format!("{} earlier events are no longer kept", page.lost));
@@ -69,7 +75,12 @@ async fn events(client: &Client, screen: &Screen) -> Ended {
         first = false;
         for event in &page.events {
             screen.line(event)?;
-            screen.text(&format!("{}  {}  {}\n", times::absolute(event.at), event.about, words(&event.what)));
+            screen.text(&format!(
+                "{}  {}  {}\n",
+                times::absolute(event.at),
+                event.about,
+                words(&event.what)
+            ));
         }
         match page.next {
             Some(after) if !page.events.is_empty() => next = Some(after),
@@ -81,7 +92,9 @@ async fn events(client: &Client, screen: &Screen) -> Ended {
 /// What happened, in words.
 pub(crate) fn words(what: &Happening) -> String {
     match what {
-        Happening::Applied { author, revision } => format!("revision {revision} was applied by {author}"),
+        Happening::Applied { author, revision } => {
+            format!("revision {revision} was applied by {author}")
+        }
         Happening::Ordered { what } => format!("ordered: {what}"),
         Happening::Done { what } => format!("done: {what}"),
         Happening::Failed { what, why } => format!("failed: {what}: {why}"),

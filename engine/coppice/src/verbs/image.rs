@@ -20,15 +20,19 @@ use crate::upload::{self, Sending};
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum Verb {
     /// Bring an image file into the grid as a version of an image
-    #[command(after_long_help = "Any format that qemu-img reads is taken: qcow2, raw, vmdk, vhdx, vdi. A broken connection is taken up
+    #[command(
+        after_long_help = "Any format that qemu-img reads is taken: qcow2, raw, vmdk, vhdx, vdi. A broken connection is taken up
 again where it broke. A version never changes: the same name with other bytes is refused.
 
 Examples:
   coppice image import win11 win11.qcow2 --version 2026-11
-  coppice image import tiny tiny.raw --version 1 --quiet")]
+  coppice image import tiny tiny.raw --version 1 --quiet"
+    )]
     Import(Import),
     /// Show all versions of all images
-    #[command(after_long_help = "Examples:\n  coppice image list\n  coppice image list --json | jq '.[] | select(.used_by == 0)'")]
+    #[command(
+        after_long_help = "Examples:\n  coppice image list\n  coppice image list --json | jq '.[] | select(.used_by == 0)'"
+    )]
     List,
     /// Show which server holds which version, and whether it was verified
     #[command(after_long_help = "Examples:\n  coppice image status\n  coppice image status win11")]
@@ -62,7 +66,11 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
     let client = Client::new(settings)?;
     match verb {
         Verb::Import(args) => {
-            let sending = Sending { name: &args.name, version: &args.version, file: &args.file };
+            let sending = Sending {
+                name: &args.name,
+                version: &args.version,
+                file: &args.file,
+            };
             let image = upload::send(&sending, &client, screen).await?;
             screen.value(&image)?;
             screen.text(&format!(
@@ -85,9 +93,15 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.text(&copies(&images).render(screen.colours));
         }
         Verb::Remove { name, version } => {
-            let path = format!("/images/{}/versions/{}", segment(name.as_str()), segment(version.as_str()));
+            let path = format!(
+                "/images/{}/versions/{}",
+                segment(name.as_str()),
+                segment(version.as_str())
+            );
             client.act(Method::DELETE, &path).await?;
-            screen.note(&format!("image {name} version {version} is removed from the catalogue"));
+            screen.note(&format!(
+                "image {name} version {version} is removed from the catalogue"
+            ));
         }
     }
     Ok(Exit::Done)
@@ -95,9 +109,23 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
 
 fn versions(images: &[Image]) -> Table {
     let now = times::now();
-    let mut table = Table::new(&["image", "version", "disk", "data", "desktops", "copies", "imported", "published", "digest"]);
+    let mut table = Table::new(&[
+        "image",
+        "version",
+        "disk",
+        "data",
+        "desktops",
+        "copies",
+        "imported",
+        "published",
+        "digest",
+    ]);
     for it in images {
-        let whole = it.copies.iter().filter(|c| c.state == CopyState::Verified).count();
+        let whole = it
+            .copies
+            .iter()
+            .filter(|c| c.state == CopyState::Verified)
+            .count();
         table.row([
             it.name.as_str().into(),
             it.version.as_str().into(),
@@ -106,7 +134,11 @@ fn versions(images: &[Image]) -> Table {
             Cell::number(it.used_by),
             Cell::number(whole),
             times::relative(it.imported, now).into(),
-            if it.published { Cell::from("yes").tone(Tone::Good) } else { Cell::from("no").tone(Tone::Faint) },
+            if it.published {
+                Cell::from("yes").tone(Tone::Good)
+            } else {
+                Cell::from("no").tone(Tone::Faint)
+            },
             it.digest.short().into(),
         ]);
     }
@@ -131,7 +163,12 @@ fn copies(images: &[Image]) -> Table {
         }
         if it.copies.is_empty() {
             let none = Cell::from("no server holds it").tone(Tone::Bad);
-            table.row([it.name.as_str().into(), it.version.as_str().into(), "".into(), none]);
+            table.row([
+                it.name.as_str().into(),
+                it.version.as_str().into(),
+                "".into(),
+                none,
+            ]);
         }
     }
     table

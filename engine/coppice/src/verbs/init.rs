@@ -22,14 +22,16 @@ use crate::serve::hypervisor;
 
 /// Make a grid of this server
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = "Makes the grid's certificate authority and key, the first token, and DIR/coppice.toml, in which every
+#[command(
+    after_long_help = "Makes the grid's certificate authority and key, the first token, and DIR/coppice.toml, in which every
 key is explained. Nothing runs yet: `coppice serve` does.
 
 Examples:
   coppice init --data /var/lib/coppice
   coppice init --data /var/lib/coppice --name host-1 --listen 10.0.0.5:7443
   coppice init --data ~/try --hypervisor sim://       to try things out, without any virtual machine
-  coppice init --data /srv/c --hypervisor qemu:///system")]
+  coppice init --data /srv/c --hypervisor qemu:///system"
+)]
 pub(crate) struct Args {
     /// An empty directory, or one that is yet to be made
     #[arg(long, value_name = "DIR")]
@@ -72,31 +74,66 @@ pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
     Ok(Exit::Done)
 }
 
-async fn found(layout: &Layout, name: ServerName, listen: SocketAddr, hypervisor: String) -> Result<Made, Failure> {
+async fn found(
+    layout: &Layout,
+    name: ServerName,
+    listen: SocketAddr,
+    hypervisor: String,
+) -> Result<Made, Failure> {
     let failed = |what: &str, e: &dyn std::error::Error| Failure::new(what).because(e);
     let clock = Arc::new(SystemClock);
     let now = clock.now();
     let grid = GridId(random()?);
     let id = TokenId("admin".to_owned());
     let (secret, hash) = coppice_portal::mint(&id, random()?);
-    let subject = Subject { grid, server: name.clone(), names: std::iter::once(listen.ip().to_string()).collect() };
+    let subject = Subject {
+        grid,
+        server: name.clone(),
+        names: std::iter::once(listen.ip().to_string()).collect(),
+    };
     let identity = Identity::found(&layout.identity(), &subject, now)
         .map_err(|e| failed("cannot make the grid's authority", &e))?;
     GridKey::create(&layout.identity()).map_err(|e| failed("cannot make the grid's key", &e))?;
     let founding = Founding {
         grid,
-        epoch: Epoch { number: 1, recovery: 0 },
-        server: NewServer { name: name.clone(), raft_id: 1, api: listen.to_string() },
-        token: (id, Token { hash, scope: Scope::Admin, created: now, expires: None }),
+        epoch: Epoch {
+            number: 1,
+            recovery: 0,
+        },
+        server: NewServer {
+            name: name.clone(),
+            raft_id: 1,
+            api: listen.to_string(),
+        },
+        token: (
+            id,
+            Token {
+                hash,
+                scope: Scope::Admin,
+                created: now,
+                expires: None,
+            },
+        ),
     };
     let founded = Grid::found(&layout.grid(), clock, founding)
         .await
         .map_err(|e| failed("cannot found the grid", &e))?;
-    founded.shutdown().await.map_err(|e| failed("cannot close the grid that was founded", &e))?;
-    let data = layout.config().parent().map(Path::to_path_buf).unwrap_or_default();
+    founded
+        .shutdown()
+        .await
+        .map_err(|e| failed("cannot close the grid that was founded", &e))?;
+    let data = layout
+        .config()
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default();
     write(&layout.ca(), identity.ca_pem(), 0o644)?;
     write(&layout.token(), &format!("{secret}\n"), 0o600)?;
-    write(&layout.config(), &config::text(&data, &name, listen, &hypervisor), 0o644)?;
+    write(
+        &layout.config(),
+        &config::text(&data, &name, listen, &hypervisor),
+        0o644,
+    )?;
     std::fs::remove_file(layout.begun())
         .and_then(|()| File::open(&data)?.sync_all())
         .map_err(|e| failed("cannot finish the data directory", &e))?;
@@ -114,12 +151,19 @@ async fn found(layout: &Layout, name: ServerName, listen: SocketAddr, hypervisor
 /// Takes an empty directory, or one that an `init` which was cut off left behind: nobody was told of that.
 fn claim(data: &Path, layout: &Layout) -> Result<(), Failure> {
     let failed = |e: io::Error| {
-        Failure::new(format!("cannot use {} as the data directory", data.display()))
-            .because(&e)
-            .hint("name a directory that you may write: --data DIR")
+        Failure::new(format!(
+            "cannot use {} as the data directory",
+            data.display()
+        ))
+        .because(&e)
+        .hint("name a directory that you may write: --data DIR")
     };
     let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(data).map_err(failed)?;
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .map_err(failed)?;
     let mut entries = std::fs::read_dir(data).map_err(failed)?.peekable();
     if entries.peek().is_some() && !layout.begun().exists() {
         return Err(occupied(data, layout));
@@ -138,22 +182,34 @@ fn claim(data: &Path, layout: &Layout) -> Result<(), Failure> {
             return Err(occupied(data, layout));
         }
     }
-    File::create(layout.begun()).and_then(|f| f.sync_all()).map_err(failed)
+    File::create(layout.begun())
+        .and_then(|f| f.sync_all())
+        .map_err(failed)
 }
 
 fn occupied(data: &Path, layout: &Layout) -> Failure {
     if layout.config().exists() && layout.grid().exists() {
-        return Failure::new(format!("{} holds a grid already; nothing was changed", data.display()))
-            .hint(format!("coppice serve --config {}", layout.config().display()))
-            .hint("another grid needs another directory: --data DIR");
+        return Failure::new(format!(
+            "{} holds a grid already; nothing was changed",
+            data.display()
+        ))
+        .hint(format!(
+            "coppice serve --config {}",
+            layout.config().display()
+        ))
+        .hint("another grid needs another directory: --data DIR");
     }
-    Failure::new(format!("{} is not empty and holds something else; nothing was changed", data.display()))
-        .hint("name an empty directory, or one that is yet to be made: --data DIR")
+    Failure::new(format!(
+        "{} is not empty and holds something else; nothing was changed",
+        data.display()
+    ))
+    .hint("name an empty directory, or one that is yet to be made: --data DIR")
 }
 
 fn hypervisor_uri(wanted: Option<String>, layout: &Layout) -> Result<String, Failure> {
     let given = wanted.is_some();
-    let uri = wanted.unwrap_or_else(|| format!("qemu:///embed?root={}", layout.hypervisor().display()));
+    let uri =
+        wanted.unwrap_or_else(|| format!("qemu:///embed?root={}", layout.hypervisor().display()));
     match hypervisor::check(&uri) {
         Ok(()) => Ok(uri),
         Err(why) if given => Err(Failure::usage(format!("--hypervisor {uri} cannot be used")).cause(why)),
@@ -169,16 +225,20 @@ fn host_name() -> Result<ServerName, Failure> {
     let host = uname.nodename().to_string_lossy().to_lowercase();
     let short = host.split('.').next().unwrap_or_default();
     short.parse().map_err(|e| {
-        Failure::new(format!("this machine's host name {host:?} cannot be a server's name"))
-            .because(&e)
-            .hint("choose one: --name host-1")
+        Failure::new(format!(
+            "this machine's host name {host:?} cannot be a server's name"
+        ))
+        .because(&e)
+        .hint("choose one: --name host-1")
     })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)
         .map(|p| p.components().collect())
-        .map_err(|e| Failure::usage(format!("--data {} is no directory", path.display())).because(&e))
+        .map_err(|e| {
+            Failure::usage(format!("--data {} is no directory", path.display())).because(&e)
+        })
 }
 
 /// Bytes that nobody can guess.
@@ -197,25 +257,41 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
         .create_new(true)
         .mode(mode)
         .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.sync_all())
+        });
     written.map_err(|e| Failure::new(format!("cannot write {}", path.display())).because(&e))
 }
 
 /// A new file that only its owner reads.
 pub(crate) fn private_file(path: &Path) -> Result<File, Failure> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
-        Failure::new(format!("cannot make {}", path.display()))
-            .because(&e)
-            .hint("name a file that is not there yet")
-    })
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| {
+            Failure::new(format!("cannot make {}", path.display()))
+                .because(&e)
+                .hint("name a file that is not there yet")
+        })
 }
 
 fn told(made: &Made, screen: &Screen) -> String {
-    let mut text = format!("{} grid {}, with server {}\n", screen.colours.good("made:"), made.grid, made.server);
+    let mut text = format!(
+        "{} grid {}, with server {}\n",
+        screen.colours.good("made:"),
+        made.grid,
+        made.server
+    );
     for (what, path) in [
         ("this server's file", &made.config),
         ("the grid's authority, for every client", &made.ca),
-        ("the first token; whoever reads it may do everything", &made.token),
+        (
+            "the first token; whoever reads it may do everything",
+            &made.token,
+        ),
     ] {
         text.push_str(&format!("  {:<40} {what}\n", path.display()));
     }

@@ -25,7 +25,8 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
     for word in &args.verb {
         let next = command.find_subcommand(word).cloned();
         command = next.ok_or_else(|| {
-            Failure::usage(format!("there is no verb `{name} {word}`")).hint(format!("{name} --help lists them"))
+            Failure::usage(format!("there is no verb `{name} {word}`"))
+                .hint(format!("{name} --help lists them"))
         })?;
         name = format!("{name} {word}");
     }

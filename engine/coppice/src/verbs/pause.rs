@@ -43,13 +43,18 @@ pub(crate) async fn pause(args: PauseArgs, settings: &Settings, screen: &Screen)
         screen.value(&pauses)?;
         let mut table = Table::new(&["paused", "until"]);
         for pause in &pauses {
-            let until = pause.until.map_or("resumed".to_owned(), |at| times::relative(at, now));
+            let until = pause
+                .until
+                .map_or("resumed".to_owned(), |at| times::relative(at, now));
             table.row([pause.address.to_string().into(), until.into()]);
         }
         screen.text(&table.render(screen.colours));
         return Ok(Exit::Done);
     };
-    let request = PauseRequest { address, until: args.length.map(|length| now.after(length)) };
+    let request = PauseRequest {
+        address,
+        until: args.length.map(|length| now.after(length)),
+    };
     let pause: Pause = client.post("/pauses", &request).await?;
     screen.value(&pause)?;
     let until = match pause.until {

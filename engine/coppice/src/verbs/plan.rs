@@ -5,8 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use coppice_portal::api::{Document, PlanRequest, PlanResponse, SavedPlan};
-use coppice_schema::ids::Address;
 use coppice_schema::Bundle;
+use coppice_schema::ids::Address;
 
 use crate::client::{Client, ClientError};
 use crate::configuration::{self, Named};
@@ -78,11 +78,11 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         screen.note(&format!("the plan is kept in {}", path.display()));
         screen.advise(&format!("coppice apply {}", path.display()));
     }
-    let unseen = args.targets.is_empty() && !present::is_complete(&response.document);
+    let unseen = args.targets.is_empty() && !response.document.complete;
     Ok(if unseen {
         screen.note("a server was not seen whole, so there may be more to do than this says: coppice status");
         Exit::Incomplete
-    } else if args.detailed_exitcode && present::has_changes(&response.document) {
+    } else if args.detailed_exitcode && !response.document.is_empty() {
         Exit::Changes
     } else {
         Exit::Done
@@ -102,21 +102,28 @@ pub(crate) fn gather_valid(named: &Named, screen: &Screen) -> Result<Bundle, Fai
 }
 
 /// Asks the grid for a plan. A grid of another version may find errors that were not found here.
-pub(crate) async fn ask(client: &Client, request: &PlanRequest, screen: &Screen) -> Result<PlanResponse, Failure> {
-    client.post("/plans", request).await.map_err(|error: ClientError| match error.problem() {
-        Some(problem) if !problem.diagnostics.is_empty() => {
-            validate::invalid(&request.bundle.texts, &problem.diagnostics, screen)
-        }
-        _ => error.into(),
-    })
+pub(crate) async fn ask(
+    client: &Client,
+    request: &PlanRequest,
+    screen: &Screen,
+) -> Result<PlanResponse, Failure> {
+    client
+        .post("/plans", request)
+        .await
+        .map_err(|error: ClientError| match error.problem() {
+            Some(problem) if !problem.diagnostics.is_empty() => {
+                validate::invalid(&request.bundle.texts, &problem.diagnostics, screen)
+            }
+            _ => error.into(),
+        })
 }
 
 /// Shows a plan in the form that was asked for.
 pub(crate) fn show(document: &Document, form: Form, screen: &Screen) -> Result<(), Failure> {
     screen.value(document)?;
     match form.format {
-        Format::Text => screen.text(&present::text(document, form.detail, screen.colours)?),
-        Format::Markdown => screen.text(&present::markdown(document)?),
+        Format::Text => screen.text(&present::text(document, form.detail, screen.colours)),
+        Format::Markdown => screen.text(&coppice_plans::markdown::render(document)),
         Format::Json => {
             let text = serde_json::to_string_pretty(document)
                 .map_err(|e| Failure::new("cannot write the plan as JSON").because(&e))?;
@@ -132,5 +139,8 @@ fn save(path: &Path, saved: &SavedPlan) -> Result<(), Failure> {
     };
     let text = serde_json::to_vec_pretty(saved).map_err(|e| failed(&e))?;
     let mut file = std::fs::File::create(path).map_err(|e| failed(&e))?;
-    file.write_all(&text).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()).map_err(|e| failed(&e))
+    file.write_all(&text)
+        .and_then(|()| file.write_all(b"\n"))
+        .and_then(|()| file.sync_all())
+        .map_err(|e| failed(&e))
 }

@@ -12,13 +12,10 @@ use crate::screen::Screen;
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args, screen: &Screen) -> Ended {
-    let schema = coppice_schema::json_schema();
-    if screen.json {
-        screen.value(&schema)?;
-    } else {
-        let text = serde_json::to_string_pretty(&schema)
-            .map_err(|e| Failure::new("cannot write the language as JSON").because(&e))?;
-        screen.raw(&format!("{text}\n"));
-    }
+    let schema: serde_json::Value = serde_json::from_str(&coppice_schema::schema_json())
+        .map_err(|e| Failure::new("cannot write the language as JSON").because(&e))?;
+    screen.value(&schema)?;
+    // It has no other form, so that --json is a matter of taste.
+    screen.text(&format!("{schema:#}\n"));
     Ok(Exit::Done)
 }

@@ -22,12 +22,14 @@ pub(crate) enum Verb {
     #[command(after_long_help = "Examples:\n  coppice secret list\n  coppice secret list --json")]
     List,
     /// Set a secret; its value comes from standard input or is asked for
-    #[command(after_long_help = "A value is never an argument: arguments are seen by others and kept in the shell's history.
+    #[command(
+        after_long_help = "A value is never an argument: arguments are seen by others and kept in the shell's history.
 
 Examples:
   coppice secret set ad-bind                    asks for it, without showing it
   coppice secret set ad-bind < password.txt     the file's one trailing line end is left out
-  pass show ad | coppice secret set ad-bind")]
+  pass show ad | coppice secret set ad-bind"
+    )]
     Set(Named),
     /// Remove a secret
     #[command(after_long_help = "Examples:\n  coppice secret remove ad-bind")]
@@ -50,7 +52,11 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             let mut table = Table::new(&["name", "version", "set"]);
             for secret in &secrets {
                 let set = times::relative(secret.set, times::now());
-                table.row([secret.name.as_str().into(), Cell::number(secret.version), set.into()]);
+                table.row([
+                    secret.name.as_str().into(),
+                    Cell::number(secret.version),
+                    set.into(),
+                ]);
             }
             screen.text(&table.render(screen.colours));
         }
@@ -62,7 +68,12 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.note(&format!("secret {name} is set, version {}", info.version));
         }
         Verb::Remove(Named { name }) => {
-            client.act(Method::DELETE, &format!("/secrets/{}", segment(name.as_str()))).await?;
+            client
+                .act(
+                    Method::DELETE,
+                    &format!("/secrets/{}", segment(name.as_str())),
+                )
+                .await?;
             screen.note(&format!("secret {name} is removed"));
         }
     }
@@ -70,20 +81,32 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
 }
 
 fn value(name: &SecretName, screen: &Screen) -> Result<Vec<u8>, Failure> {
-    let unreadable = |e: std::io::Error| Failure::new(format!("cannot read the value of secret {name}")).because(&e);
+    let unreadable = |e: std::io::Error| {
+        Failure::new(format!("cannot read the value of secret {name}")).because(&e)
+    };
     let mut value = Vec::new();
     if std::io::stdin().is_terminal() {
         if screen.automation {
-            return Err(Failure::new(format!("no value for secret {name}: nobody is there to type it"))
-                .hint("send it through standard input"));
+            return Err(Failure::new(format!(
+                "no value for secret {name}: nobody is there to type it"
+            ))
+            .hint("send it through standard input"));
         }
-        let _ = write!(terminal::stderr(), "value of secret {name} (it is not shown): ");
+        let _ = write!(
+            terminal::stderr(),
+            "value of secret {name} (it is not shown): "
+        );
         let line = hidden_line().map_err(unreadable)?;
         let _ = writeln!(terminal::stderr());
         value = line.into_bytes();
     } else {
-        let limit = u64::try_from(SECRET_MAX).unwrap_or(u64::MAX).saturating_add(2);
-        std::io::stdin().take(limit).read_to_end(&mut value).map_err(unreadable)?;
+        let limit = u64::try_from(SECRET_MAX)
+            .unwrap_or(u64::MAX)
+            .saturating_add(2);
+        std::io::stdin()
+            .take(limit)
+            .read_to_end(&mut value)
+            .map_err(unreadable)?;
     }
     for end in [b'\n', b'\r'] {
         if value.last() == Some(&end) {
@@ -91,11 +114,17 @@ fn value(name: &SecretName, screen: &Screen) -> Result<Vec<u8>, Failure> {
         }
     }
     if value.is_empty() {
-        return Err(Failure::new(format!("the value of secret {name} is empty, nothing was changed"))
-            .hint(format!("coppice secret set {name} < FILE; or `coppice secret remove {name}`")));
+        return Err(Failure::new(format!(
+            "the value of secret {name} is empty, nothing was changed"
+        ))
+        .hint(format!(
+            "coppice secret set {name} < FILE; or `coppice secret remove {name}`"
+        )));
     }
     if value.len() > SECRET_MAX {
-        return Err(Failure::new(format!("the value of secret {name} is longer than {SECRET_MAX} bytes")));
+        return Err(Failure::new(format!(
+            "the value of secret {name} is longer than {SECRET_MAX} bytes"
+        )));
     }
     Ok(value)
 }

@@ -17,12 +17,14 @@ use crate::terminal;
 
 /// Run this server's part of the grid
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = "Runs until SIGTERM or Ctrl-C; desktops run on without it and are taken over again at the next start.
+#[command(
+    after_long_help = "Runs until SIGTERM or Ctrl-C; desktops run on without it and are taken over again at the next start.
 Writes one line to standard output when it is ready, and its log to standard error.
 
 Examples:
   coppice serve --config /var/lib/coppice/coppice.toml
-  systemd-run --unit coppice coppice serve --config /var/lib/coppice/coppice.toml")]
+  systemd-run --unit coppice coppice serve --config /var/lib/coppice/coppice.toml"
+)]
 pub(crate) struct Args {
     /// The server's own file, which `coppice init` wrote
     #[arg(long, value_name = "FILE", default_value = "coppice.toml")]
@@ -56,14 +58,30 @@ fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {
 /// One line each, for people. Libraries speak only when something is wrong.
 fn begin_log(level: tracing::level_filters::LevelFilter, screen: &Screen) {
     use tracing::level_filters::LevelFilter;
-    let ours = ["coppice", "coppice_grid", "coppice_portal", "coppice_reconcile", "coppice_world", "coppice_golden"];
-    let others = if level >= LevelFilter::DEBUG { LevelFilter::INFO } else { LevelFilter::ERROR.min(level) };
-    let filter = Targets::new().with_default(others).with_targets(ours.map(|name| (name, level)));
+    let ours = [
+        "coppice",
+        "coppice_grid",
+        "coppice_portal",
+        "coppice_reconcile",
+        "coppice_world",
+        "coppice_golden",
+    ];
+    let others = if level >= LevelFilter::DEBUG {
+        LevelFilter::INFO
+    } else {
+        LevelFilter::ERROR.min(level)
+    };
+    let filter = Targets::new()
+        .with_default(others)
+        .with_targets(ours.map(|name| (name, level)));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(screen.error_colours.any() && std::io::stderr().is_terminal())
         .with_target(false)
         .compact();
     // Fails only if a log was begun before, which nothing does.
-    let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init();
 }

@@ -19,7 +19,9 @@ pub(crate) enum Verb {
     #[command(after_long_help = "Examples:\n  coppice server list\n  coppice server list --json")]
     List,
     /// Put no new desktops on a server; those it has stay
-    #[command(after_long_help = "Examples:\n  coppice server cordon host-1\n  coppice server uncordon host-1     take it back")]
+    #[command(
+        after_long_help = "Examples:\n  coppice server cordon host-1\n  coppice server uncordon host-1     take it back"
+    )]
     Cordon(Named),
     /// Put desktops on a server again
     #[command(after_long_help = "Examples:\n  coppice server uncordon host-1")]
@@ -42,11 +44,23 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.text(&table(&servers).render(screen.colours));
         }
         Verb::Cordon(Named { name }) => {
-            client.act(Method::POST, &format!("/servers/{}/cordon", segment(name.as_str()))).await?;
-            screen.note(&format!("server {name} takes no new desktops; those it has stay"));
+            client
+                .act(
+                    Method::POST,
+                    &format!("/servers/{}/cordon", segment(name.as_str())),
+                )
+                .await?;
+            screen.note(&format!(
+                "server {name} takes no new desktops; those it has stay"
+            ));
         }
         Verb::Uncordon(Named { name }) => {
-            client.act(Method::POST, &format!("/servers/{}/uncordon", segment(name.as_str()))).await?;
+            client
+                .act(
+                    Method::POST,
+                    &format!("/servers/{}/uncordon", segment(name.as_str())),
+                )
+                .await?;
             screen.note(&format!("server {name} takes new desktops again"));
         }
     }
@@ -54,7 +68,16 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
 }
 
 fn table(servers: &[Server]) -> Table {
-    let mut table = Table::new(&["name", "state", "desktops", "cpus", "memory", "disk", "not ours", "hypervisor"]);
+    let mut table = Table::new(&[
+        "name",
+        "state",
+        "desktops",
+        "cpus",
+        "memory",
+        "disk",
+        "not ours",
+        "hypervisor",
+    ]);
     for server in servers {
         let status = &server.status;
         table.row([

@@ -25,7 +25,10 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
     let saved = read(&args.file)?;
     plan::show(&saved.document, args.form, screen)?;
-    screen.note(&format!("made by grid {} at revision {}; whether it still fits is told when it is applied", saved.grid, saved.base.revision));
+    screen.note(&format!(
+        "made by grid {} at revision {}; whether it still fits is told when it is applied",
+        saved.grid, saved.base.revision
+    ));
     Ok(Exit::Done)
 }
 
@@ -33,14 +36,20 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
 pub(crate) fn read(path: &Path) -> Result<SavedPlan, Failure> {
     let wrong = || Failure::new(format!("{} is not a saved plan", path.display()));
     let advice = "coppice plan --out FILE writes one";
-    let bytes = std::fs::read(path)
-        .map_err(|e| Failure::new(format!("cannot read the plan {}", path.display())).because(&e).hint(advice))?;
-    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| wrong().because(&e).hint(advice))?;
+    let bytes = std::fs::read(path).map_err(|e| {
+        Failure::new(format!("cannot read the plan {}", path.display()))
+            .because(&e)
+            .hint(advice)
+    })?;
+    let value: serde_json::Value =
+        serde_json::from_slice(&bytes).map_err(|e| wrong().because(&e).hint(advice))?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format == u64::from(SAVED_FORMAT) => {}
         Some(format) => {
             return Err(wrong()
-                .cause(format!("it has format {format}, this version reads format {SAVED_FORMAT}"))
+                .cause(format!(
+                    "it has format {format}, this version reads format {SAVED_FORMAT}"
+                ))
                 .hint("use the version of coppice that made it, or make the plan anew"));
         }
         None => return Err(wrong().cause("it names no format").hint(advice)),

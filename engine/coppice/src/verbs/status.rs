@@ -40,10 +40,17 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
 
 async fn watch(client: &Client, mut status: Status, screen: &Screen) -> Ended {
     let mut events = client.lines(hyper::Method::GET, "/events").await?;
-    let clear = if screen.colours.any() { "\x1b[2J\x1b[H" } else { "" };
+    let clear = if screen.colours.any() {
+        "\x1b[2J\x1b[H"
+    } else {
+        ""
+    };
     loop {
         screen.line(&status)?;
-        screen.text(&format!("{clear}{}\n", text(&status, times::now(), screen.colours)));
+        screen.text(&format!(
+            "{clear}{}\n",
+            text(&status, times::now(), screen.colours)
+        ));
         if events.next_event().await?.is_none() {
             events = client.lines(hyper::Method::GET, "/events").await?;
         }
@@ -53,7 +60,11 @@ async fn watch(client: &Client, mut status: Status, screen: &Screen) -> Ended {
 
 fn text(status: &Status, now: Timestamp, colours: Colours) -> String {
     let mut out = String::new();
-    let name = if status.grid.name.is_empty() { status.grid.id.to_string() } else { status.grid.name.clone() };
+    let name = if status.grid.name.is_empty() {
+        status.grid.id.to_string()
+    } else {
+        status.grid.name.clone()
+    };
     let revision = match status.revision.0 {
         0 => "no configuration applied yet".to_owned(),
         n => format!("revision {n}"),
@@ -104,12 +115,26 @@ fn text(status: &Status, now: Timestamp, colours: Colours) -> String {
 }
 
 fn pools(pools: &[PoolStatus]) -> Table {
-    let mut table = Table::new(&["pool", "desired", "available", "in use", "on their way", "off", "broken", "leaving"]);
+    let mut table = Table::new(&[
+        "pool",
+        "desired",
+        "available",
+        "in use",
+        "on their way",
+        "off",
+        "broken",
+        "leaving",
+    ]);
     for pool in pools {
         let whole = pool.available + pool.in_use + pool.off >= pool.desired;
-        let available = Cell::number(pool.available).tone(if whole { Tone::Good } else { Tone::Warn });
+        let available =
+            Cell::number(pool.available).tone(if whole { Tone::Good } else { Tone::Warn });
         let bad = Cell::number(pool.broken + pool.unknown);
-        let bad = if pool.broken + pool.unknown > 0 { bad.tone(Tone::Bad) } else { bad };
+        let bad = if pool.broken + pool.unknown > 0 {
+            bad.tone(Tone::Bad)
+        } else {
+            bad
+        };
         table.row([
             pool.name.as_str().into(),
             Cell::number(pool.desired),

@@ -88,7 +88,9 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.text(&table(&tokens).render(screen.colours));
         }
         Verb::Revoke { name } => {
-            client.act(Method::DELETE, &format!("/tokens/{}", segment(&name))).await?;
+            client
+                .act(Method::DELETE, &format!("/tokens/{}", segment(&name)))
+                .await?;
             screen.note(&format!("token {name} opens nothing any more"));
         }
     }
@@ -97,7 +99,11 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
 
 async fn make(create: Create, client: &Client, screen: &Screen) -> Result<(), Failure> {
     // The file is made first: a token that could not be kept would have to be revoked.
-    let file = create.out.as_deref().map(crate::verbs::init::private_file).transpose()?;
+    let file = create
+        .out
+        .as_deref()
+        .map(crate::verbs::init::private_file)
+        .transpose()?;
     let request = TokenRequest {
         name: create.name,
         scope: create.scope.into(),
@@ -116,11 +122,16 @@ async fn make(create: Create, client: &Client, screen: &Screen) -> Result<(), Fa
     match (file, &create.out) {
         (Some(mut file), Some(path)) => {
             use std::io::Write;
-            writeln!(file, "{}", made.token).and_then(|()| file.sync_all()).map_err(|e| {
-                Failure::new(format!("cannot write the token to {}", path.display()))
-                    .because(&e)
-                    .hint(format!("coppice token revoke {}; then make it again", request.name))
-            })?;
+            writeln!(file, "{}", made.token)
+                .and_then(|()| file.sync_all())
+                .map_err(|e| {
+                    Failure::new(format!("cannot write the token to {}", path.display()))
+                        .because(&e)
+                        .hint(format!(
+                            "coppice token revoke {}; then make it again",
+                            request.name
+                        ))
+                })?;
             screen.value(&made.info)?;
             screen.note(&format!("token {} is in {}", request.name, path.display()));
         }
@@ -145,7 +156,12 @@ fn table(tokens: &[TokenInfo]) -> Table {
             Some(at) => times::relative(at, now).into(),
         };
         let created = times::relative(token.created, now);
-        table.row([token.name.to_string().into(), token.scope.to_string().into(), created.into(), expires]);
+        table.row([
+            token.name.to_string().into(),
+            token.scope.to_string().into(),
+            created.into(),
+            expires,
+        ]);
     }
     table
 }

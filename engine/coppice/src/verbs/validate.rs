@@ -10,14 +10,16 @@ use crate::terminal;
 
 /// Check a configuration, without any grid
 #[derive(clap::Args, Debug)]
-#[command(after_long_help = "All *.hcl files of the directories are one configuration. Everything that is wrong is told in one run,
+#[command(
+    after_long_help = "All *.hcl files of the directories are one configuration. Everything that is wrong is told in one run,
 with file, line and a suggestion. Exit code 3 says that there are errors.
 
 Examples:
   coppice validate                       the current directory
   coppice validate common/ site/         two directories as one configuration
   coppice validate --var desktops=12
-  coppice validate --json | jq '.diagnostics[].message'")]
+  coppice validate --json | jq '.diagnostics[].message'"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     named: Named,
@@ -46,7 +48,10 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
         1 => ", and one thing is worth a look".to_owned(),
         n => format!(", and {n} things are worth a look"),
     };
-    screen.text(&format!("{} {files}{noted}\n", screen.colours.good("valid:")));
+    screen.text(&format!(
+        "{} {files}{noted}\n",
+        screen.colours.good("valid:")
+    ));
     Ok(Exit::Done)
 }
 
@@ -54,14 +59,22 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Ended {
 pub(crate) fn tell(texts: &[SourceText], diagnostics: &[Diagnostic], screen: &Screen) {
     if !diagnostics.is_empty() {
         let colour = screen.error_colours.any();
-        screen.note(coppice_schema::render(diagnostics, texts, colour, terminal::width()).trim_end());
+        screen
+            .note(coppice_schema::render(diagnostics, texts, colour, terminal::width()).trim_end());
     }
 }
 
 /// A configuration with errors, as a failure.
-pub(crate) fn invalid(texts: &[SourceText], diagnostics: &[Diagnostic], screen: &Screen) -> Failure {
+pub(crate) fn invalid(
+    texts: &[SourceText],
+    diagnostics: &[Diagnostic],
+    screen: &Screen,
+) -> Failure {
     let colour = screen.error_colours.any();
-    let errors = diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
+    let errors = diagnostics
+        .iter()
+        .filter(|d| d.severity == Severity::Error)
+        .count();
     let what = match errors {
         1 => "the configuration has one error".to_owned(),
         n => format!("the configuration has {n} errors"),

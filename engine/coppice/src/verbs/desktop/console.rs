@@ -41,9 +41,13 @@ pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
     // Whatever stands in the way is told now, not when a viewer fails to show anything.
     drop(client.console(&desktop, display).await?);
     let listener = listen(args.port).await?;
-    let address = listener.local_addr().map_err(|e| Failure::new("cannot listen on this machine").because(&e))?;
+    let address = listener
+        .local_addr()
+        .map_err(|e| Failure::new("cannot listen on this machine").because(&e))?;
     screen.value(&serde_json::json!({ "desktop": desktop, "listen": address.to_string() }))?;
-    screen.text(&format!("{desktop}: point any {viewer} viewer to {scheme}{address}; Ctrl-C ends this\n"));
+    screen.text(&format!(
+        "{desktop}: point any {viewer} viewer to {scheme}{address}; Ctrl-C ends this\n"
+    ));
     loop {
         tokio::select! {
             accepted = listener.accept() => {
@@ -65,7 +69,9 @@ async fn listen(port: Option<u16>) -> Result<TcpListener, Failure> {
             .hint("another port: --port 0 takes any free one")
     };
     if let Some(port) = port {
-        return TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|e| failed(port, e));
+        return TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .await
+            .map_err(|e| failed(port, e));
     }
     for port in 5900..6000 {
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
@@ -74,11 +80,19 @@ async fn listen(port: Option<u16>) -> Result<TcpListener, Failure> {
             Err(e) => return Err(failed(port, e)),
         }
     }
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(|e| failed(0, e))
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .map_err(|e| failed(0, e))
 }
 
 /// One viewer, from its first byte to its last.
-async fn serve(client: Client, desktop: String, display: DisplayChoice, viewer: TcpStream, port: u16) {
+async fn serve(
+    client: Client,
+    desktop: String,
+    display: DisplayChoice,
+    viewer: TcpStream,
+    port: u16,
+) {
     let _ = viewer.set_nodelay(true);
     let ended = match client.console(&desktop, display).await {
         Ok(console) => console.bridge(viewer).await,

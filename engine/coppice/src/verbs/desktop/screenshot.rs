@@ -24,7 +24,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
     let to_stdout = args.output.as_deref() == Some(Path::new("-"));
     if to_stdout && std::io::stdout().is_terminal() {
-        return Err(Failure::usage("a picture would garble this terminal").hint("name a file: -o FILE"));
+        return Err(
+            Failure::usage("a picture would garble this terminal").hint("name a file: -o FILE")
+        );
     }
     let id = super::find(client, &args.name).await?.id;
     let path = format!("/desktops/{}/screenshot", segment(&id.to_string()));
@@ -36,7 +38,9 @@ pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
             .map_err(|e| Failure::new("cannot write the picture").because(&e))?;
         return Ok(Exit::Done);
     }
-    let file = args.output.unwrap_or_else(|| PathBuf::from(format!("{id}.png")));
+    let file = args
+        .output
+        .unwrap_or_else(|| PathBuf::from(format!("{id}.png")));
     std::fs::write(&file, &picture).map_err(|e| {
         Failure::new(format!("cannot write the picture to {}", file.display()))
             .because(&e)
