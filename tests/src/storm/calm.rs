@@ -112,9 +112,9 @@ impl Storm {
             let (all, ready) = (mine.count(), ready.count());
             let wanted = usize::try_from(pool.desktops).unwrap_or(usize::MAX);
             let phases = state.desktops.values().map(|d| (&d.spec.member, &d.phase));
-            // Where others may do as they like, a desktop that they switched off stays off.
+            // Where others may do as they like, what they broke stays broken.
             let left_alone = pool.policy.drift.domain == Some(DriftRule::Warn);
-            (all != wanted || (ready != wanted && !left_alone)).then(|| {
+            ((all, ready) != (wanted, wanted) && !left_alone).then(|| {
                 let phases: Vec<_> = phases.collect();
                 format!("{name}: {wanted} wanted, {all} there, {ready} ready of {phases:?}")
             })
