@@ -155,7 +155,7 @@ fn random_pool(chance: &mut Chance, most: u32) -> Pool {
         ..Policy::default()
     };
     policy.drift.domain = chance
-        .per_mille(500)
+        .per_mille(300)
         .then(|| chance.pick(&rules).copied())
         .flatten();
     Pool {

@@ -13,7 +13,7 @@ use coppice_world::sim::{Chance, CrashPoint, Moment, Weather};
 
 use crate::agreement::Unrest;
 use crate::configs;
-use crate::judge::{Judge, Verdict, plan_is_right};
+use crate::judge::{Judge, Verdict, plan_is_right, witness};
 use crate::plants::Plant;
 use crate::world::World;
 
@@ -62,6 +62,7 @@ pub fn run(seed: u64, plant: Option<Plant>) -> Result<Ended, Failed> {
     let mut chance = Chance::new(seed);
     let servers = chance.between(1, 3);
     let world = World::new(&mut chance, servers, plant);
+    world.log.set_witness(witness(&world));
     let mut storm = Storm {
         chance,
         world,
@@ -146,9 +147,9 @@ impl Storm {
                 self.world.clock.advance(span);
             }
             _ => {
-                if let Some(machine) = self.world.machines.get(index) {
-                    machine.agreement.catch_up();
-                }
+                let span = Span::hours(self.chance.between(1, 5));
+                self.note(format!("{span} pass"));
+                self.world.clock.advance(span);
             }
         }
         self.judge.judge(&self.world)
@@ -180,8 +181,15 @@ impl Storm {
 
     fn server_round(&mut self, index: usize) -> Verdict {
         self.plan_death(index, 14);
-        let name = self.world.machines.get(index).map(|m| m.name.to_string());
-        let name = name.unwrap_or_default();
+        // A replica lags as long as it likes in a storm, and not for ever.
+        let lags = self.raging && self.chance.per_mille(300);
+        let Some(machine) = self.world.machines.get(index) else {
+            return Ok(());
+        };
+        if !lags {
+            machine.agreement.catch_up();
+        }
+        let name = machine.name.to_string();
         match self.world.server_round(index) {
             None => {
                 self.crashes += 1;

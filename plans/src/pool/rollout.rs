@@ -38,7 +38,11 @@ impl Rollout {
         let mut seen = Census::default();
         for (_, desktop) in yard.members() {
             let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
-            seen.count(desktop, outdated, rules.healthy_after, now, draft);
+            // Switched off by the pool's own figures, it can be had; by other hands, it cannot.
+            let stays_on = yard.pool.policy.power.is_none();
+            let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
+            let ready = is_ready(&desktop.phase) && !fallen;
+            seen.count(desktop, ready, outdated, rules.healthy_after, now, draft);
         }
         let size = yard.pool.desktops;
         let width = rules.max_unavailable.of(size);
@@ -129,6 +133,7 @@ impl Census {
     fn count(
         &mut self,
         desktop: &KnownDesktop,
+        ready: bool,
         outdated: bool,
         healthy_after: coppice_schema::units::Span,
         now: Timestamp,
@@ -138,7 +143,6 @@ impl Census {
             self.leaving += 1;
             return;
         }
-        let ready = is_ready(&desktop.phase);
         // A changed desktop must have been well for a while before it counts again.
         let proven_at = desktop
             .phase
