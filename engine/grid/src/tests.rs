@@ -1,5 +1,9 @@
 //! What the promises of this crate are held to.
 
+mod crash;
+mod damage;
+mod full;
 mod grid;
+mod replay;
 mod suite;
 mod world;
