@@ -142,11 +142,11 @@ fn record(
     record.extend([1, 0, 0, 1]);
     record.push(short(name.len()));
     record.extend(name);
-    if name.len() % 2 == 0 {
+    if name.len().is_multiple_of(2) {
         record.push(0);
     }
     record.extend(system_use);
-    if record.len() % 2 == 1 {
+    if !record.len().is_multiple_of(2) {
         record.push(0);
     }
     record[0] = short(record.len());
