@@ -11,7 +11,7 @@ use crate::verbs;
 
 /// Virtual desktops from files: describe pools in HCL, read the plan, apply it, and see what others changed.
 #[derive(Parser, Debug)]
-#[command(name = "coppice", version, propagate_version = true, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "coppice", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     verb: Verb,

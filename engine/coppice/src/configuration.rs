@@ -22,7 +22,7 @@ pub(crate) struct Named {
     pub(crate) directories: Vec<PathBuf>,
 
     #[command(flatten)]
-    pub(crate) variables: variables::Named,
+    pub(crate) variables: variables::Given,
 }
 
 /// Reads a configuration with everything it depends on.

@@ -82,11 +82,11 @@ pub(crate) fn text(document: &Document, detail: Detail, colours: Colours) -> Str
     )
 }
 
-/// How many things it would do.
-pub(crate) fn actions(document: &Document) -> u64 {
-    document
+/// How many things servers would do. What only changes the configuration is done by committing it.
+pub(crate) fn orders(document: &Document) -> u64 {
+    let ordered = document
         .actions
         .iter()
-        .map(|group| u64::from(group.count))
-        .sum()
+        .filter(|group| !group.servers.is_empty());
+    ordered.map(|group| u64::from(group.count)).sum()
 }

@@ -9,7 +9,7 @@ use crate::failure::Failure;
 
 /// Variables on the command line.
 #[derive(clap::Args, Clone, Debug, Default)]
-pub(crate) struct Named {
+pub(crate) struct Given {
     /// A variable's value; may be repeated
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) values: Vec<(String, String)>,
@@ -22,7 +22,7 @@ pub(crate) struct Named {
 const PREFIX: &str = "COPPICE_VAR_";
 
 /// All values: the environment's, then those of files in their order, then those of the command line.
-pub(crate) fn collect(named: &Named) -> Result<BTreeMap<String, String>, Failure> {
+pub(crate) fn collect(given: &Given) -> Result<BTreeMap<String, String>, Failure> {
     let mut values = BTreeMap::new();
     for (name, value) in std::env::vars_os() {
         if let (Some(name), Some(value)) = (
@@ -32,10 +32,10 @@ pub(crate) fn collect(named: &Named) -> Result<BTreeMap<String, String>, Failure
             values.insert(name.to_owned(), value.to_owned());
         }
     }
-    for file in &named.files {
+    for file in &given.files {
         values.extend(read(&configuration::read_text(file)?, file)?);
     }
-    values.extend(named.values.iter().cloned());
+    values.extend(given.values.iter().cloned());
     Ok(values)
 }
 
@@ -112,11 +112,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("v");
         std::fs::write(&file, "a = 1\nb = 2\n").unwrap();
-        let named = Named {
+        let given = Given {
             values: vec![("b".to_owned(), "3".to_owned())],
             files: vec![file],
         };
-        let values = collect(&named).unwrap();
+        let values = collect(&given).unwrap();
         assert_eq!((values["a"].as_str(), values["b"].as_str()), ("1", "3"));
     }
 }

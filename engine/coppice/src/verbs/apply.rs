@@ -104,8 +104,8 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         screen.advise("coppice status --watch");
         return Ok(Exit::Done);
     }
-    let actions = present::actions(&response.document);
-    let followed = follow::follow(response.revision, actions, &client, screen).await?;
+    let orders = present::orders(&response.document);
+    let followed = follow::follow(response.revision, orders, &client, screen).await?;
     ended(&response, &followed, screen)
 }
 
@@ -234,6 +234,7 @@ fn ended(response: &ApplyResponse, followed: &Followed, screen: &Screen) -> Ende
         Ending::Settled => {
             let done = followed.run.as_ref().map_or(0, |run| run.done);
             let done = match done {
+                _ if response.already => String::new(),
                 0 => String::new(),
                 1 => ", one action done".to_owned(),
                 n => format!(", {n} actions done"),

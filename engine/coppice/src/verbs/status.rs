@@ -71,10 +71,10 @@ fn text(status: &Status, now: Timestamp, colours: Colours) -> String {
     };
     let stands = if !status.quorum {
         colours.bad("no majority answers; this is what this server last heard")
+    } else if status.revision.0 == 0 {
+        "waiting for `coppice apply`".to_owned()
     } else if status.settled {
         colours.good("settled")
-    } else if status.revision.0 == 0 {
-        "waiting for one".to_owned()
     } else {
         colours.warn("not settled")
     };

@@ -1,0 +1,144 @@
+use crate::place::{Place, Served, ran};
+
+#[test]
+fn where_nothing_answers_the_daemon_is_asked_about() {
+    let place = Place::new();
+    place.init("sim://");
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("https://{free}");
+    let arguments = [
+        "status",
+        "--server",
+        &url,
+        "--ca-file",
+        "g/ca.pem",
+        "--token-file",
+        "g/admin.token",
+    ];
+    place
+        .run(&arguments)
+        .code(1)
+        .says("cannot reach")
+        .says("is the daemon running?");
+    let mut command = place.command(&arguments);
+    command.env("COPPICE_IN_AUTOMATION", "1");
+    assert!(!ran(command).code(1).err.contains("try:"));
+    let json = place.run(&[
+        "status",
+        "--server",
+        &url,
+        "--ca-file",
+        "g/ca.pem",
+        "--token-file",
+        "g/admin.token",
+        "--json",
+    ]);
+    let error: serde_json::Value = serde_json::from_str(&json.err).unwrap();
+    assert_eq!(error["exit"], 1);
+    assert_eq!(json.out, "");
+}
+
+#[test]
+fn without_token_or_authority_it_is_said_which_to_name() {
+    let place = Place::new();
+    place.init("sim://");
+    place.run(&["status"]).code(1).says("COPPICE_TOKEN_FILE");
+    place
+        .run(&["status", "--token-file", "g/admin.token"])
+        .code(1)
+        .says("COPPICE_CA_FILE");
+    place
+        .run(&[
+            "status",
+            "--token-file",
+            "g/admin.token",
+            "--ca-file",
+            "g/admin.token",
+        ])
+        .code(1)
+        .says("no certificate");
+    place
+        .run(&[
+            "status",
+            "--server",
+            "http://x",
+            "--token-file",
+            "g/admin.token",
+        ])
+        .code(64)
+        .says("https://");
+}
+
+#[test]
+fn another_grids_authority_does_not_vouch_for_this_one() {
+    let (place, other) = (Place::new(), Place::new());
+    place.init("sim://");
+    other.init("sim://");
+    let served = Served::start(&place);
+    let mut command = served.command(&["status"]);
+    command.env("COPPICE_CA_FILE", other.path("g/ca.pem"));
+    ran(command).code(1).says("not trusted").says("ca.pem");
+}
+
+#[test]
+fn tokens_open_what_their_scope_says_until_they_are_revoked() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    served
+        .run(&[
+            "token",
+            "create",
+            "wall",
+            "--scope",
+            "viewer",
+            "--out",
+            "wall.token",
+        ])
+        .code(0);
+    let as_wall = |arguments: &[&str]| {
+        let mut command = served.command(arguments);
+        command.env("COPPICE_TOKEN_FILE", place.path("wall.token"));
+        ran(command)
+    };
+    assert_eq!(crate::place::mode(&place.path("wall.token")), 0o600);
+    as_wall(&["status"]).code(0);
+    as_wall(&["token", "list"]).code(1).says("viewer");
+    let listed = served.run(&["token", "list"]).code(0);
+    assert!(listed.out.contains("wall") && !listed.out.contains(place.read("wall.token").trim()));
+    served.run(&["token", "revoke", "wall"]).code(0);
+    as_wall(&["status"]).code(1).says("COPPICE_TOKEN_FILE");
+    place.write("bad.token", "admin.00");
+    let mut command = served.command(&["status"]);
+    command.env("COPPICE_TOKEN_FILE", place.path("bad.token"));
+    ran(command).code(1).says("token");
+}
+
+#[test]
+fn the_doctor_finds_what_is_wrong_and_where() {
+    let place = Place::new();
+    place.init("sim://");
+    place.run(&["doctor"]).code(1).says("bad  settings");
+    let served = Served::start(&place);
+    let healthy = served.run(&["doctor"]);
+    assert!(
+        healthy.out.contains("ok   tls") && healthy.out.contains("ok   token"),
+        "{}",
+        healthy.out
+    );
+    let mut command = served.command(&["doctor", "--json"]);
+    place.write("bad.token", "admin.00");
+    command.env("COPPICE_TOKEN_FILE", place.path("bad.token"));
+    let found = ran(command).code(1).json();
+    let bad: Vec<_> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|f| f["verdict"] == "bad")
+        .collect();
+    assert_eq!(bad[0]["check"], "token");
+    assert!(served.url().starts_with("https://127.0.0.1:"));
+}

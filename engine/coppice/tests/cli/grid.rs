@@ -1,0 +1,212 @@
+use std::io::{BufReader, Read, Write};
+
+use crate::place::{Place, Served, lab, read_until};
+
+#[test]
+fn the_stable_json_has_the_fields_that_scripts_rely_on() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(2));
+    served.run(&["apply", "c", "--yes"]).code(0).says("settled");
+
+    let status = served.run(&["status", "--json"]).code(0).json();
+    assert_eq!(status["grid"]["name"], "lab");
+    assert_eq!(status["revision"], 1);
+    assert_eq!(status["servers"][0]["name"], "host-1");
+    assert_eq!(status["servers"][0]["state"], "ready");
+    let pool = &status["pools"][0];
+    assert_eq!(
+        (&pool["name"], &pool["desired"], &pool["available"]),
+        (&"lab".into(), &2.into(), &2.into())
+    );
+    assert_eq!((&pool["in_use"], &pool["broken"]), (&0.into(), &0.into()));
+
+    let desktops = served.run(&["desktop", "list", "--json"]).code(0).json();
+    assert_eq!(desktops.as_array().unwrap().len(), 2);
+    for key in [
+        "id", "name", "pool", "slot", "server", "state", "uuid", "image", "overlay",
+    ] {
+        assert!(!desktops[0][key].is_null(), "no {key} in {}", desktops[0]);
+    }
+    assert_eq!(desktops[0]["name"], "lab-01");
+
+    let plan = served.run(&["plan", "c", "--json"]).code(0).json();
+    assert_eq!(plan["format_version"], "1.0");
+    assert_eq!(plan, {
+        let mut other = served
+            .run(&["plan", "c", "--format", "json"])
+            .code(0)
+            .json();
+        other["created_at"] = plan["created_at"].clone();
+        other["observed"] = plan["observed"].clone();
+        other
+    });
+    served
+        .run(&["status", "--json-into", "s.json"])
+        .code(0)
+        .says("POOL");
+    let into: serde_json::Value = serde_json::from_str(&place.read("s.json")).unwrap();
+    assert_eq!(into["revision"], 1);
+}
+
+#[test]
+fn one_desktop_is_shown_explained_and_started_again_by_either_name() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(1));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served
+        .run(&["desktop", "show", "lab-001"])
+        .code(0)
+        .says("lab-01")
+        .says("tiny@1");
+    served
+        .run(&["desktop", "restart", "lab-01"])
+        .code(0)
+        .says("lab-001");
+    served
+        .run(&["explain", "desktop.lab-001"])
+        .code(0)
+        .says("desktop.lab-001");
+    served
+        .run(&["desktop", "show", "lab-002"])
+        .code(1)
+        .says("did you mean lab-001?");
+    served
+        .run(&["desktop", "regrow", "lab-001"])
+        .code(64)
+        .says("--yes");
+    served.run(&["history"]).code(0).says("admin");
+    served
+        .run(&["history", "--events"])
+        .code(0)
+        .says("revision 1 was applied by admin");
+}
+
+#[test]
+fn a_screen_is_a_picture_and_a_console_is_a_port() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(1));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served
+        .run(&["desktop", "screenshot", "lab-001"])
+        .code(0)
+        .says("lab-001.png");
+    let picture = std::fs::read(place.path("lab-001.png")).unwrap();
+    assert_eq!(&picture[..8], b"\x89PNG\r\n\x1a\n");
+
+    let mut console = served
+        .command(&["desktop", "console", "lab-001", "--port", "0"])
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(console.stdout.take().unwrap());
+    let line = read_until(&mut out, "viewer");
+    let address = line
+        .split_whitespace()
+        .find(|w| w.starts_with("127.0.0.1:"))
+        .unwrap();
+    let mut viewer = std::net::TcpStream::connect(address.trim_end_matches(';')).unwrap();
+    viewer.write_all(b"RFB 003.008\n").unwrap();
+    let mut first = [0; 1];
+    viewer.read_exact(&mut first).unwrap();
+    drop(viewer);
+    crate::place::signal(&console, rustix::process::Signal::INT);
+    assert_eq!(console.wait().unwrap().code(), Some(130));
+    served
+        .run(&["desktop", "console", "lab-001", "--display", "spice"])
+        .code(1)
+        .says("lab-001");
+}
+
+#[test]
+fn images_are_imported_once_and_a_version_never_changes() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    served
+        .run(&["image", "import", "tiny", "tiny.raw", "--version", "1"])
+        .code(0)
+        .says("already");
+    let mut other = std::fs::read(place.path("tiny.raw")).unwrap();
+    other[70_000] = 1;
+    std::fs::write(place.path("other.raw"), other).unwrap();
+    served
+        .run(&["image", "import", "tiny", "other.raw", "--version", "1"])
+        .code(1)
+        .says("other bytes")
+        .says("--version");
+    served
+        .run(&["image", "import", "tiny", "absent.raw", "--version", "2"])
+        .code(1)
+        .says("absent.raw");
+    let images = served.run(&["image", "list", "--json"]).code(0).json();
+    assert_eq!(images.as_array().unwrap().len(), 1);
+    served
+        .run(&["image", "status", "tiny"])
+        .code(0)
+        .says("every chunk verified");
+    served.run(&["image", "remove", "tiny", "1"]).code(0);
+    assert_eq!(
+        served.run(&["image", "list", "--json"]).json(),
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn secrets_go_in_through_standard_input_and_never_come_out() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    served
+        .run_with(&["secret", "set", "ad-bind"], "hunter2\n")
+        .code(0)
+        .says("version 1");
+    served
+        .run_with(&["secret", "set", "ad-bind"], "hunter3")
+        .code(0)
+        .says("version 2");
+    served
+        .run(&["secret", "set", "ad-bind"])
+        .code(1)
+        .says("empty");
+    let listed = served.run(&["secret", "list", "--json"]).code(0);
+    assert_eq!(listed.json()[0]["name"], "ad-bind");
+    assert!(!listed.out.contains("hunter"));
+    served
+        .run(&["secret", "set", "ad-bind", "hunter4"])
+        .code(64);
+    served.run(&["secret", "remove", "ad-bind"]).code(0);
+}
+
+#[test]
+fn servers_and_pauses_are_set_and_taken_back() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    served.run(&["server", "cordon", "host-1"]).code(0);
+    assert_eq!(
+        served.run(&["server", "list", "--json"]).json()[0]["state"],
+        "cordoned"
+    );
+    served.run(&["server", "uncordon", "host-1"]).code(0);
+    assert_eq!(
+        served.run(&["server", "list", "--json"]).json()[0]["state"],
+        "ready"
+    );
+    served
+        .run(&["server", "cordon", "host-9"])
+        .code(1)
+        .says("host-9");
+    served
+        .run(&["pause", "server.host-1", "--for", "2h"])
+        .code(0);
+    assert_eq!(
+        served.run(&["pause", "--json"]).json()[0]["address"],
+        "server.host-1"
+    );
+    served.run(&["resume", "server.host-1"]).code(0);
+    assert_eq!(
+        served.run(&["pause", "--json"]).json(),
+        serde_json::json!([])
+    );
+}
