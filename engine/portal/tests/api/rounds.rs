@@ -122,6 +122,24 @@ impl World {
                 result: Attempt::Done,
             });
         }
+        self.report(members);
+    }
+
+    /// Somebody removes the overlay of the first desktop, and its server sees it.
+    pub(crate) fn lose_overlay(&self) {
+        let look = self.grid.now().servers[&self.grid.server()]
+            .look
+            .clone()
+            .unwrap();
+        let (member, seen) = look.members.first_key_value().unwrap();
+        let seen = Seen {
+            overlay: None,
+            ..seen.clone()
+        };
+        self.report([(member.clone(), Some(seen))].into());
+    }
+
+    fn report(&self, members: BTreeMap<Member, Option<Seen>>) {
         let server = self.grid.server();
         let look = self.grid.now().servers[&server].look.clone().unwrap();
         let reported = self.grid.agree(Entry::Reported(Box::new(Report {
