@@ -106,15 +106,13 @@ impl World {
         let mut members: BTreeMap<Member, Option<Seen>> = BTreeMap::new();
         let orders = self.grid.local().orders.clone();
         for (stamp, order) in orders.iter() {
-            match &order.task {
-                Task::Create { spec, .. } => {
-                    let seen = seen(spec, *stamp, users, self.clock.now());
-                    members.insert(spec.member.clone(), Some(seen));
-                }
-                Task::Remove { member } => {
-                    members.insert(member.clone(), None);
-                }
-                other => panic!("no test asks for that: {other:?}"),
+            if let Task::Create { spec, .. } = &order.task {
+                let seen = seen(spec, *stamp, users, self.clock.now());
+                members.insert(spec.member.clone(), Some(seen));
+            } else if let Task::Remove { member } = &order.task {
+                members.insert(member.clone(), None);
+            } else {
+                panic!("no test asks for that: {:?}", order.task);
             }
             self.grid.agree(Entry::Receipt {
                 server: order.server,
