@@ -58,7 +58,8 @@ pub(crate) async fn apply(
     expected(request.expect_plan, preview.document.plan_id)?;
     // It is what the grid asks for already, and nobody allows more than they did before.
     let allows = !request.approve.is_empty() || request.max_interrupted.is_some();
-    if preview.plan.changes.is_empty() && !(allows && !preview.plan.actions.is_empty()) {
+    let nothing_to_allow = !allows || preview.plan.actions.is_empty();
+    if preview.plan.changes.is_empty() && nothing_to_allow {
         return Ok(answer(seen.state.revision, true, preview.document));
     }
     seen_whole(&seen.state, &preview.plan)?;

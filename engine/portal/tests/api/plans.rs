@@ -302,13 +302,19 @@ async fn more_interrupted_sessions_than_were_allowed_stop_an_apply() {
     world.import_tiny();
     applied(&world, &of(bundle(1, ""))).await;
     world.settle(2);
-    let gone = of_text("image \"tiny\" {\n version = \"1\"\n os = \"linux\"\n}\n");
-    let plan = planned(&world, gone.clone(), false).await.document;
+    // Somebody asked for a restart of a desktop that two people are at: that would cut them off now.
+    let restart = "/desktops/lab-001/restart";
+    let asked = world
+        .send(Scope::Helpdesk, axum::http::Method::POST, restart, "")
+        .await;
+    assert_eq!(asked.status, StatusCode::NO_CONTENT);
+    let more = bundle(2, "");
+    let plan = planned(&world, more.clone(), false).await.document;
     let interrupted = plan.summary.impact.sessions_interrupted.value;
     assert!(interrupted > 0, "{plan:?}");
     let request = ApplyRequest {
         max_interrupted: Some(interrupted - 1),
-        ..of(gone.clone())
+        ..of(more.clone())
     };
     let problem = apply(&world, &request).await.problem(Code::Bounds);
     assert!(
@@ -320,7 +326,7 @@ async fn more_interrupted_sessions_than_were_allowed_stop_an_apply() {
     assert_eq!(revision(&world), 1);
     let request = ApplyRequest {
         max_interrupted: Some(interrupted),
-        ..of(gone)
+        ..of(more)
     };
     applied(&world, &request).await;
     let run = &world.grid.now().runs[&Revision(2)];
@@ -419,22 +425,7 @@ async fn drift_is_told_with_what_others_changed() {
     world.settle(0);
     let drift: DriftReport = world.get(Scope::Viewer, "/drift").await;
     assert!(drift.complete && drift.drift.is_empty(), "{drift:?}");
-    let server = world.grid.server();
-    world.grid.edit(|state| {
-        let look = state
-            .servers
-            .get_mut(&server)
-            .unwrap()
-            .look
-            .as_mut()
-            .unwrap();
-        Arc::make_mut(look)
-            .members
-            .values_mut()
-            .next()
-            .unwrap()
-            .overlay = None;
-    });
+    world.lose_overlay();
     let drift: DriftReport = world.get(Scope::Viewer, "/drift").await;
     assert_eq!(drift.drift[0].object.to_string(), "desktop.lab-001");
     assert_eq!(drift.document.drift.len(), 1);

@@ -106,15 +106,13 @@ impl World {
         let mut members: BTreeMap<Member, Option<Seen>> = BTreeMap::new();
         let orders = self.grid.local().orders.clone();
         for (stamp, order) in orders.iter() {
-            match &order.task {
-                Task::Create { spec, .. } => {
-                    let seen = seen(spec, *stamp, users, self.clock.now());
-                    members.insert(spec.member.clone(), Some(seen));
-                }
-                Task::Remove { member } => {
-                    members.insert(member.clone(), None);
-                }
-                other => panic!("no test asks for that: {other:?}"),
+            if let Task::Create { spec, .. } = &order.task {
+                let seen = seen(spec, *stamp, users, self.clock.now());
+                members.insert(spec.member.clone(), Some(seen));
+            } else if let Task::Remove { member } = &order.task {
+                members.insert(member.clone(), None);
+            } else {
+                panic!("no test asks for that: {:?}", order.task);
             }
             self.grid.agree(Entry::Receipt {
                 server: order.server,
@@ -122,6 +120,24 @@ impl World {
                 result: Attempt::Done,
             });
         }
+        self.report(members);
+    }
+
+    /// Somebody removes the overlay of the first desktop, and its server sees it.
+    pub(crate) fn lose_overlay(&self) {
+        let look = self.grid.now().servers[&self.grid.server()]
+            .look
+            .clone()
+            .unwrap();
+        let (member, seen) = look.members.first_key_value().unwrap();
+        let seen = Seen {
+            overlay: None,
+            ..seen.clone()
+        };
+        self.report([(member.clone(), Some(seen))].into());
+    }
+
+    fn report(&self, members: BTreeMap<Member, Option<Seen>>) {
         let server = self.grid.server();
         let look = self.grid.now().servers[&server].look.clone().unwrap();
         let reported = self.grid.agree(Entry::Reported(Box::new(Report {
