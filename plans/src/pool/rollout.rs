@@ -1,5 +1,6 @@
 //! How many desktops a change may take away at once.
 
+use coppice_schema::desired::DriftRule;
 use coppice_schema::known::{KnownDesktop, Phase};
 use coppice_schema::units::Timestamp;
 
@@ -38,8 +39,10 @@ impl Rollout {
         let mut seen = Census::default();
         for (_, desktop) in yard.members() {
             let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
-            // Switched off by the pool's own figures, it can be had; by other hands, it cannot.
-            let stays_on = yard.pool.policy.power.is_none();
+            // Switched off by the pool's own figures, or by others who may, it can be had; otherwise it cannot.
+            let policy = &yard.pool.policy;
+            let enforced = policy.drift.domain.unwrap_or(DriftRule::Enforce);
+            let stays_on = policy.power.is_none() && enforced == DriftRule::Enforce;
             let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
             let ready = is_ready(&desktop.phase) && !fallen;
             seen.count(desktop, ready, outdated, rules.healthy_after, now, draft);
