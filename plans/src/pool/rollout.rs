@@ -14,6 +14,10 @@ use crate::specs;
 pub(crate) struct Rollout {
     /// Desktops that may be taken away now.
     budget: u32,
+    /// Desktops that people can have.
+    ready: u32,
+    /// Below so many the pool must not come.
+    floor: u32,
     /// Desktops that are not as the configuration wants them.
     outdated: u32,
     /// Desktops beyond the pool's size.
@@ -80,6 +84,8 @@ impl Rollout {
         let surge = rules.max_surge.of(size).min(seen.outdated);
         Self {
             budget,
+            ready: seen.ready,
+            floor,
             outdated: seen.outdated,
             surge,
             width: width.max(1),
@@ -87,6 +93,12 @@ impl Rollout {
             wait,
             limit,
         }
+    }
+
+    /// Desktops that leave because the pool became smaller carry no roll-out: `lost` of them are ready now.
+    pub(crate) fn without(&mut self, lost: u32) {
+        let left = self.ready.saturating_sub(lost);
+        self.budget = self.budget.min(left.saturating_sub(self.floor));
     }
 
     /// How many desktops beyond the pool's size there may be.
