@@ -6,10 +6,13 @@ use std::sync::Arc;
 use coppice_plans::plan::Memory;
 use coppice_reconcile::leader::LeaderReport;
 use coppice_schema::Known;
+use coppice_schema::desired::Origin;
 use coppice_schema::ids::{DesktopId, GridId, Member, PoolName, Stamp};
-use coppice_schema::known::{Health, Phase, Seen, ServerState, Task};
+use coppice_schema::known::{DesktopSpec, Health, KnownDesktop, Phase, Seen, ServerState, Task};
+use coppice_schema::units::Span;
 use coppice_state::entry::{NewOrder, Report};
 use coppice_state::{Entry, Outcome, State};
+use coppice_world::clock::Clock;
 use coppice_world::hypervisor::Mark;
 use coppice_world::sim::{Deed, Hand, SimDomain, SimServer};
 use coppice_world::stamps::Stamps;
@@ -184,17 +187,37 @@ pub fn witness(world: &World) -> Witness {
     })
 }
 
+/// The longest look: all disks' calls at their deadlines, then the guests' at theirs.
+const LOOK: Span = Span::minutes(2);
+
 /// What is reported to be gone is gone.
 fn absence_is_true(report: &Report, sim: &SimServer, state: &State) -> Verdict {
     let grid = state.grid.unwrap_or(GridId([0; 16]));
     let (domains, overlays) = (sim.domains(), sim.overlay_files());
+    // A define that hung may come about between a look and its report; a look takes no longer than its calls.
+    let now = sim.now();
+    let just_defined: Vec<Uuid> = sim
+        .journal()
+        .into_iter()
+        .filter(|change| now.since(change.at) <= LOOK)
+        .filter_map(|change| match change.deed {
+            Deed::Defined { uuid, .. } => Some(uuid),
+            Deed::Started { .. }
+            | Deed::Ended { .. }
+            | Deed::Undefined { .. }
+            | Deed::OverlayMade { .. }
+            | Deed::OverlayRemoved { .. }
+            | Deed::ImageMade(_)
+            | Deed::ImageGone(_) => None,
+        })
+        .collect();
     for (member, seen) in &report.members {
         let Member {
             desktop,
             incarnation,
         } = member;
         let uuid = desktop.uuid(grid, state.epoch, *incarnation);
-        let domain = domains.iter().any(|d| d.uuid == uuid);
+        let domain = domains.iter().any(|d| d.uuid == uuid) && !just_defined.contains(&uuid);
         let path = SimServer::overlay_path(member);
         let overlay = overlays.iter().any(|(p, _)| *p == path);
         let nothing = Seen::default();
@@ -251,8 +274,9 @@ fn makes_smaller(order: &NewOrder, known: &Known) -> bool {
     let Some(Member { desktop, .. }) = order.task.member() else {
         return false;
     };
-    let broken = known.desktops.get(desktop);
-    if broken.is_some_and(|d| matches!(d.phase, Phase::Broken { .. })) {
+    // One that is broken, or of another form than it should be, is regrown: its slot stays.
+    let there = known.desktops.get(desktop);
+    if there.is_none_or(|d| matches!(d.phase, Phase::Broken { .. }) || is_outdated(d, known)) {
         return false;
     }
     let pool = &desktop.pool;
@@ -261,6 +285,32 @@ fn makes_smaller(order: &NewOrder, known: &Known) -> bool {
     });
     let there = known.desktops.keys().filter(|id| id.pool == *pool).count();
     there > usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+fn is_outdated(desktop: &KnownDesktop, known: &Known) -> bool {
+    let Known { committed, .. } = known;
+    let DesktopSpec {
+        member,
+        hardware,
+        image: root,
+        ..
+    } = &desktop.spec;
+    let pool = committed.pools.get(&member.desktop.pool);
+    let template = pool.and_then(|pool| committed.templates.get(&pool.template));
+    let image = template.and_then(|t| Some((t, committed.images.get(&t.image)?)));
+    let Some((template, image)) = image else {
+        return false;
+    };
+    let Origin::Version(version) = &image.origin else {
+        return false;
+    };
+    let versions = known.images.get(&template.image);
+    let record = versions.and_then(|versions| versions.get(version));
+    let disk = template.disk.or(record.map(|record| record.size));
+    record.is_some_and(|record| record.root != *root)
+        || disk.is_some_and(|disk| disk != hardware.disk)
+        || (template.cpus, template.memory) != (hardware.cpus, hardware.memory)
+        || image.agent != hardware.agent
 }
 
 /// Of desktops that people could have, no more are taken away than the pool's budget has left.

@@ -1,7 +1,6 @@
 //! After the storm: nothing goes wrong any more, and the grid must become what was asked for.
 
-use coppice_plans::plan::{Action, Finding, Plan, UnderWay};
-use coppice_schema::desired::DriftRule;
+use coppice_plans::plan::{Action, Finding, Plan, UnderWay, Wait};
 use coppice_schema::ids::Address;
 use coppice_schema::known::Phase;
 use coppice_schema::units::{Size, Span};
@@ -65,6 +64,8 @@ impl Storm {
     /// Rounds until the plan is empty and every desktop is ready.
     pub(super) fn settle(&mut self) -> Verdict {
         let mut last = None;
+        // What was broken in the storm may come to light in the calm, and stop a roll-out once more.
+        let mut resumes = 3;
         for _ in 0..PASSES {
             // Only what is seen now counts: a state that nobody told about the last deeds looks settled too.
             for index in 0..self.world.machines.len() {
@@ -80,6 +81,11 @@ impl Storm {
             let lacking = self.lacking();
             if report.settled() && lacking.is_none() {
                 return Ok(());
+            }
+            if resumes > 0 && report.plan.as_deref().is_some_and(is_stopped) {
+                resumes -= 1;
+                self.note("a person resumes".to_owned());
+                self.resume();
             }
             last = report.plan.zip(Some(lacking));
             // Booting takes seconds, a back-off minutes; both are waited for without looking every second.
@@ -112,9 +118,7 @@ impl Storm {
             let (all, ready) = (mine.count(), ready.count());
             let wanted = usize::try_from(pool.desktops).unwrap_or(usize::MAX);
             let phases = state.desktops.values().map(|d| (&d.spec.member, &d.phase));
-            // Where others may do as they like, what they broke stays broken.
-            let left_alone = pool.policy.drift.domain == Some(DriftRule::Warn);
-            ((all, ready) != (wanted, wanted) && !left_alone).then(|| {
+            ((all, ready) != (wanted, wanted)).then(|| {
                 let phases: Vec<_> = phases.collect();
                 format!("{name}: {wanted} wanted, {all} there, {ready} ready of {phases:?}")
             })
@@ -142,6 +146,12 @@ impl Storm {
             None => Ok(()),
         }
     }
+}
+
+/// Something waits for a person to look at failures.
+fn is_stopped(plan: &Plan) -> bool {
+    let mut waits = plan.actions.iter().flat_map(|action| &action.waits);
+    waits.any(|wait| matches!(wait, Wait::RolloutStopped { .. }))
 }
 
 /// What a plan still holds, in few words.
