@@ -73,6 +73,9 @@ pub enum Severity {
 /// Most diagnostics that one load returns: nobody reads more, and text may be hostile.
 const MOST: usize = 500;
 
+/// Longest text of a diagnostic, in bytes: names in it come from the configuration.
+const WORDS: usize = 1_000;
+
 /// A diagnostic before its offsets were turned into lines.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
@@ -171,7 +174,13 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn push(&self, problem: Problem) {
+    pub(crate) fn push(&self, mut problem: Problem) {
+        for text in [Some(&mut problem.message), problem.help.as_mut(), problem.suggestion.as_mut()].into_iter().flatten() {
+            if text.len() > WORDS {
+                text.truncate(crate::source::floor_char(text, WORDS));
+                text.push('…');
+            }
+        }
         let mut problems = self.problems.borrow_mut();
         let full = problems.len() >= MOST && problem.severity != Severity::Error;
         if problems.len() < 4 * MOST && !full {

@@ -25,8 +25,8 @@ use crate::value::{Value, whole};
 pub(crate) use instances::Instances;
 pub(crate) use names::Named;
 
-/// Steps that one load may take: some 2 seconds of an unoptimized build. Ten thousand pools take a tenth of it.
-const STEPS_MAX: u64 = 5_000_000;
+/// Steps that one load may take: a fraction of a second where optimized. Ten thousand pools need a third of them.
+const STEPS_MAX: u64 = 3_000_000;
 /// Most elements of one list or map.
 pub(crate) const LIST_MAX: usize = 10_000;
 /// Most values that a value is made of in all.

@@ -83,7 +83,7 @@ struct Lexer<'a> {
 /// The tokens of `text`, in order. Total: any text has tokens, and every byte that is no white space is in one.
 pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let mut lexer =
-        Lexer { text, at: 0, modes: Vec::new(), tokens: Vec::new(), search: text.len().saturating_mul(32) };
+        Lexer { text, at: 0, modes: Vec::new(), tokens: Vec::new(), search: text.len().saturating_mul(8) };
     while lexer.at < text.len() {
         let before = lexer.at;
         lexer.step();
