@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::ids::{
-    Address, DirectoryName, ImageName, LocationName, NetworkName, PolicyName, PoolName, SecretName, Slot,
-    TemplateName, VersionName, WindowName,
+    Address, DirectoryName, ImageName, LocationName, NetworkName, PolicyName, PoolName, SecretName,
+    Slot, TemplateName, VersionName, WindowName,
 };
 use crate::units::{Share, Size, Span};
 
@@ -597,7 +597,13 @@ pub struct SessionRules {
 
 impl Default for SessionRules {
     fn default() -> Self {
-        Self { idle_disconnect: None, disconnected_logoff: None, max_duration: None, warn: None, per_user: 1 }
+        Self {
+            idle_disconnect: None,
+            disconnected_logoff: None,
+            max_duration: None,
+            warn: None,
+            per_user: 1,
+        }
     }
 }
 
@@ -652,7 +658,12 @@ pub struct DriftRules {
 
 impl Default for DriftRules {
     fn default() -> Self {
-        Self { domain: None, disk: DriftRule::Enforce, image: DriftRule::Enforce, server: DriftRule::Warn }
+        Self {
+            domain: None,
+            disk: DriftRule::Enforce,
+            image: DriftRule::Enforce,
+            server: DriftRule::Warn,
+        }
     }
 }
 
@@ -779,12 +790,19 @@ impl HostnamePattern {
         let mut rest = self.0.as_str();
         while let Some(open) = rest.find('{') {
             filled.push_str(&rest[..open]);
-            let Some(length) = rest[open..].find('}') else { break };
+            let Some(length) = rest[open..].find('}') else {
+                break;
+            };
             match &rest[open + 1..open + length] {
                 "pool" => filled.push_str(pool.as_str()),
                 "slot" => filled.push_str(&slot.0.to_string()),
-                other => match other.strip_prefix("slot:0").and_then(|n| n.parse::<usize>().ok()) {
-                    Some(width) => filled.push_str(&format!("{:0width$}", slot.0, width = width.min(10))),
+                other => match other
+                    .strip_prefix("slot:0")
+                    .and_then(|n| n.parse::<usize>().ok())
+                {
+                    Some(width) => {
+                        filled.push_str(&format!("{:0width$}", slot.0, width = width.min(10)))
+                    }
                     None => filled.push_str(&rest[open..=open + length]),
                 },
             }

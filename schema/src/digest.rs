@@ -47,7 +47,8 @@ impl FromStr for Digest {
     type Err = NotADigest;
 
     fn from_str(text: &str) -> Result<Self, NotADigest> {
-        let hash = blake3::Hash::from_hex(text).map_err(|_| NotADigest(text.chars().take(80).collect()))?;
+        let hash = blake3::Hash::from_hex(text)
+            .map_err(|_| NotADigest(text.chars().take(80).collect()))?;
         Ok(Self(*hash.as_bytes()))
     }
 }
@@ -60,6 +61,8 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }

@@ -20,15 +20,17 @@ pub struct BadName {
 /// Longest name of a block. A pool's name becomes part of host names, file names and sockets' paths.
 pub const NAME_MAX: usize = 40;
 
-const NAME_RULE: &str =
-    "lower-case letters, digits, '-' and '_', starting with a letter or digit, at most 40 characters";
+const NAME_RULE: &str = "lower-case letters, digits, '-' and '_', starting with a letter or digit, at most 40 characters";
 
 /// Whether `text` may name a block: see [`NAME_MAX`] and the message of [`BadName`].
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     text.len() <= NAME_MAX
-        && text.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && text
+            .chars()
+            .next()
+            .is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
         && text.chars().all(fine)
 }
 
@@ -146,7 +148,9 @@ impl fmt::Debug for VersionName {
 
 impl<'de> Deserialize<'de> for VersionName {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -221,7 +225,9 @@ impl FromStr for GridId {
 
 /// Which life of the grid: raised whenever its log stops being the only truth about its desktops, that is by a
 /// restore or a recovery alone.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct Epoch {
     /// Counted from 1.
     pub number: u64,
@@ -267,7 +273,10 @@ impl DesktopId {
     /// This desktop in its `incarnation`.
     #[must_use]
     pub fn member(&self, incarnation: Incarnation) -> Member {
-        Member { desktop: self.clone(), incarnation }
+        Member {
+            desktop: self.clone(),
+            incarnation,
+        }
     }
 }
 
@@ -283,13 +292,18 @@ impl FromStr for DesktopId {
     fn from_str(text: &str) -> Result<Self, BadName> {
         let parsed = text.rsplit_once('-').and_then(|(pool, slot)| {
             let slot = Slot(slot.parse().ok()?);
-            Some(Self { pool: pool.parse().ok()?, slot })
+            Some(Self {
+                pool: pool.parse().ok()?,
+                slot,
+            })
         });
-        parsed.filter(|id| id.to_string() == text).ok_or_else(|| BadName {
-            what: "a desktop",
-            text: text.chars().take(80).collect(),
-            expected: "its pool, '-' and its slot with at least three digits, such as lab-007",
-        })
+        parsed
+            .filter(|id| id.to_string() == text)
+            .ok_or_else(|| BadName {
+                what: "a desktop",
+                text: text.chars().take(80).collect(),
+                expected: "its pool, '-' and its slot with at least three digits, such as lab-007",
+            })
     }
 }
 
@@ -304,13 +318,18 @@ impl FromStr for Member {
 
     fn from_str(text: &str) -> Result<Self, BadName> {
         let parsed = text.rsplit_once('@').and_then(|(desktop, life)| {
-            Some(Self { desktop: desktop.parse().ok()?, incarnation: Incarnation(life.parse().ok()?) })
+            Some(Self {
+                desktop: desktop.parse().ok()?,
+                incarnation: Incarnation(life.parse().ok()?),
+            })
         });
-        parsed.filter(|member| member.to_string() == text).ok_or_else(|| BadName {
-            what: "a life of a desktop",
-            text: text.chars().take(80).collect(),
-            expected: "the desktop, '@' and its incarnation, such as lab-007@2",
-        })
+        parsed
+            .filter(|member| member.to_string() == text)
+            .ok_or_else(|| BadName {
+                what: "a life of a desktop",
+                text: text.chars().take(80).collect(),
+                expected: "the desktop, '@' and its incarnation, such as lab-007@2",
+            })
     }
 }
 
@@ -439,7 +458,11 @@ pub struct Stamp {
 
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}.{}", self.epoch, self.term, self.index, self.ordinal)
+        write!(
+            f,
+            "{}.{}.{}.{}",
+            self.epoch, self.term, self.index, self.ordinal
+        )
     }
 }
 
@@ -449,9 +472,19 @@ impl FromStr for Stamp {
     fn from_str(text: &str) -> Result<Self, BadName> {
         let mut parts = text.split('.').map(|part| part.parse::<u64>().ok());
         let mut next = || parts.next().flatten();
-        let parsed = (next(), next(), next(), next().and_then(|n| u32::try_from(n).ok()));
+        let parsed = (
+            next(),
+            next(),
+            next(),
+            next().and_then(|n| u32::try_from(n).ok()),
+        );
         if let (Some(epoch), Some(term), Some(index), Some(ordinal)) = parsed {
-            return Ok(Self { epoch, term, index, ordinal });
+            return Ok(Self {
+                epoch,
+                term,
+                index,
+                ordinal,
+            });
         }
         Err(BadName {
             what: "an order's stamp",

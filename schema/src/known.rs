@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{Cache, Desired, Display, Firmware, NetworkTarget, Os, Video};
 use crate::digest::Digest;
 use crate::ids::{
-    Address, DesktopId, Epoch, Generation, GridId, ImageName, Incarnation, Member, NetworkName, Revision,
-    SecretName, ServerId, ServerName, Stamp, VersionName,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Incarnation, Member, NetworkName,
+    Revision, SecretName, ServerId, ServerName, Stamp, VersionName,
 };
 use crate::units::{Size, Timestamp};
 
@@ -480,9 +480,10 @@ impl Task {
     pub fn member(&self) -> Option<&Member> {
         match self {
             Self::Create { spec, .. } | Self::Redefine { spec } => Some(&spec.member),
-            Self::Start { member } | Self::Stop { member } | Self::Restart { member } | Self::Remove { member } => {
-                Some(member)
-            }
+            Self::Start { member }
+            | Self::Stop { member }
+            | Self::Restart { member }
+            | Self::Remove { member } => Some(member),
             Self::VerifyImage { .. } | Self::DropImage { .. } => None,
         }
     }

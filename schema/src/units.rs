@@ -5,17 +5,23 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since 1970-01-01T00:00:00Z. Time is always an argument; nothing in this crate asks for it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
 /// A length of time in milliseconds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Span(pub u64);
 
 /// A number of bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Size(pub u64);
 
@@ -66,12 +72,21 @@ impl Span {
 impl fmt::Display for Span {
     /// The largest unit that divides it exactly: `90s`, `20m`, `8h`, `7d`, `1500ms`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (unit, name) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
+        for (unit, name) in [
+            (86_400_000, "d"),
+            (3_600_000, "h"),
+            (60_000, "m"),
+            (1_000, "s"),
+        ] {
             if self.0 >= unit && self.0.is_multiple_of(unit) {
                 return write!(f, "{}{name}", self.0 / unit);
             }
         }
-        if self.0 == 0 { f.write_str("0s") } else { write!(f, "{}ms", self.0) }
+        if self.0 == 0 {
+            f.write_str("0s")
+        } else {
+            write!(f, "{}ms", self.0)
+        }
     }
 }
 
@@ -101,7 +116,11 @@ impl Size {
             unit += 1;
         }
         let tenth = rest * 10 / 1024;
-        if tenth == 0 { format!("{whole} {}", names[unit]) } else { format!("{whole}.{tenth} {}", names[unit]) }
+        if tenth == 0 {
+            format!("{whole} {}", names[unit])
+        } else {
+            format!("{whole}.{tenth} {}", names[unit])
+        }
     }
 }
 
