@@ -24,20 +24,40 @@ fn bundle(case: &Path) -> Bundle {
         while let Some(next) = open.pop() {
             for entry in fs::read_dir(next).unwrap() {
                 let path = entry.unwrap().path();
-                if path.is_dir() { open.push(path) } else { names.push(path) }
+                if path.is_dir() {
+                    open.push(path)
+                } else {
+                    names.push(path)
+                }
             }
         }
     } else {
         names.push(case.to_path_buf());
     }
     names.sort();
-    let root = if case.is_dir() { case } else { case.parent().unwrap() };
-    let relative = |path: &Path| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    let root = if case.is_dir() {
+        case
+    } else {
+        case.parent().unwrap()
+    };
+    let relative = |path: &Path| {
+        path.strip_prefix(root)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
     for path in &names {
         if path.extension().is_some_and(|extension| extension == "hcl") {
-            bundle.texts.push(SourceText { path: relative(path), text: fs::read_to_string(path).unwrap() });
+            bundle.texts.push(SourceText {
+                path: relative(path),
+                text: fs::read_to_string(path).unwrap(),
+            });
         }
-        if path.file_name().is_some_and(|name| name == "variables.json") {
+        if path
+            .file_name()
+            .is_some_and(|name| name == "variables.json")
+        {
             bundle.variables = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
         }
     }
@@ -48,7 +68,9 @@ fn bundle(case: &Path) -> Bundle {
         }
     }
     for source in inputs.sources {
-        let digest = fs::read(root.join(&source)).ok().map(|bytes| Digest::of(&bytes));
+        let digest = fs::read(root.join(&source))
+            .ok()
+            .map(|bytes| Digest::of(&bytes));
         bundle.sources.insert(source, digest);
     }
     bundle
@@ -62,7 +84,10 @@ fn compare(path: &Path, found: &str, wrong: &mut Vec<String>) {
     }
     let expected = fs::read_to_string(path).unwrap_or_default();
     if expected != found {
-        wrong.push(format!("{}:\n--- expected\n{expected}\n--- found\n{found}", path.display()));
+        wrong.push(format!(
+            "{}:\n--- expected\n{expected}\n--- found\n{found}",
+            path.display()
+        ));
     }
 }
 
@@ -98,7 +123,12 @@ fn what_is_said_about_each_case() {
     for orphan in expected {
         wrong.push(format!("{}: no case of that name", orphan.display()));
     }
-    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} cases differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -108,7 +138,14 @@ fn the_examples_are_good() {
     let loaded = load(&bundle);
     let said = render(&loaded.diagnostics, &bundle.texts, false, 120);
     let desired = loaded.desired.unwrap_or_else(|| panic!("{said}"));
-    assert_eq!(desired.pools.values().map(|pool| pool.desktops).sum::<u32>(), 32);
+    assert_eq!(
+        desired
+            .pools
+            .values()
+            .map(|pool| pool.desktops)
+            .sum::<u32>(),
+        32
+    );
     for source in &bundle.texts {
         let formatted = coppice_schema::fmt(&source.text).unwrap();
         assert_eq!(formatted, source.text, "{} is not formatted", source.path);
