@@ -17,6 +17,10 @@ const PATHS_BIG: usize = 19;
 const ROOT: usize = 20;
 const FILES: usize = 21;
 
+/// Modes as `stat` tells them: readable by all.
+const DIRECTORY: usize = 0o040_555;
+const FILE: usize = 0o100_444;
+
 /// Where a desktop's seed is kept.
 pub(super) fn path(directory: &Path, uuid: Uuid) -> PathBuf {
     directory.join(format!("{uuid}.iso"))
@@ -64,15 +68,20 @@ fn image(uuid: Uuid, hostname: &str) -> Vec<u8> {
 
     let mut root = Vec::new();
     // SP: "system use entries follow, after 0 bytes". It stands in the first record and says Rock Ridge.
-    root.extend(record(b"\0", ROOT, SECTOR, true, b"SP\x07\x01\xbe\xef\0"));
-    root.extend(record(b"\x01", ROOT, SECTOR, true, b""));
+    let mut first = b"SP\x07\x01\xbe\xef\0".to_vec();
+    first.extend(rock_ridge_mode(DIRECTORY, 2));
+    root.extend(record(b"\0", ROOT, SECTOR, true, &first));
+    let parent = rock_ridge_mode(DIRECTORY, 2);
+    root.extend(record(b"\x01", ROOT, SECTOR, true, &parent));
     for (name, long, content, sector) in &files {
+        let mut entries = rock_ridge_mode(FILE, 1);
+        entries.extend(rock_ridge_name(long));
         root.extend(record(
             name.as_bytes(),
             *sector,
             content.len(),
             false,
-            &rock_ridge_name(long),
+            &entries,
         ));
         disk[sector * SECTOR..][..content.len()].copy_from_slice(content);
     }
@@ -161,6 +170,15 @@ fn rock_ridge_name(name: &str) -> Vec<u8> {
     entry
 }
 
+/// Rock Ridge's PX entry: whoever reads the guest's disk may read these files. Owned by root.
+fn rock_ridge_mode(mode: usize, links: usize) -> Vec<u8> {
+    let mut entry = b"PX\x24\x01".to_vec();
+    for number in [mode, links, 0, 0] {
+        entry.extend(both(number));
+    }
+    entry
+}
+
 /// A length that fits its byte: our names have nine letters.
 fn short(length: usize) -> u8 {
     u8::try_from(length).unwrap_or(u8::MAX)
@@ -189,6 +207,34 @@ mod tests {
         remove(directory.path(), uuid).unwrap();
         remove(directory.path(), uuid).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    /// By `isoinfo`, which others wrote; without it there is nobody to ask.
+    #[test]
+    fn others_read_the_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = write(directory.path(), Uuid::from_u128(7), "lab-007").unwrap();
+        let ask = |words: &[&str]| {
+            let output = std::process::Command::new("isoinfo")
+                .args(words)
+                .arg("-i")
+                .arg(&path)
+                .output();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let Ok(told) = ask(&["-d"]) else {
+            eprintln!("SKIPPED others_read_the_image: isoinfo is not installed");
+            return;
+        };
+        assert!(told.contains("Volume id: cidata"), "{told}");
+        assert!(
+            told.contains("Rock Ridge signatures version 1 found"),
+            "{told}"
+        );
+        let listed = ask(&["-l", "-R"]).unwrap();
+        assert!(listed.contains("-r--r--r--"), "{listed}");
+        let read = ask(&["-R", "-x", "/meta-data"]).unwrap();
+        assert!(read.contains("local-hostname: \"lab-007\"\n"), "{read}");
     }
 
     #[test]
