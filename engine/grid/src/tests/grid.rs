@@ -42,9 +42,7 @@ async fn what_was_agreed_is_there_after_a_restart() {
     ));
     assert!(grid.failed().await.contains("shut down"));
 
-    let t0 = std::time::Instant::now();
     let grid = open(dir.path()).await.unwrap();
-    eprintln!("OPEN {:?}", t0.elapsed());
     let after = grid.local();
     assert!(
         after.index > before.index,

@@ -143,7 +143,7 @@ fn run(seed: u64, lying: bool) -> Run {
 /// Those of `COPPICE_SEEDS` (`FROM..TO`), or a few.
 fn seeds() -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("COPPICE_SEEDS") else {
-        return 0..30;
+        return 0..60;
     };
     let bounds = text
         .split_once("..")
