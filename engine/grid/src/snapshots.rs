@@ -15,11 +15,12 @@ use coppice_schema::Digest;
 use coppice_state::State;
 use coppice_state::state::FEATURE_LEVEL;
 use futures::future::BoxFuture;
+use openraft::type_config::TypeConfigExt;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{Directory, replace, sync_parent};
 use crate::machine::{Snapshot, Snapshots};
-use crate::types::{LogId, SnapshotMeta};
+use crate::types::{LogId, Real, SnapshotMeta};
 
 /// The newest form of a snapshot file that this version reads and the one it writes.
 pub const SNAPSHOT_FORM: u32 = 1;
@@ -156,7 +157,7 @@ impl Snapshots for SnapshotFiles {
         let newest = Arc::clone(&self.newest);
         let directory = self.directory.upgrade();
         Box::pin(async move {
-            tokio::task::spawn_blocking(move || {
+            Real::spawn_blocking(move || {
                 let _held = directory.ok_or_else(|| {
                     io::Error::new(io::ErrorKind::BrokenPipe, "the directory is closed")
                 })?;

@@ -5,5 +5,6 @@ mod damage;
 mod full;
 mod grid;
 mod replay;
+mod simulated;
 mod suite;
 mod world;

@@ -40,7 +40,7 @@ fn varied(n: u64) -> Entry {
 
 async fn applied(from: Option<Snapshot>, entries: &[LogEntry]) -> (Machine<Real>, Arc<State>) {
     let mut machine = Machine::new(
-        Arc::new(MemoryDisk::<Real>::new(1, std::time::Duration::ZERO)),
+        Arc::new(MemoryDisk::<Real>::new(1, std::time::Duration::ZERO).snapshots()),
         from,
     );
     let entries: Vec<_> = entries.iter().map(|e| Ok((e.clone(), None))).collect();
@@ -103,7 +103,7 @@ async fn a_state_of_a_newer_feature_level_is_never_moved_on() {
         payload: openraft::EntryPayload::Blank,
     };
     let meta = crate::types::SnapshotMeta::default();
-    let store = Arc::new(MemoryDisk::<Real>::new(1, std::time::Duration::ZERO));
+    let store = Arc::new(MemoryDisk::<Real>::new(1, std::time::Duration::ZERO).snapshots());
     let mut machine = Machine::<Real>::new(store.clone(), None);
     let refused = machine
         .install_snapshot(&meta, newer.clone())
