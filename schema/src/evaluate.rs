@@ -25,8 +25,8 @@ use crate::value::{Value, whole};
 pub(crate) use instances::Instances;
 pub(crate) use names::Named;
 
-/// Steps that one load may take: a fraction of a second where optimized. Ten thousand pools need a third of them.
-const STEPS_MAX: u64 = 3_000_000;
+/// Steps that one load may take: a fraction of a second where optimized. Ten thousand pools need half of them.
+const STEPS_MAX: u64 = 2_000_000;
 /// Most elements of one list or map.
 pub(crate) const LIST_MAX: usize = 10_000;
 /// Most values that a value is made of in all.
@@ -34,7 +34,7 @@ const WEIGHT_MAX: usize = 100_000;
 /// Longest text, in bytes.
 pub(crate) const TEXT_MAX: usize = 1 << 20;
 /// Deepest evaluation, through locals and variables too.
-const DEPTH_MAX: u32 = 300;
+const DEPTH_MAX: u32 = 200;
 
 /// It failed, and why was reported.
 #[derive(Clone, Copy, Debug)]

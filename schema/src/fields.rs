@@ -141,20 +141,22 @@ impl Fields {
     ) -> Option<Option<Typed>> {
         let at = At::new(scope.file, attribute.value.span());
         let key = At::new(scope.file, attribute.key.span());
-        match row.kind {
+        if matches!(
+            row.kind,
+            Kind::BlockAddress | Kind::Any | Kind::Type | Kind::Condition
+        ) {
             // Read elsewhere.
-            Kind::BlockAddress | Kind::Any | Kind::Type | Kind::Condition => {
-                return Some(Some(Typed::Flag(true)));
-            }
-            Kind::File | Kind::Source if !matches!(attribute.value, Expression::String(_)) => {
-                let problem =
-                    Problem::error("V0307", at, format!("`{}` must be written out", row.name));
-                let help = "what a configuration reads must be known before it is evaluated: a text without ${ }";
-                e.report
-                    .push(problem.also(key, "needed by this attribute").help(help));
-                return None;
-            }
-            _ => {}
+            return Some(Some(Typed::Flag(true)));
+        }
+        if matches!(row.kind, Kind::File | Kind::Source)
+            && !matches!(attribute.value, Expression::String(_))
+        {
+            let problem =
+                Problem::error("V0307", at, format!("`{}` must be written out", row.name));
+            let help = "what a configuration reads must be known before it is evaluated: a text without ${ }";
+            e.report
+                .push(problem.also(key, "needed by this attribute").help(help));
+            return None;
         }
         let value = e.eval(&attribute.value, scope).ok()?;
         if value == Value::Null {

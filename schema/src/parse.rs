@@ -13,7 +13,7 @@ use crate::source::{At, SourceText};
 pub(crate) const TEXT_MAX: usize = 1 << 20;
 
 /// Deepest nesting of brackets, quotes and templates. The parser itself stops at 64 levels; measured in an
-/// unoptimized build it needs less than a quarter of a 2 MiB stack for those (`tests/limits.rs` holds it to
+/// unoptimized build it needs less than half of a 2 MiB stack for those (`tests/limits.rs` holds it to
 /// that), and nobody writes a configuration of half as many.
 const NESTING_MAX: usize = 32;
 

@@ -116,10 +116,12 @@ fn list<T>(
 }
 
 fn block(value: &Value, kind: &str) -> Result<Rc<str>, Wrong> {
-    match value {
-        Value::Block(found, name) if *found == kind => Ok(Rc::clone(name)),
-        _ => wrong_type(format!("a reference such as {kind}.name")),
+    if let Value::Block(found, name) = value
+        && *found == kind
+    {
+        return Ok(Rc::clone(name));
     }
+    wrong_type(format!("a reference such as {kind}.name"))
 }
 
 /// `value` as `kind`; `null` is handled before. Files, sources and what is never evaluated are not read here.
@@ -138,10 +140,12 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
             Typed::Text(text.to_string())
         }
         Kind::Number(low, high) => Typed::Number(number(value, low, high)?),
-        Kind::Flag => match value {
-            Value::Flag(flag) => Typed::Flag(*flag),
-            _ => return wrong_type("true or false, without quotes"),
-        },
+        Kind::Flag => {
+            let Value::Flag(flag) = value else {
+                return wrong_type("true or false, without quotes");
+            };
+            Typed::Flag(*flag)
+        }
         Kind::Size(low, high) => {
             let size = form(quantity::size(&text(value, quantity::SIZE)?))?;
             if !(low..=high).contains(&size.0) {
@@ -164,22 +168,20 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
             }
             Typed::Span(span)
         }
-        Kind::Share => match value {
-            Value::Number(_) => {
-                let count = number(value, 0, 20_000)?;
-                Typed::Share(Share::Count(u32::try_from(count).unwrap_or(u32::MAX)))
-            }
-            _ => Typed::Share(form(quantity::share(&text(value, quantity::SHARE)?))?),
-        },
+        Kind::Share if matches!(value, Value::Number(_)) => {
+            let count = number(value, 0, 20_000)?;
+            Typed::Share(Share::Count(u32::try_from(count).unwrap_or(u32::MAX)))
+        }
+        Kind::Share => Typed::Share(form(quantity::share(&text(value, quantity::SHARE)?))?),
         Kind::Clock => Typed::Clock(form(calendar::clock(&text(value, calendar::CLOCK)?))?),
         Kind::Days => Typed::Days(form(calendar::days(&text(value, calendar::DAYS)?))?),
         Kind::Cron => Typed::Cron(form(calendar::cron(&text(value, calendar::CRON)?))?),
         Kind::Moment => Typed::Moment(form(calendar::moment(&text(value, calendar::MOMENT)?))?),
         Kind::Ref(kind) => Typed::Name(block(value, kind)?),
-        Kind::Refs(kind) => Typed::Names(match value {
-            Value::List(_) => list(value, "", |value| block(value, kind))?,
-            _ => vec![block(value, kind)?],
-        }),
+        Kind::Refs(kind) if matches!(value, Value::List(_)) => {
+            Typed::Names(list(value, "", |value| block(value, kind))?)
+        }
+        Kind::Refs(kind) => Typed::Names(vec![block(value, kind)?]),
         Kind::Choice(words) => Typed::Word(choice(value, words)?),
         Kind::Choices(words) => {
             let expected = format!("a list of {}", quoted(words));
@@ -204,10 +206,12 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
                 }
             })?)
         }
-        Kind::Secret => match value {
-            Value::Secret(name) => Typed::Secret(name.clone()),
-            _ => return Err(Wrong::Secret),
-        },
+        Kind::Secret => {
+            let Value::Secret(name) = value else {
+                return Err(Wrong::Secret);
+            };
+            Typed::Secret(name.clone())
+        }
         Kind::Digest => {
             let expected = "64 hexadecimal digits, in quotes";
             let digest = text(value, expected)?.parse();
@@ -224,30 +228,34 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
             let address = text(value, expected)?.parse();
             Typed::Address(address.map_err(|_| Wrong::Form(expected.to_owned()))?)
         }
-        Kind::Copies => Typed::Copies(match value {
-            Value::Number(_) => {
-                Copies::Count(u32::try_from(number(value, 1, 1_000)?).unwrap_or(u32::MAX))
+        Kind::Copies if matches!(value, Value::Number(_)) => Typed::Copies(Copies::Count(
+            u32::try_from(number(value, 1, 1_000)?).unwrap_or(u32::MAX),
+        )),
+        Kind::Copies => {
+            let expected = "\"all\" or a number";
+            if text(value, expected)?.as_ref() != "all" {
+                return wrong_type(expected);
             }
-            Value::Text(text) if text.as_ref() == "all" => Copies::All,
-            _ => return wrong_type("\"all\" or a number"),
-        }),
-        Kind::Entitlements => Typed::Entitlements(list(
-            value,
-            "a list of group(), user(), ou(), everyone() and locations",
-            |value| match value {
-                Value::Entitlement(entitlement) => Ok(entitlement.as_ref().clone()),
-                Value::Block("location", name) => {
-                    let name = name
-                        .parse()
-                        .map_err(|bad: crate::ids::BadName| Wrong::Form(bad.expected.to_owned()))?;
-                    Ok(Entitlement::Location(name))
-                }
-                _ => wrong_type("a list of group(), user(), ou(), everyone() and locations"),
-            },
-        )?),
+            Typed::Copies(Copies::All)
+        }
+        Kind::Entitlements => {
+            let expected = "a list of group(), user(), ou(), everyone() and locations";
+            Typed::Entitlements(list(value, expected, |value| entitlement(value, expected))?)
+        }
         // These are read where they mean something: see `variable`, `moved` and `instances`.
         Kind::BlockAddress | Kind::Any | Kind::Type | Kind::Condition => Typed::Flag(true),
     })
+}
+
+fn entitlement(value: &Value, expected: &str) -> Result<Entitlement, Wrong> {
+    if let Value::Entitlement(entitlement) = value {
+        return Ok(entitlement.as_ref().clone());
+    }
+    let name = block(value, "location").or_else(|_| wrong_type(expected))?;
+    let name = name
+        .parse()
+        .map_err(|bad: crate::ids::BadName| Wrong::Form(bad.expected.to_owned()))?;
+    Ok(Entitlement::Location(name))
 }
 
 /// The default as a typed value, where there is one.

@@ -22,8 +22,8 @@ fn bundle(case: &Path) -> Bundle {
     if case.is_dir() {
         let mut open = vec![case.to_path_buf()];
         while let Some(next) = open.pop() {
-            for entry in fs::read_dir(next).unwrap() {
-                let path = entry.unwrap().path();
+            for entry in fs::read_dir(next).expect("the tests' own files can be read") {
+                let path = entry.expect("the tests' own files can be read").path();
                 if path.is_dir() {
                     open.push(path)
                 } else {
@@ -38,27 +38,29 @@ fn bundle(case: &Path) -> Bundle {
     let root = if case.is_dir() {
         case
     } else {
-        case.parent().unwrap()
+        case.parent().expect("the tests' own files can be read")
     };
     let relative = |path: &Path| {
         path.strip_prefix(root)
-            .unwrap()
+            .expect("the tests' own files can be read")
             .to_str()
-            .unwrap()
+            .expect("the tests' own files can be read")
             .to_owned()
     };
     for path in &names {
         if path.extension().is_some_and(|extension| extension == "hcl") {
             bundle.texts.push(SourceText {
                 path: relative(path),
-                text: fs::read_to_string(path).unwrap(),
+                text: fs::read_to_string(path).expect("the tests' own files can be read"),
             });
         }
         if path
             .file_name()
             .is_some_and(|name| name == "variables.json")
         {
-            bundle.variables = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+            bundle.variables =
+                serde_json::from_slice(&fs::read(path).expect("the tests' own files can be read"))
+                    .expect("the tests' own files can be read");
         }
     }
     let inputs = inputs(&bundle.texts);
@@ -79,7 +81,7 @@ fn bundle(case: &Path) -> Bundle {
 /// Compares, or writes when asked to; says what differs.
 fn compare(path: &Path, found: &str, wrong: &mut Vec<String>) {
     if std::env::var_os("COPPICE_UPDATE").is_some() {
-        fs::write(path, found).unwrap();
+        fs::write(path, found).expect("the tests' own files can be read");
         return;
     }
     let expected = fs::read_to_string(path).unwrap_or_default();

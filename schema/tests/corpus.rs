@@ -19,7 +19,11 @@ fn texts(text: &str) -> Vec<SourceText> {
                 path: name.trim().to_owned(),
                 text: String::new(),
             }),
-            None => texts.last_mut().unwrap().text.push_str(line),
+            None => texts
+                .iter_mut()
+                .next_back()
+                .into_iter()
+                .for_each(|last| last.text.push_str(line)),
         }
     }
     texts

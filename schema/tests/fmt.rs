@@ -6,7 +6,7 @@ use std::process::Command;
 
 use coppice_schema::fmt;
 
-/// Every `*.hcl` file under the tests and the examples, and the odd ones below.
+/// Every text of the tests and the examples that is no test of size, and the odd ones below.
 fn texts() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut open: Vec<PathBuf> = vec![
@@ -20,11 +20,13 @@ fn texts() -> Vec<(String, String)> {
         .map(|(i, text)| (format!("odd {i}"), (*text).to_owned()))
         .collect();
     while let Some(next) = open.pop() {
-        for entry in fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in fs::read_dir(next).expect("the tests' own files can be read") {
+            let path = entry.expect("the tests' own files can be read").path();
             if path.is_dir() {
                 open.push(path);
-            } else if let Ok(text) = fs::read_to_string(&path) {
+            } else if let Ok(text) = fs::read_to_string(&path)
+                && text.len() < 20_000
+            {
                 found.push((path.display().to_string(), text));
             }
         }

@@ -69,36 +69,35 @@ impl Evaluator<'_> {
             }
             (Some(each), None) => {
                 let at = scope.at(&each.value);
-                match self.eval(&each.value, scope)? {
-                    Value::Map(items) => Ok(Instances::Each(Rc::new(items.values.clone()))),
-                    Value::List(items) => {
-                        let mut found = BTreeMap::new();
-                        for value in &items.values {
-                            let Value::Text(key) = value else {
-                                let message = format!(
-                                    "`for_each` takes texts, one of these is {}",
-                                    value.describe()
-                                );
-                                return self.fail(Problem::error("V0203", at, message));
-                            };
-                            if found.insert(key.to_string(), value.clone()).is_some() {
-                                let message = format!("`for_each` has {key:?} twice");
-                                return self.fail(
-                                    Problem::error("V0203", at, message)
-                                        .help("write `toset(...)` around it"),
-                                );
-                            }
-                        }
-                        Ok(Instances::Each(Rc::new(found)))
-                    }
-                    other => {
+                let value = self.eval(&each.value, scope)?;
+                if let Value::Map(items) = &value {
+                    return Ok(Instances::Each(Rc::new(items.values.clone())));
+                }
+                let Value::List(items) = &value else {
+                    let message = format!(
+                        "`for_each` takes a map or a list of texts, this is {}",
+                        value.describe()
+                    );
+                    return self.fail(Problem::error("V0203", at, message));
+                };
+                let mut found = BTreeMap::new();
+                for value in &items.values {
+                    let Value::Text(key) = value else {
                         let message = format!(
-                            "`for_each` takes a map or a list of texts, this is {}",
-                            other.describe()
+                            "`for_each` takes texts, one of these is {}",
+                            value.describe()
                         );
-                        self.fail(Problem::error("V0203", at, message))
+                        return self.fail(Problem::error("V0203", at, message));
+                    };
+                    if found.insert(key.to_string(), value.clone()).is_some() {
+                        let message = format!("`for_each` has {key:?} twice");
+                        return self.fail(
+                            Problem::error("V0203", at, message)
+                                .help("write `toset(...)` around it"),
+                        );
                     }
                 }
+                Ok(Instances::Each(Rc::new(found)))
             }
             (None, Some(count)) => {
                 let at = scope.at(&count.value);

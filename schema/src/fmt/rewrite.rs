@@ -92,16 +92,15 @@ fn unwrapped(pieces: &[Piece]) -> Option<Vec<Piece>> {
     }
     let mut quotes = 0;
     for piece in inside {
-        match piece.kind {
-            Kind::OpenQuote => quotes += 1,
-            Kind::CloseQuote => quotes -= 1,
+        let opens = matches!(
+            piece.kind,
             Kind::OpenTemplate | Kind::CloseTemplate | Kind::Literal | Kind::OpenHeredoc
-                if quotes == 0 =>
-            {
-                return None;
-            }
-            _other => {}
+        );
+        if opens && quotes == 0 {
+            return None;
         }
+        quotes +=
+            i32::from(piece.kind == Kind::OpenQuote) - i32::from(piece.kind == Kind::CloseQuote);
     }
     let newline = |piece: &Piece| piece.kind == Kind::Newline;
     let begin = inside.iter().position(|piece| !newline(piece))?;
