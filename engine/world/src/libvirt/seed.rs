@@ -3,7 +3,7 @@
 //! <https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>: a file system labelled `cidata` with
 //! the files `meta-data` and `user-data`. It is an ISO 9660 image (ECMA-119) with Rock Ridge names, written whole.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -16,6 +16,9 @@ const PATHS_LITTLE: usize = 18;
 const PATHS_BIG: usize = 19;
 const ROOT: usize = 20;
 const FILES: usize = 21;
+/// The least size in sectors. Programs that look for a label read where other file systems keep theirs, beyond
+/// 64 KiB, and some (busybox) give up when a disk ends before that. Other writers of such disks pad them, too.
+const LEAST: usize = 192;
 
 /// Modes as `stat` tells them: readable by all.
 const DIRECTORY: usize = 0o040_555;
@@ -36,7 +39,14 @@ pub(super) fn write(directory: &Path, uuid: Uuid, hostname: &str) -> io::Result<
     }
     std::fs::create_dir_all(directory)?;
     let fresh = directory.join(format!("{uuid}.new"));
-    std::fs::write(&fresh, image)?;
+    let used = image
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(&image[..used])?;
+    // The rest is a hole.
+    file.set_len(u64::try_from(image.len()).unwrap_or(u64::MAX))?;
     std::fs::rename(&fresh, &path)?;
     Ok(path)
 }
@@ -64,6 +74,7 @@ fn image(uuid: Uuid, hostname: &str) -> Vec<u8> {
         *sector = end;
         end += content.len().div_ceil(SECTOR).max(1);
     }
+    let end = end.max(LEAST);
     let mut disk = vec![0; end * SECTOR];
 
     let mut root = Vec::new();
@@ -200,6 +211,8 @@ mod tests {
             before
         );
         write(directory.path(), uuid, "lab-008").unwrap();
+        // Found by experiment: with less, busybox finds no label (it reads 68 KiB to look for others first).
+        assert!(std::fs::metadata(&path).unwrap().len() >= 0x11000);
         let content = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
         assert!(content.contains(&format!(
             "instance-id: {uuid}\nlocal-hostname: \"lab-008\"\n"
