@@ -4,8 +4,8 @@ mod calm;
 mod hands;
 
 use coppice_plans::plan::{Bounds, GateKind};
-use coppice_schema::Digest;
-use coppice_schema::units::{Size, Span};
+use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_schema::{Digest, Known};
 use coppice_state::Entry;
 use coppice_state::entry::Commit;
 use coppice_world::clock::Clock;
@@ -59,18 +59,7 @@ pub struct Storm {
 /// # Errors
 /// What did not hold.
 pub fn run(seed: u64, plant: Option<Plant>) -> Result<Ended, Failed> {
-    let mut chance = Chance::new(seed);
-    let servers = chance.between(1, 3);
-    let world = World::new(&mut chance, servers, plant);
-    world.log.set_witness(witness(&world));
-    let mut storm = Storm {
-        chance,
-        world,
-        judge: Judge::default(),
-        trace: Vec::new(),
-        crashes: 0,
-        raging: false,
-    };
+    let mut storm = Storm::new(seed, plant);
     let done = storm
         .begin()
         .and_then(|()| storm.rage())
@@ -86,6 +75,50 @@ pub fn run(seed: u64, plant: Option<Plant>) -> Result<Ended, Failed> {
 }
 
 impl Storm {
+    fn new(seed: u64, plant: Option<Plant>) -> Self {
+        let mut chance = Chance::new(seed);
+        let servers = chance.between(1, 3);
+        let world = World::new(&mut chance, servers, plant);
+        world.log.set_witness(witness(&world));
+        Self {
+            chance,
+            world,
+            judge: Judge::default(),
+            trace: Vec::new(),
+            crashes: 0,
+            raging: false,
+        }
+    }
+
+    /// The storm of `seed` at its end, before the calm.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub fn raged(seed: u64) -> Result<Self, String> {
+        let mut storm = Self::new(seed, None);
+        storm.begin()?;
+        storm.rage()?;
+        Ok(storm)
+    }
+
+    /// The storm of `seed` after the calm.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub fn settled(seed: u64) -> Result<Self, String> {
+        let mut storm = Self::raged(seed)?;
+        storm.calm()?;
+        Ok(storm)
+    }
+
+    /// What the leader knows now, and the time.
+    #[must_use]
+    pub fn known(&self) -> (Known, Timestamp) {
+        let state = self.world.log.state();
+        let now = self.world.clock.now().max(state.time);
+        (state.known(self.world.log.term()), now)
+    }
+
     fn begin(&mut self) -> Verdict {
         let desired = configs::desired(&mut self.chance, DESKTOPS);
         for index in 0..self.world.machines.len() {
