@@ -56,10 +56,15 @@ impl Scenario {
             } else if line.starts_with('#') {
                 steps.push(Step::Comment(line.to_owned()));
             } else if let (Some(Step::Command { line: command, block }), Some(text)) =
-                (steps.last_mut(), line.strip_prefix("    "))
+                (steps.last_mut(), line.strip_prefix("    ").or(line.is_empty().then_some("")))
                 && command == "config"
             {
                 let _ = writeln!(block, "{text}");
+            }
+        }
+        for step in &mut steps {
+            if let Step::Command { block, .. } = step {
+                block.truncate(block.trim_end().len());
             }
         }
         Self { steps }

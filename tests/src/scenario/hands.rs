@@ -79,9 +79,7 @@ impl Stage {
 
     /// Servers look, so that the next command sees what was done.
     fn look(&mut self) -> Result<String, String> {
-        for index in 0..self.world.machines.len() {
-            self.world.server_round(index);
-        }
+        self.servers_round();
         Ok(String::new())
     }
 

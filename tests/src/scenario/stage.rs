@@ -133,7 +133,7 @@ impl Stage {
         for gate in &plan.gates {
             let open = gate.verdict == Verdict::NeedsApproval && approved.contains(&gate.kind);
             if !open {
-                return Ok(format!("refused: {:?}: {}", gate.verdict, gate.reason));
+                return Ok(format!("refused by gate {:?}: {}", gate.kind, gate.reason));
             }
         }
         let outcome = self.world.log.append(Entry::Committed(Box::new(Commit {
@@ -160,11 +160,19 @@ impl Stage {
         {
             return Err(format!("the leader's plan breaks rules: {:#?}", report.violations));
         }
-        for index in 0..self.world.machines.len() {
-            self.world.server_round(index);
-        }
+        self.servers_round();
         self.world.clock.advance(Span::seconds(5));
         Ok(())
+    }
+
+    /// Every server hears of what was agreed, looks and acts.
+    pub(super) fn servers_round(&mut self) {
+        for index in 0..self.world.machines.len() {
+            if let Some(machine) = self.world.machines.get(index) {
+                machine.agreement.catch_up();
+            }
+            self.world.server_round(index);
+        }
     }
 
     fn settle(&mut self) -> Result<String, String> {
