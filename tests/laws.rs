@@ -1,1 +1,98 @@
-//! Laws, to come.
+//! Laws of the plan, over worlds and configurations by chance. What shrinks is the seed.
+
+use std::collections::BTreeMap;
+
+use coppice_plans::plan::{Action, Memory, Plan};
+use coppice_plans::{check, plan};
+use coppice_schema::known::Task;
+use coppice_schema::units::{Span, Timestamp};
+use coppice_schema::{Desired, Known};
+use coppice_tests::configs;
+use coppice_tests::storm::Storm;
+use coppice_world::sim::Chance;
+use proptest::prelude::*;
+
+/// What is known of a grid in the middle of a storm, a configuration that somebody may want of it, and the time.
+fn known(seed: u64) -> (Known, Desired, Timestamp) {
+    let storm = Storm::raged(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    let (known, now) = storm.known();
+    let desired = configs::edited(&mut Chance::new(seed), &known.committed, 5);
+    (known, desired, now)
+}
+
+/// The same value, built by inserting in another order and by way of its bytes.
+fn rebuilt(known: &Known) -> Known {
+    let text = serde_json::to_string(known).unwrap();
+    let mut known: Known = serde_json::from_str(&text).unwrap();
+    let backwards =
+        |map: &mut BTreeMap<_, _>| *map = std::mem::take(map).into_iter().rev().collect();
+    backwards(&mut known.desktops);
+    known.servers = std::mem::take(&mut known.servers)
+        .into_iter()
+        .rev()
+        .collect();
+    known
+}
+
+/// Actions that would be ordered now.
+fn due(plan: &Plan) -> impl Iterator<Item = &Action> {
+    plan.actions
+        .iter()
+        .filter(|a| a.waits.is_empty() && a.step.is_some())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 0, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_same_inputs_give_the_same_plan(seed: u64) {
+        let (known, desired, now) = known(seed);
+        prop_assert_eq!(plan(&desired, &known, now), plan(&desired, &known, now));
+    }
+
+    #[test]
+    fn the_order_of_the_inputs_does_not_matter(seed: u64) {
+        let (known, desired, now) = known(seed);
+        prop_assert_eq!(plan(&desired, &known, now), plan(&desired, &rebuilt(&known), now));
+    }
+
+    #[test]
+    fn the_checker_accepts_every_plan(seed: u64, later in 0u64..86_400_000) {
+        let (known, desired, now) = known(seed);
+        for wanted in [&desired, &known.committed, &Desired::default()] {
+            let plan = plan(wanted, &known, now.after(Span(later)));
+            prop_assert_eq!(check(&plan, wanted, &known), []);
+        }
+    }
+
+    #[test]
+    fn unknown_is_never_taken_as_absent(seed: u64) {
+        let (mut known, desired, now) = known(seed);
+        // Nothing of what any server shows can be believed, and nothing is shown any more.
+        for server in known.servers.values_mut() {
+            server.current = false;
+            if let Some(look) = &mut server.look {
+                look.members.clear();
+                look.images.clear();
+            }
+        }
+        for wanted in [&desired, &known.committed, &Desired::default()] {
+            let plan = plan(wanted, &known, now);
+            prop_assert!(!plan.complete || known.servers.is_empty());
+            for action in due(&plan) {
+                let Some(step) = &action.step else { continue };
+                prop_assert!(!matches!(step.task, Task::Remove { .. }), "{:?}", action);
+                prop_assert!(!matches!(step.memory, Memory::Grown { .. }), "{:?}", action);
+            }
+        }
+    }
+
+    #[test]
+    fn a_settled_world_gives_an_empty_plan(seed: u64) {
+        let storm = Storm::settled(seed).map_err(TestCaseError::fail)?;
+        let (known, now) = storm.known();
+        let plan = plan(&known.committed, &known, now);
+        prop_assert!(plan.actions.is_empty(), "{:?}", plan.actions);
+        prop_assert!(plan.is_settled());
+    }
+}

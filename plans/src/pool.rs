@@ -110,6 +110,9 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let mut going = BTreeSet::new();
     let power = power::target(yard, draft);
     let mut rollout = rollout;
+    let leaving = yard.members().filter(|(id, _)| surplus.contains(*id));
+    let lost = leaving.filter(|(_, desktop)| rollout::is_ready(&desktop.phase));
+    rollout.without(u32::try_from(lost.count()).unwrap_or(u32::MAX));
     for (id, desktop) in yard.members().filter(|(id, _)| !surplus.contains(*id)) {
         if fate::decide(
             yard,

@@ -7,8 +7,7 @@ use crate::quantity::Expected;
 
 pub(crate) const CLOCK: Expected = "a time of day such as \"07:30\", from \"00:00\" to \"23:59\"";
 pub(crate) const DAYS: Expected = "days such as \"mon-fri\", \"sat,sun\" or \"daily\"";
-pub(crate) const CRON: Expected =
-    "five fields: minute (0-59), hour (0-23), day (1-31), month (1-12 or jan-dec), weekday (0-7 or sun-sat), such as \"0 3 * * sun\"";
+pub(crate) const CRON: Expected = "five fields: minute (0-59), hour (0-23), day (1-31), month (1-12 or jan-dec), weekday (0-7 or sun-sat), such as \"0 3 * * sun\"";
 pub(crate) const MOMENT: Expected = "a moment such as \"2026-11-23 08:00\"";
 
 /// Minutes of a day.
@@ -17,7 +16,9 @@ const DAY: u32 = 1_440;
 const WEEK: u32 = 7 * DAY;
 
 const WEEKDAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] = [
+    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+];
 
 /// "07:30".
 pub(crate) fn clock(text: &str) -> Result<ClockTime, Expected> {
@@ -27,7 +28,11 @@ pub(crate) fn clock(text: &str) -> Result<ClockTime, Expected> {
         part.parse::<u16>().ok().filter(|_| plain).ok_or(CLOCK)
     };
     let (hours, minutes) = (two(hours)?, two(minutes)?);
-    if hours < 24 && minutes < 60 { Ok(ClockTime(hours * 60 + minutes)) } else { Err(CLOCK) }
+    if hours < 24 && minutes < 60 {
+        Ok(ClockTime(hours * 60 + minutes))
+    } else {
+        Err(CLOCK)
+    }
 }
 
 /// "mon-fri", "sat,sun", "fri-mon", "daily".
@@ -56,8 +61,14 @@ pub(crate) fn days(text: &str) -> Result<Days, Expected> {
 fn field(text: &str, low: u8, high: u8, names: &[&str], first: u8) -> Option<BTreeSet<u8>> {
     let number = |word: &str| {
         let word = word.to_ascii_lowercase();
-        let named = names.iter().position(|name| *name == word).and_then(|i| u8::try_from(i).ok());
-        named.map(|i| i + first).or_else(|| word.parse().ok()).filter(|n| (low..=high).contains(n))
+        let named = names
+            .iter()
+            .position(|name| *name == word)
+            .and_then(|i| u8::try_from(i).ok());
+        named
+            .map(|i| i + first)
+            .or_else(|| word.parse().ok())
+            .filter(|n| (low..=high).contains(n))
     };
     let mut set = BTreeSet::new();
     for part in text.split(',') {
@@ -87,7 +98,9 @@ pub(crate) fn cron(text: &str) -> Result<Cron, Expected> {
         return Err(CRON);
     }
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-    let [minutes, hours, days, months, weekdays] = fields.as_slice() else { return Err(CRON) };
+    let [minutes, hours, days, months, weekdays] = fields.as_slice() else {
+        return Err(CRON);
+    };
     // Cron counts from Sunday, 0 and 7 alike; we count from Monday.
     let sunday_first = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
     let weekday_set = field(weekdays, 0, 7, &sunday_first, 0).ok_or(CRON)?;
@@ -117,7 +130,11 @@ pub(crate) fn ever(cron: &Cron) -> bool {
 pub(crate) fn moment(text: &str) -> Result<jiff::civil::DateTime, Expected> {
     let shaped = text.len() == 16 && text.as_bytes().get(10) == Some(&b' ');
     let read = || jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M", text).ok();
-    if shaped { read().ok_or(MOMENT) } else { Err(MOMENT) }
+    if shaped {
+        read().ok_or(MOMENT)
+    } else {
+        Err(MOMENT)
+    }
 }
 
 /// Whether `name` is a time zone of the bundled database.
@@ -129,9 +146,14 @@ pub(crate) fn is_timezone(name: &str) -> bool {
 pub(crate) fn overlap(one: &Weekly, other: &Weekly) -> bool {
     let stretches = |weekly: &Weekly| {
         let (from, to) = (u32::from(weekly.from.0), u32::from(weekly.to.0));
-        let length = if to > from { to - from } else { DAY - from + to };
+        let length = if to > from {
+            to - from
+        } else {
+            DAY - from + to
+        };
         let days = (0..7u32).filter(|day| weekly.days.0 & (1 << day) != 0);
-        days.map(|day| (day * DAY + from, length)).collect::<Vec<_>>()
+        days.map(|day| (day * DAY + from, length))
+            .collect::<Vec<_>>()
     };
     let others = stretches(other);
     stretches(one).into_iter().any(|(start, length)| {

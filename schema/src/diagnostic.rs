@@ -73,6 +73,9 @@ pub enum Severity {
 /// Most diagnostics that one load returns: nobody reads more, and text may be hostile.
 const MOST: usize = 500;
 
+/// Longest text of a diagnostic, in bytes: names in it come from the configuration.
+const WORDS: usize = 1_000;
+
 /// A diagnostic before its offsets were turned into lines.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
@@ -89,7 +92,16 @@ pub(crate) struct Problem {
 impl Problem {
     fn new(severity: Severity, code: &'static str, at: At, message: impl Into<String>) -> Self {
         let (label, others) = (String::new(), Vec::new());
-        Self { severity, code, message: message.into(), at, label, others, help: None, suggestion: None }
+        Self {
+            severity,
+            code,
+            message: message.into(),
+            at,
+            label,
+            others,
+            help: None,
+            suggestion: None,
+        }
     }
 
     pub(crate) fn error(code: &'static str, at: At, message: impl Into<String>) -> Self {
@@ -105,7 +117,10 @@ impl Problem {
     }
 
     pub(crate) fn label(self, label: impl Into<String>) -> Self {
-        Self { label: label.into(), ..self }
+        Self {
+            label: label.into(),
+            ..self
+        }
     }
 
     pub(crate) fn also(mut self, at: At, text: impl Into<String>) -> Self {
@@ -114,15 +129,26 @@ impl Problem {
     }
 
     pub(crate) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
+        Self {
+            help: Some(help.into()),
+            ..self
+        }
     }
 
     /// Help that names the nearest of `known`, and offers it as replacement.
-    pub(crate) fn nearest<'a>(self, wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn nearest<'a>(
+        self,
+        wanted: &str,
+        known: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
         match nearest(wanted, known) {
             Some(near) => {
                 let help = format!("did you mean `{near}`?");
-                Self { help: Some(help), suggestion: Some(near.to_owned()), ..self }
+                Self {
+                    help: Some(help),
+                    suggestion: Some(near.to_owned()),
+                    ..self
+                }
             }
             None => self,
         }
@@ -136,27 +162,44 @@ impl Problem {
         help: impl Into<String>,
     ) -> Self {
         let asked = self.nearest(wanted, known);
-        if asked.help.is_some() { asked } else { asked.help(help) }
+        if asked.help.is_some() {
+            asked
+        } else {
+            asked.help(help)
+        }
     }
 
     /// The replacement is `text`.
     pub(crate) fn instead(self, text: impl Into<String>) -> Self {
-        Self { suggestion: Some(text.into()), ..self }
+        Self {
+            suggestion: Some(text.into()),
+            ..self
+        }
     }
 }
 
 /// The one of `known` that `wanted` was probably meant to be.
-pub(crate) fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(
+    wanted: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     if wanted.len() > 100 {
         return None;
     }
     let limit = wanted.chars().count().max(3) / 3;
     let mut best: Option<(usize, &str)> = None;
     for candidate in known.into_iter().take(2_000) {
-        let distance = strsim::damerau_levenshtein(&wanted.to_lowercase(), &candidate.to_lowercase());
+        let distance =
+            strsim::damerau_levenshtein(&wanted.to_lowercase(), &candidate.to_lowercase());
         let prefix = wanted.len() >= 3 && candidate.starts_with(wanted);
-        let distance = if prefix { distance.min(limit) } else { distance };
-        if distance <= limit && best.is_none_or(|(least, name)| (distance, candidate) < (least, name)) {
+        let distance = if prefix {
+            distance.min(limit)
+        } else {
+            distance
+        };
+        if distance <= limit
+            && best.is_none_or(|(least, name)| (distance, candidate) < (least, name))
+        {
             best = Some((distance, candidate));
         }
     }
@@ -171,7 +214,20 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn push(&self, problem: Problem) {
+    pub(crate) fn push(&self, mut problem: Problem) {
+        for text in [
+            Some(&mut problem.message),
+            problem.help.as_mut(),
+            problem.suggestion.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            if text.len() > WORDS {
+                text.truncate(crate::source::floor_char(text, WORDS));
+                text.push('…');
+            }
+        }
         let mut problems = self.problems.borrow_mut();
         let full = problems.len() >= MOST && problem.severity != Severity::Error;
         if problems.len() < 4 * MOST && !full {
@@ -181,17 +237,31 @@ impl Report {
     }
 
     pub(crate) fn has_errors(&self) -> bool {
-        self.problems.borrow().values().any(|p| p.severity == Severity::Error)
+        self.problems
+            .borrow()
+            .values()
+            .any(|p| p.severity == Severity::Error)
     }
 
     /// The problems as diagnostics, in the order of files and places.
     pub(crate) fn finish(self, texts: &[&SourceText]) -> Vec<Diagnostic> {
-        let lines: Vec<Lines<'_>> = texts.iter().map(|source| Lines::new(&source.text)).collect();
+        let lines: Vec<Lines<'_>> = texts
+            .iter()
+            .map(|source| Lines::new(&source.text))
+            .collect();
         let place = |at: At| match (texts.get(at.file), lines.get(at.file)) {
             (Some(source), Some(lines)) => {
                 let (line, column) = lines.position(at.start);
                 let end = at.end.min(source.text.len());
-                (source.path.clone(), ByteRange { start: at.start.min(end), end }, line, column)
+                (
+                    source.path.clone(),
+                    ByteRange {
+                        start: at.start.min(end),
+                        end,
+                    },
+                    line,
+                    column,
+                )
             }
             _ => (String::new(), ByteRange::default(), 0, 0),
         };
@@ -200,7 +270,13 @@ impl Report {
             let (path, span, line, column) = place(problem.at);
             let labels = problem.others.into_iter().map(|(at, text)| {
                 let (path, span, line, column) = place(at);
-                Label { path, span, line, column, text }
+                Label {
+                    path,
+                    span,
+                    line,
+                    column,
+                    text,
+                }
             });
             found.push(Diagnostic {
                 path,

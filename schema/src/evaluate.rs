@@ -25,8 +25,8 @@ use crate::value::{Value, whole};
 pub(crate) use instances::Instances;
 pub(crate) use names::Named;
 
-/// Steps that one load may take: some 2 seconds of an unoptimized build. Ten thousand pools take a tenth of it.
-const STEPS_MAX: u64 = 5_000_000;
+/// Steps that one load may take: a fraction of a second where optimized. Ten thousand pools need half of them.
+const STEPS_MAX: u64 = 2_000_000;
 /// Most elements of one list or map.
 pub(crate) const LIST_MAX: usize = 10_000;
 /// Most values that a value is made of in all.
@@ -34,7 +34,7 @@ const WEIGHT_MAX: usize = 100_000;
 /// Longest text, in bytes.
 pub(crate) const TEXT_MAX: usize = 1 << 20;
 /// Deepest evaluation, through locals and variables too.
-const DEPTH_MAX: u32 = 300;
+const DEPTH_MAX: u32 = 200;
 
 /// It failed, and why was reported.
 #[derive(Clone, Copy, Debug)]
@@ -119,14 +119,25 @@ impl<'a> Evaluator<'a> {
 
     /// Uses up `steps`; fails when there are none left.
     pub(crate) fn charge(&self, steps: usize, at: At) -> Eval<()> {
-        let used = self.steps.get().saturating_add(u64::try_from(steps).unwrap_or(u64::MAX));
+        let used = self
+            .steps
+            .get()
+            .saturating_add(u64::try_from(steps).unwrap_or(u64::MAX));
         self.steps.set(used);
         if used <= STEPS_MAX {
             return Ok(());
         }
         if !self.exhausted.replace(true) {
-            let problem = Problem::error("V0303", at, "the configuration takes too many steps to evaluate");
-            return self.fail(problem.label("here the limit was reached").help("smaller lists, and fewer nested `for`"));
+            let problem = Problem::error(
+                "V0303",
+                at,
+                "the configuration takes too many steps to evaluate",
+            );
+            return self.fail(
+                problem
+                    .label("here the limit was reached")
+                    .help("smaller lists, and fewer nested `for`"),
+            );
         }
         Err(Failed)
     }
@@ -139,16 +150,28 @@ impl<'a> Evaluator<'a> {
             Value::Text(text) => {
                 self.charge(text.len() / 16, at)?;
                 if text.len() > TEXT_MAX {
-                    return self.fail(Problem::error("V0303", at, format!("a text of more than {TEXT_MAX} bytes")));
+                    return self.fail(Problem::error(
+                        "V0303",
+                        at,
+                        format!("a text of more than {TEXT_MAX} bytes"),
+                    ));
                 }
                 0
             }
-            Value::Null | Value::Flag(_) | Value::Number(_) | Value::Block(..) | Value::Secret(_)
+            Value::Null
+            | Value::Flag(_)
+            | Value::Number(_)
+            | Value::Block(..)
+            | Value::Secret(_)
             | Value::Entitlement(_) => 0,
         };
         self.charge(length, at)?;
         if length > LIST_MAX {
-            return self.fail(Problem::error("V0303", at, format!("more than {LIST_MAX} elements")));
+            return self.fail(Problem::error(
+                "V0303",
+                at,
+                format!("more than {LIST_MAX} elements"),
+            ));
         }
         if value.weight() > WEIGHT_MAX {
             let message = format!("a value of more than {WEIGHT_MAX} values in all");
@@ -162,7 +185,11 @@ impl<'a> Evaluator<'a> {
         let at = scope.at(expression);
         self.charge(1, at)?;
         if self.depth.get() >= DEPTH_MAX {
-            return self.fail(Problem::error("V0303", at, "expressions refer to each other too deeply"));
+            return self.fail(Problem::error(
+                "V0303",
+                at,
+                "expressions refer to each other too deeply",
+            ));
         }
         self.depth.set(self.depth.get() + 1);
         let value = self.eval_inner(expression, scope, at);
@@ -201,13 +228,20 @@ impl<'a> Evaluator<'a> {
     fn number(&self, number: &hcl::Number, at: At) -> Eval {
         match number.as_f64() {
             Some(value) if number.is_f64() || whole(value).is_some() => Ok(Value::Number(value)),
-            _ => self.fail(Problem::error("V0303", at, "a whole number beyond 2^53 cannot be held exactly")),
+            _ => self.fail(Problem::error(
+                "V0303",
+                at,
+                "a whole number beyond 2^53 cannot be held exactly",
+            )),
         }
     }
 
     fn array(&self, array: &hcl::edit::expr::Array, scope: Scope<'_>, at: At) -> Eval {
         // All elements are looked at, so that everything wrong is said at once.
-        let values: Vec<Eval> = array.iter().map(|element| self.eval(element, scope)).collect();
+        let values: Vec<Eval> = array
+            .iter()
+            .map(|element| self.eval(element, scope))
+            .collect();
         let values = values.into_iter().collect::<Eval<Vec<_>>>()?;
         self.bounded(Value::list(values), at)
     }
@@ -218,9 +252,9 @@ impl<'a> Evaluator<'a> {
         for (key, value) in object {
             let name = match key {
                 ObjectKey::Ident(ident) => Ok(ident.as_str().to_owned()),
-                ObjectKey::Expression(expression) => {
-                    self.eval(expression, scope).and_then(|value| self.key(&value, scope.at(expression)))
-                }
+                ObjectKey::Expression(expression) => self
+                    .eval(expression, scope)
+                    .and_then(|value| self.key(&value, scope.at(expression))),
             };
             match (name, self.eval(value.expr(), scope)) {
                 (Ok(name), Ok(value)) => {
@@ -229,7 +263,11 @@ impl<'a> Evaluator<'a> {
                 (Err(_), _) | (_, Err(_)) => failed = true,
             }
         }
-        if failed { Err(Failed) } else { self.bounded(Value::map(values), at) }
+        if failed {
+            Err(Failed)
+        } else {
+            self.bounded(Value::map(values), at)
+        }
     }
 
     fn key(&self, value: &Value, at: At) -> Eval<String> {
@@ -245,10 +283,18 @@ impl<'a> Evaluator<'a> {
     pub(crate) fn flag(&self, value: &Value, at: At) -> Eval<bool> {
         match value {
             Value::Flag(flag) => Ok(*flag),
-            Value::Null | Value::Number(_) | Value::Text(_) | Value::List(_) | Value::Map(_) | Value::Block(..)
-            | Value::Secret(_) | Value::Entitlement(_) => {
+            Value::Null
+            | Value::Number(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_)
+            | Value::Block(..)
+            | Value::Secret(_)
+            | Value::Entitlement(_) => {
                 let message = format!("a flag is needed here, this is {}", value.describe());
-                self.fail(Problem::error("V0301", at, message).help("compare it, such as `x == \"a\"`"))
+                self.fail(
+                    Problem::error("V0301", at, message).help("compare it, such as `x == \"a\"`"),
+                )
             }
         }
     }
@@ -260,10 +306,22 @@ impl<'a> Evaluator<'a> {
                 let numbered = (0u32..).map(|i| Value::Number(f64::from(i)));
                 Ok(numbered.zip(items.values.iter().cloned()).collect())
             }
-            Value::Map(items) => Ok(items.values.iter().map(|(key, v)| (Value::text(key), v.clone())).collect()),
-            Value::Null | Value::Flag(_) | Value::Number(_) | Value::Text(_) | Value::Block(..) | Value::Secret(_)
+            Value::Map(items) => Ok(items
+                .values
+                .iter()
+                .map(|(key, v)| (Value::text(key), v.clone()))
+                .collect()),
+            Value::Null
+            | Value::Flag(_)
+            | Value::Number(_)
+            | Value::Text(_)
+            | Value::Block(..)
+            | Value::Secret(_)
             | Value::Entitlement(_) => {
-                let message = format!("`for` goes through a list or a map, this is {}", value.describe());
+                let message = format!(
+                    "`for` goes through a list or a map, this is {}",
+                    value.describe()
+                );
                 self.fail(Problem::error("V0301", at, message))
             }
         }
@@ -279,8 +337,14 @@ impl<'a> Evaluator<'a> {
             if let Some(key_var) = &intro.key_var {
                 names.push((key_var.as_str(), key));
             }
-            let frame = Frame { names, parent: scope.frame };
-            let inner = Scope { file: scope.file, frame: Some(&frame) };
+            let frame = Frame {
+                names,
+                parent: scope.frame,
+            };
+            let inner = Scope {
+                file: scope.file,
+                frame: Some(&frame),
+            };
             if let Some(condition) = &for_expr.cond {
                 let value = self.eval(&condition.expr, inner)?;
                 if !self.flag(&value, inner.at(&condition.expr))? {
@@ -297,7 +361,10 @@ impl<'a> Evaluator<'a> {
                     if !for_expr.grouping && !values.is_empty() {
                         let message = format!("the key {key:?} comes up twice");
                         let problem = Problem::error("V0301", inner.at(expression), message);
-                        return self.fail(problem.help("write `...` after the value to collect the values of a key"));
+                        return self
+                            .fail(problem.help(
+                                "write `...` after the value to collect the values of a key",
+                            ));
                     }
                     values.push(value);
                 }
@@ -307,19 +374,30 @@ impl<'a> Evaluator<'a> {
             return self.bounded(Value::list(list), at);
         }
         let grouped = map.into_iter().map(|(key, mut values)| {
-            let single = if for_expr.grouping { None } else { values.pop() };
+            let single = if for_expr.grouping {
+                None
+            } else {
+                values.pop()
+            };
             (key, single.unwrap_or_else(|| Value::list(values)))
         });
         self.bounded(Value::map(grouped.collect()), at)
     }
 
     fn traversal(&self, traversal: &Traversal, scope: Scope<'_>, at: At) -> Eval {
-        let operators: Vec<&TraversalOperator> = traversal.operators.iter().map(|o| o.value()).collect();
+        let operators: Vec<&TraversalOperator> =
+            traversal.operators.iter().map(|o| o.value()).collect();
         self.named(&traversal.expr, &operators, scope, at)
     }
 
     /// The value that `root` names, followed through `operators`.
-    fn named(&self, root: &Expression, operators: &[&TraversalOperator], scope: Scope<'_>, at: At) -> Eval {
+    fn named(
+        &self,
+        root: &Expression,
+        operators: &[&TraversalOperator],
+        scope: Scope<'_>,
+        at: At,
+    ) -> Eval {
         let Expression::Variable(variable) = root else {
             let value = self.eval(root, scope)?;
             return self.follow(value, operators, scope, at);
@@ -343,10 +421,20 @@ impl<'a> Evaluator<'a> {
             Some(Memo::Working) => return self.circle(&format!("local.{name}"), at),
             None => {}
         }
-        let Some((file, expression, _)) = self.program.locals.get(name) else { return Err(Failed) };
+        let Some((file, expression, _)) = self.program.locals.get(name) else {
+            return Err(Failed);
+        };
         self.locals.borrow_mut().insert(name, Memo::Working);
-        let value = self.eval(expression, Scope { file: *file, frame: None });
-        self.locals.borrow_mut().insert(name, Memo::Done(value.clone()));
+        let value = self.eval(
+            expression,
+            Scope {
+                file: *file,
+                frame: None,
+            },
+        );
+        self.locals
+            .borrow_mut()
+            .insert(name, Memo::Done(value.clone()));
         value
     }
 
@@ -358,18 +446,32 @@ impl<'a> Evaluator<'a> {
     /// Evaluates all locals, so that an error in one that nothing uses is found too.
     pub(crate) fn check_locals(&self) {
         for (name, (file, expression, at)) in &self.program.locals {
-            self.check_names(expression, Scope { file: *file, frame: None });
+            self.check_names(
+                expression,
+                Scope {
+                    file: *file,
+                    frame: None,
+                },
+            );
             let _said = self.local(name, *at);
         }
     }
 
     /// Goes on from `value` through `operators`.
-    fn follow(&self, value: Value, operators: &[&TraversalOperator], scope: Scope<'_>, at: At) -> Eval {
+    fn follow(
+        &self,
+        value: Value,
+        operators: &[&TraversalOperator],
+        scope: Scope<'_>,
+        at: At,
+    ) -> Eval {
         let mut value = value;
         for (i, operator) in operators.iter().enumerate() {
             self.charge(1, at)?;
             value = match operator {
-                TraversalOperator::GetAttr(name) => self.member(&value, name.as_str(), scope.at(name))?,
+                TraversalOperator::GetAttr(name) => {
+                    self.member(&value, name.as_str(), scope.at(name))?
+                }
                 TraversalOperator::LegacyIndex(index) => {
                     let number = f64::from(u32::try_from(*index.value()).unwrap_or(u32::MAX));
                     self.element(&value, &Value::Number(number), scope.at(index))?
@@ -380,22 +482,38 @@ impl<'a> Evaluator<'a> {
                 }
                 TraversalOperator::AttrSplat(_) => {
                     let rest = &operators[i + 1..];
-                    let own = rest.iter().take_while(|o| matches!(o, TraversalOperator::GetAttr(_))).count();
+                    let own = rest
+                        .iter()
+                        .take_while(|o| matches!(o, TraversalOperator::GetAttr(_)))
+                        .count();
                     let spread = self.splat(&value, &rest[..own], scope, at)?;
                     return self.follow(spread, &rest[own..], scope, at);
                 }
-                TraversalOperator::FullSplat(_) => return self.splat(&value, &operators[i + 1..], scope, at),
+                TraversalOperator::FullSplat(_) => {
+                    return self.splat(&value, &operators[i + 1..], scope, at);
+                }
             };
         }
         Ok(value)
     }
 
-    fn splat(&self, value: &Value, operators: &[&TraversalOperator], scope: Scope<'_>, at: At) -> Eval {
+    fn splat(
+        &self,
+        value: &Value,
+        operators: &[&TraversalOperator],
+        scope: Scope<'_>,
+        at: At,
+    ) -> Eval {
         let single = [value.clone()];
         let elements = match value {
             Value::List(items) => items.values.as_slice(),
             Value::Null => &[],
-            Value::Flag(_) | Value::Number(_) | Value::Text(_) | Value::Map(_) | Value::Block(..) | Value::Secret(_)
+            Value::Flag(_)
+            | Value::Number(_)
+            | Value::Text(_)
+            | Value::Map(_)
+            | Value::Block(..)
+            | Value::Secret(_)
             | Value::Entitlement(_) => &single,
         };
         self.charge(elements.len(), at)?;
@@ -403,7 +521,9 @@ impl<'a> Evaluator<'a> {
             return self.fail(Problem::error("V0303", at, "splats are nested too deeply"));
         }
         self.depth.set(self.depth.get() + 1);
-        let values = elements.iter().map(|element| self.follow(element.clone(), operators, scope, at));
+        let values = elements
+            .iter()
+            .map(|element| self.follow(element.clone(), operators, scope, at));
         let values = values.collect::<Eval<Vec<_>>>();
         self.depth.set(self.depth.get() - 1);
         self.bounded(Value::list(values?), at)
@@ -417,11 +537,23 @@ impl<'a> Evaluator<'a> {
             let problem = Problem::error("V0305", at, format!("there is no `{name}` in this map"));
             return self.fail(problem.nearest(name, items.values.keys().map(String::as_str)));
         }
-        let problem = Problem::error("V0305", at, format!("{} has no attributes", value.describe()));
+        let problem = Problem::error(
+            "V0305",
+            at,
+            format!("{} has no attributes", value.describe()),
+        );
         self.fail(match value {
-            Value::Block(..) => problem.help("a block is referred to as a whole; name its value in `locals` to use it twice"),
-            Value::Null | Value::Flag(_) | Value::Number(_) | Value::Text(_) | Value::List(_) | Value::Map(_)
-            | Value::Secret(_) | Value::Entitlement(_) => problem,
+            Value::Block(..) => problem.help(
+                "a block is referred to as a whole; name its value in `locals` to use it twice",
+            ),
+            Value::Null
+            | Value::Flag(_)
+            | Value::Number(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_)
+            | Value::Secret(_)
+            | Value::Entitlement(_) => problem,
         })
     }
 
@@ -433,14 +565,19 @@ impl<'a> Evaluator<'a> {
                     Some(found) => Ok(found.clone()),
                     None => {
                         let length = items.values.len();
-                        let message = format!("the list has {length} elements, and none at {number}");
+                        let message =
+                            format!("the list has {length} elements, and none at {number}");
                         self.fail(Problem::error("V0305", at, message).help("the first is at 0"))
                     }
                 }
             }
             (Value::Map(_), Value::Text(name)) => self.member(value, name, at),
             (_, _) => {
-                let message = format!("{} has no element by {}", value.describe(), index.describe());
+                let message = format!(
+                    "{} has no element by {}",
+                    value.describe(),
+                    index.describe()
+                );
                 self.fail(Problem::error("V0305", at, message))
             }
         }

@@ -43,10 +43,23 @@ pub(crate) struct Field {
 }
 
 /// Reads `block`, which is described by `row`.
-pub(crate) fn read(e: &Evaluator<'_>, row: &'static table::Block, block: &Block, scope: Scope<'_>, name: &str) -> Fields {
+pub(crate) fn read(
+    e: &Evaluator<'_>,
+    row: &'static table::Block,
+    block: &Block,
+    scope: Scope<'_>,
+    name: &str,
+) -> Fields {
     let at = header(scope.file, block);
     let (values, failed, blocks) = Default::default();
-    let mut fields = Fields { row, at, name: name.to_owned(), values, failed, blocks };
+    let mut fields = Fields {
+        row,
+        at,
+        name: name.to_owned(),
+        values,
+        failed,
+        blocks,
+    };
     if row.carried_out == CarriedOut::Later {
         let word = At::new(scope.file, block.ident.span());
         e.report.push(later(word, &format!("block `{}`", row.name)));
@@ -62,7 +75,11 @@ pub(crate) fn read(e: &Evaluator<'_>, row: &'static table::Block, block: &Block,
 }
 
 fn later(at: At, what: &str) -> Problem {
-    let problem = Problem::note("V0501", at, format!("{what}: known, not carried out by this version"));
+    let problem = Problem::note(
+        "V0501",
+        at,
+        format!("{what}: known, not carried out by this version"),
+    );
     problem.label("read, checked and kept; it has no effect yet")
 }
 
@@ -98,11 +115,20 @@ impl Fields {
         let block = self.row.name;
         let problem = Problem::error("V0202", key, format!("`{block}` has no attribute `{word}`"));
         if self.row.block(word).is_some() {
-            return problem.help(format!("`{word}` is a block: write `{word} {{` without `=`"));
+            return problem.help(format!(
+                "`{word}` is a block: write `{word} {{` without `=`"
+            ));
         }
         let known = self.row.all_attributes().map(|row| row.name);
         let all = known.clone().collect::<Vec<_>>().join(", ");
-        problem.nearest_or(word, known, format!("attributes of `{block}`: {}", if all.is_empty() { "none" } else { &all }))
+        problem.nearest_or(
+            word,
+            known,
+            format!(
+                "attributes of `{block}`: {}",
+                if all.is_empty() { "none" } else { &all }
+            ),
+        )
     }
 
     /// `Some(None)` for null, `None` when it is wrong.
@@ -115,16 +141,22 @@ impl Fields {
     ) -> Option<Option<Typed>> {
         let at = At::new(scope.file, attribute.value.span());
         let key = At::new(scope.file, attribute.key.span());
-        match row.kind {
+        if matches!(
+            row.kind,
+            Kind::BlockAddress | Kind::Any | Kind::Type | Kind::Condition
+        ) {
             // Read elsewhere.
-            Kind::BlockAddress | Kind::Any | Kind::Type | Kind::Condition => return Some(Some(Typed::Flag(true))),
-            Kind::File | Kind::Source if !matches!(attribute.value, Expression::String(_)) => {
-                let problem = Problem::error("V0307", at, format!("`{}` must be written out", row.name));
-                let help = "what a configuration reads must be known before it is evaluated: a text without ${ }";
-                e.report.push(problem.also(key, "needed by this attribute").help(help));
-                return None;
-            }
-            _ => {}
+            return Some(Some(Typed::Flag(true)));
+        }
+        if matches!(row.kind, Kind::File | Kind::Source)
+            && !matches!(attribute.value, Expression::String(_))
+        {
+            let problem =
+                Problem::error("V0307", at, format!("`{}` must be written out", row.name));
+            let help = "what a configuration reads must be known before it is evaluated: a text without ${ }";
+            e.report
+                .push(problem.also(key, "needed by this attribute").help(help));
+            return None;
         }
         let value = e.eval(&attribute.value, scope).ok()?;
         if value == Value::Null {
@@ -137,7 +169,8 @@ impl Fields {
             }
             Ok(typed) => Some(Some(typed)),
             Err(wrong) => {
-                e.report.push(explain(row, &value, wrong, at).also(key, "needed by this attribute"));
+                e.report
+                    .push(explain(row, &value, wrong, at).also(key, "needed by this attribute"));
                 None
             }
         }
@@ -155,7 +188,11 @@ impl Fields {
             } else if known.is_empty() {
                 problem.help(format!("`{block}` holds attributes only"))
             } else {
-                problem.nearest_or(word, known.iter().copied(), format!("blocks of `{block}`: {}", known.join(", ")))
+                problem.nearest_or(
+                    word,
+                    known.iter().copied(),
+                    format!("blocks of `{block}`: {}", known.join(", ")),
+                )
             });
             return;
         };
@@ -167,20 +204,32 @@ impl Fields {
         let before = self.blocks.entry(row.name).or_default();
         // Validations of a variable may be many; everything else once, or once for each name.
         if row.name != "validation"
-            && let Some(first) = before.iter().find(|first| row.label == Label::None || first.name == name)
+            && let Some(first) = before
+                .iter()
+                .find(|first| row.label == Label::None || first.name == name)
         {
             let problem = Problem::error("V0208", read.at, format!("a second block `{word}` here"));
-            e.report.push(problem.also(first.at, "the first is here").help("put both into one"));
+            e.report.push(
+                problem
+                    .also(first.at, "the first is here")
+                    .help("put both into one"),
+            );
             return;
         }
         before.push(read);
     }
 
     fn check_required(&self, e: &Evaluator<'_>) {
-        for row in self.row.attributes.iter().filter(|row| row.required && !self.says(row.name)) {
+        for row in self
+            .row
+            .attributes
+            .iter()
+            .filter(|row| row.required && !self.says(row.name))
+        {
             let message = format!("`{}` needs `{}`", self.row.name, row.name);
             let problem = Problem::error("V0204", self.at, message);
-            e.report.push(problem.help(format!("{}: {}", row.name, row.doc)));
+            e.report
+                .push(problem.help(format!("{}: {}", row.name, row.doc)));
         }
     }
 
@@ -250,7 +299,14 @@ impl Fields {
 
     pub(crate) fn empty(row: &'static table::Block, at: At, name: &str) -> Self {
         let (values, failed, blocks) = Default::default();
-        Self { row, at, name: name.to_owned(), values, failed, blocks }
+        Self {
+            row,
+            at,
+            name: name.to_owned(),
+            values,
+            failed,
+            blocks,
+        }
     }
 }
 
@@ -297,7 +353,8 @@ impl Fields {
 
     /// A number that its row in the table keeps within 32 bits.
     pub(crate) fn count(&self, name: &str) -> Option<u32> {
-        self.number(name).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
+        self.number(name)
+            .map(|number| u32::try_from(number).unwrap_or(u32::MAX))
     }
 }
 
@@ -305,44 +362,76 @@ impl Fields {
 fn explain(row: &table::Attribute, value: &Value, wrong: Wrong, at: At) -> Problem {
     let name = row.name;
     let fraction = matches!(value, Value::Number(number) if number.fract() != 0.0);
-    let found = format!("this is {}{}", value.describe(), if fraction { " with a fraction" } else { "" });
+    let found = format!(
+        "this is {}{}",
+        value.describe(),
+        if fraction { " with a fraction" } else { "" }
+    );
     match wrong {
         Wrong::Type(expected) => {
-            let problem = Problem::error("V0203", at, format!("`{name}` must be {expected}")).label(found);
+            let problem =
+                Problem::error("V0203", at, format!("`{name}` must be {expected}")).label(found);
             match (row.kind, value) {
-                (Kind::Number(..), Value::Text(text)) if text.parse::<u64>().is_ok() => {
-                    problem.help(format!("remove the quotes: {name} = {text}")).instead(text.to_string())
-                }
+                (Kind::Number(..), Value::Text(text)) if text.parse::<u64>().is_ok() => problem
+                    .help(format!("remove the quotes: {name} = {text}"))
+                    .instead(text.to_string()),
                 (Kind::Flag, Value::Text(text)) if matches!(text.as_ref(), "true" | "false") => {
-                    problem.help(format!("remove the quotes: {name} = {text}")).instead(text.to_string())
+                    problem
+                        .help(format!("remove the quotes: {name} = {text}"))
+                        .instead(text.to_string())
                 }
-                (Kind::Size(..), Value::Number(number)) => problem.help(format!("add a unit: {name} = \"{number}GiB\"")),
-                (Kind::Duration(..), Value::Number(number)) => problem.help(format!("add a unit: {name} = \"{number}s\"")),
-                (Kind::Ref(kind) | Kind::Refs(kind), Value::Text(text)) if crate::ids::is_name(text) => {
+                (Kind::Size(..), Value::Number(number)) => {
+                    problem.help(format!("add a unit: {name} = \"{number}GiB\""))
+                }
+                (Kind::Duration(..), Value::Number(number)) => {
+                    problem.help(format!("add a unit: {name} = \"{number}s\""))
+                }
+                (Kind::Ref(kind) | Kind::Refs(kind), Value::Text(text))
+                    if crate::ids::is_name(text) =>
+                {
                     let reference = format!("{kind}.{text}");
-                    problem.help(format!("write the reference: {name} = {reference}")).instead(reference)
+                    problem
+                        .help(format!("write the reference: {name} = {reference}"))
+                        .instead(reference)
                 }
-                (Kind::Texts | Kind::Choices(_) | Kind::Networks, Value::Text(text)) if text.len() <= 80 => {
-                    problem.help(format!("write a list: {name} = [{text:?}]")).instead(format!("[{text:?}]"))
+                (Kind::Texts | Kind::Choices(_) | Kind::Networks, Value::Text(text))
+                    if text.len() <= 80 =>
+                {
+                    problem
+                        .help(format!("write a list: {name} = [{text:?}]"))
+                        .instead(format!("[{text:?}]"))
                 }
-                (Kind::Ref(kind), Value::List(_) | Value::Map(_)) | (Kind::Refs(kind), Value::Map(_)) => {
-                    problem.help(format!("choose one: {kind}.name[\"key\"] or {kind}.name[0]"))
-                }
+                (Kind::Ref(kind), Value::List(_) | Value::Map(_))
+                | (Kind::Refs(kind), Value::Map(_)) => problem.help(format!(
+                    "choose one: {kind}.name[\"key\"] or {kind}.name[0]"
+                )),
                 _ => problem,
             }
         }
-        Wrong::Form(expected) => Problem::error("V0210", at, format!("`{name}` must be {expected}")),
+        Wrong::Form(expected) => {
+            Problem::error("V0210", at, format!("`{name}` must be {expected}"))
+        }
         Wrong::Range(range) => {
             let unit = row.unit.map_or_else(String::new, |unit| format!(" {unit}"));
             Problem::error("V0209", at, format!("`{name}` must be {range}{unit}"))
         }
         Wrong::Choice(words, found) => {
-            let problem = Problem::error("V0210", at, format!("`{name}` must be one of {}", quoted(words)));
+            let problem = Problem::error(
+                "V0210",
+                at,
+                format!("`{name}` must be one of {}", quoted(words)),
+            );
             problem.nearest(&found, words.iter().copied())
         }
         Wrong::Secret => {
-            let problem = Problem::error("V0212", at, format!("`{name}` takes only `secret(\"name\")`"));
-            problem.label(found).help("secrets are kept by the grid, never in files: `coppice secret set NAME`")
+            let problem = Problem::error(
+                "V0212",
+                at,
+                format!("`{name}` takes only `secret(\"name\")`"),
+            );
+            problem
+                .label(found)
+                .help("secrets are kept by the grid, never in files: `coppice secret set NAME`")
         }
     }
 }

@@ -23,7 +23,11 @@ struct Piece {
 
 impl Piece {
     fn new(kind: Kind, text: &str) -> Self {
-        Self { kind, text: text.to_owned(), spaces: 0 }
+        Self {
+            kind,
+            text: text.to_owned(),
+            spaces: 0,
+        }
     }
 
     /// Whether a line ends with it.
@@ -38,13 +42,20 @@ impl Piece {
 ///
 /// What keeps the text from being read: only text that is HCL is formatted.
 pub fn fmt(text: &str) -> Result<String, Vec<Diagnostic>> {
-    let source = SourceText { path: String::new(), text: text.to_owned() };
+    let source = SourceText {
+        path: String::new(),
+        text: text.to_owned(),
+    };
     let report = Report::default();
     let tree = parse::parse(&source, 0, &report);
     if report.has_errors() {
         return Err(report.finish(&[&source]));
     }
-    let mark = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let mark = if text.starts_with('\u{feff}') {
+        '\u{feff}'.len_utf8()
+    } else {
+        0
+    };
     let tokens = lex::tokens(&text[mark..]);
     let mut last = 0;
     let mut pieces = Vec::with_capacity(tokens.len());
@@ -57,7 +68,12 @@ pub fn fmt(text: &str) -> Result<String, Vec<Diagnostic>> {
         pieces.push(piece);
     }
     let pieces = rewrite::rewrite(pieces, &starts, &tree.body);
-    let words = |pieces: &[Piece]| pieces.iter().map(|p| (p.kind, p.text.clone())).collect::<Vec<_>>();
+    let words = |pieces: &[Piece]| {
+        pieces
+            .iter()
+            .map(|p| (p.kind, p.text.clone()))
+            .collect::<Vec<_>>()
+    };
     let before = words(&pieces);
     let laid_out = layout::layout(pieces);
     let mut out = String::with_capacity(text.len() + text.len() / 8);
@@ -66,7 +82,13 @@ pub fn fmt(text: &str) -> Result<String, Vec<Diagnostic>> {
         out.push_str(&piece.text);
     }
     // White space that would change what is read is never written: better unformatted than something else.
-    let after: Vec<(Kind, String)> =
-        lex::tokens(&out).iter().map(|token| (token.kind, out[token.start..token.end].to_owned())).collect();
-    if after == before { Ok(out) } else { Ok(text.to_owned()) }
+    let after: Vec<(Kind, String)> = lex::tokens(&out)
+        .iter()
+        .map(|token| (token.kind, out[token.start..token.end].to_owned()))
+        .collect();
+    if after == before {
+        Ok(out)
+    } else {
+        Ok(text.to_owned())
+    }
 }

@@ -30,7 +30,11 @@ pub fn inputs(texts: &[SourceText]) -> Inputs {
     let silent = Report::default();
     for (file, source) in texts.iter().enumerate() {
         let tree = parse::parse(source, file, &silent);
-        let mut search = Search { from: &source.path, found: &mut found, rows: Vec::new() };
+        let mut search = Search {
+            from: &source.path,
+            found: &mut found,
+            rows: Vec::new(),
+        };
         search.visit_body(&tree.body);
     }
     found
@@ -39,9 +43,15 @@ pub fn inputs(texts: &[SourceText]) -> Inputs {
 /// The path of what the text at `from` names `path`; `None` when it leaves that text's directory.
 pub(crate) fn beside(from: &str, path: &str) -> Option<String> {
     let fine = |part: &str| !part.is_empty() && part != "." && part != "..";
-    let plain = path.len() <= 1_000 && !path.contains(['\\', '\0', ':']) && path.split('/').all(fine);
+    let plain =
+        path.len() <= 1_000 && !path.contains(['\\', '\0', ':']) && path.split('/').all(fine);
     let directory = from.rsplit_once('/').map(|(directory, _)| directory);
-    plain.then(|| directory.map_or_else(|| path.to_owned(), |directory| format!("{directory}/{path}")))
+    plain.then(|| {
+        directory.map_or_else(
+            || path.to_owned(),
+            |directory| format!("{directory}/{path}"),
+        )
+    })
 }
 
 struct Search<'s> {
@@ -68,7 +78,12 @@ impl Visit for Search<'_> {
     }
 
     fn visit_attr(&mut self, attribute: &Attribute) {
-        let row = self.rows.last().copied().flatten().and_then(|row| row.attribute(attribute.key.as_str()));
+        let row = self
+            .rows
+            .last()
+            .copied()
+            .flatten()
+            .and_then(|row| row.attribute(attribute.key.as_str()));
         if let (Some(row), Expression::String(path)) = (row, &attribute.value)
             && let Some(path) = beside(self.from, path.as_str())
         {

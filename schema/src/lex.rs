@@ -53,9 +53,15 @@ pub(crate) enum Kind {
 impl Kind {
     /// How far the token opens (1) or closes (-1) something that may reach over lines.
     pub(crate) fn bracket(self) -> i32 {
-        if matches!(self, Self::OpenBrace | Self::OpenBracket | Self::OpenParen | Self::OpenTemplate) {
+        if matches!(
+            self,
+            Self::OpenBrace | Self::OpenBracket | Self::OpenParen | Self::OpenTemplate
+        ) {
             1
-        } else if matches!(self, Self::CloseBrace | Self::CloseBracket | Self::CloseParen | Self::CloseTemplate) {
+        } else if matches!(
+            self,
+            Self::CloseBrace | Self::CloseBracket | Self::CloseParen | Self::CloseTemplate
+        ) {
             -1
         } else {
             0
@@ -82,8 +88,13 @@ struct Lexer<'a> {
 
 /// The tokens of `text`, in order. Total: any text has tokens, and every byte that is no white space is in one.
 pub(crate) fn tokens(text: &str) -> Vec<Token> {
-    let mut lexer =
-        Lexer { text, at: 0, modes: Vec::new(), tokens: Vec::new(), search: text.len().saturating_mul(32) };
+    let mut lexer = Lexer {
+        text,
+        at: 0,
+        modes: Vec::new(),
+        tokens: Vec::new(),
+        search: text.len().saturating_mul(8),
+    };
     while lexer.at < text.len() {
         let before = lexer.at;
         lexer.step();
@@ -95,7 +106,10 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
 }
 
 fn next_char(text: &str, at: usize) -> usize {
-    text[at..].chars().next().map_or(text.len(), |c| at + c.len_utf8())
+    text[at..]
+        .chars()
+        .next()
+        .map_or(text.len(), |c| at + c.len_utf8())
 }
 
 pub(crate) fn ident_start(c: char) -> bool {
@@ -108,7 +122,11 @@ fn ident_continue(c: char) -> bool {
 
 impl Lexer<'_> {
     fn push(&mut self, kind: Kind, end: usize) {
-        self.tokens.push(Token { kind, start: self.at, end });
+        self.tokens.push(Token {
+            kind,
+            start: self.at,
+            end,
+        });
         self.at = end;
     }
 
@@ -143,7 +161,14 @@ impl Lexer<'_> {
         }
         if length > 0 {
             let end = self.at + length;
-            self.push(if next.is_some() { Kind::Literal } else { Kind::Bad }, end);
+            self.push(
+                if next.is_some() {
+                    Kind::Literal
+                } else {
+                    Kind::Bad
+                },
+                end,
+            );
         }
         match next {
             Some('"') => {
@@ -172,7 +197,11 @@ impl Lexer<'_> {
 
     /// In `$$${` the first two are an escape of their own only when an odd number stands before.
     fn escapes_escape(&self, at: usize, mark: u8) -> bool {
-        let run = self.text.as_bytes()[self.at..=at].iter().rev().take_while(|byte| **byte == mark).count();
+        let run = self.text.as_bytes()[self.at..=at]
+            .iter()
+            .rev()
+            .take_while(|byte| **byte == mark)
+            .count();
         run.is_multiple_of(2) && run > 2
     }
 
@@ -222,7 +251,9 @@ impl Lexer<'_> {
                 self.push(Kind::OpenBrace, one);
             }
             '}' => self.close_brace(),
-            '~' if rest.starts_with("~}") && matches!(self.modes.last(), Some(Mode::Template(0))) => {
+            '~' if rest.starts_with("~}")
+                && matches!(self.modes.last(), Some(Mode::Template(0))) =>
+            {
                 self.push(Kind::CloseTemplate, one + 1);
                 self.modes.pop();
             }
@@ -236,7 +267,9 @@ impl Lexer<'_> {
     }
 
     fn comment_line(&mut self) {
-        let end = self.text[self.at..].find('\n').map_or(self.text.len(), |i| self.at + i + 1);
+        let end = self.text[self.at..]
+            .find('\n')
+            .map_or(self.text.len(), |i| self.at + i + 1);
         self.push(Kind::Comment, end);
     }
 

@@ -36,25 +36,50 @@ pub fn load(bundle: &Bundle) -> Loaded {
     let mut texts: Vec<&SourceText> = bundle.texts.iter().collect();
     texts.sort();
     let report = Report::default();
-    let trees: Vec<parse::Tree> =
-        texts.iter().enumerate().map(|(file, source)| parse::parse(source, file, &report)).collect();
+    let trees: Vec<parse::Tree> = texts
+        .iter()
+        .enumerate()
+        .map(|(file, source)| parse::parse(source, file, &report))
+        .collect();
     let paths = texts.iter().map(|source| source.path.as_str()).collect();
     let program = Program::new(bundle, paths, &trees, &report);
     let evaluator = Evaluator::new(&program, &report);
     evaluator.check_variables();
     evaluator.check_locals();
     let resolved = resolve::resolve(&evaluator);
-    let lines: Vec<Lines<'_>> = texts.iter().map(|source| Lines::new(&source.text)).collect();
+    let lines: Vec<Lines<'_>> = texts
+        .iter()
+        .map(|source| Lines::new(&source.text))
+        .collect();
     let location = |at: At| {
         let (source, lines) = (texts.get(at.file)?, lines.get(at.file)?);
         let (line, column) = lines.position(at.start);
-        Some(Location { path: source.path.clone(), line, column })
+        Some(Location {
+            path: source.path.clone(),
+            line,
+            column,
+        })
     };
-    let declared = resolved.declared.iter().filter_map(|(address, at)| Some((address.clone(), location(*at)?)));
+    let declared = resolved
+        .declared
+        .iter()
+        .filter_map(|(address, at)| Some((address.clone(), location(*at)?)));
     let declared = declared.collect();
-    let desired = if report.has_errors() { None } else { Some(resolved.desired) };
+    let desired = if report.has_errors() {
+        None
+    } else {
+        Some(resolved.desired)
+    };
     let secrets = evaluator.secrets.take().into_iter();
-    let secrets = secrets.map(|(name, uses)| (name, uses.into_iter().filter_map(location).collect())).collect();
+    let secrets = secrets
+        .map(|(name, uses)| (name, uses.into_iter().filter_map(location).collect()))
+        .collect();
     let digest = source::digest(&texts);
-    Loaded { desired, diagnostics: report.finish(&texts), declared, secrets, digest }
+    Loaded {
+        desired,
+        diagnostics: report.finish(&texts),
+        declared,
+        secrets,
+        digest,
+    }
 }

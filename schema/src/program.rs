@@ -39,21 +39,44 @@ pub(crate) struct Program<'a> {
 pub(crate) fn header(file: usize, block: &Block) -> At {
     let start = block.ident.span().map_or(0, |s| s.start);
     let ident = block.ident.span().map_or(start, |s| s.end);
-    let end = block.labels.last().and_then(Span::span).map_or(ident, |s| s.end);
+    let end = block
+        .labels
+        .last()
+        .and_then(Span::span)
+        .map_or(ident, |s| s.end);
     At { file, start, end }
 }
 
 impl<'a> Program<'a> {
-    pub(crate) fn new(bundle: &'a Bundle, paths: Vec<&'a str>, trees: &'a [Tree], report: &Report) -> Self {
-        let unread = trees.iter().flat_map(|tree| tree.unread.iter().cloned()).collect();
+    pub(crate) fn new(
+        bundle: &'a Bundle,
+        paths: Vec<&'a str>,
+        trees: &'a [Tree],
+        report: &Report,
+    ) -> Self {
+        let unread = trees
+            .iter()
+            .flat_map(|tree| tree.unread.iter().cloned())
+            .collect();
         let (blocks, variables, locals, by_name) = Default::default();
-        let mut program = Self { bundle, paths, blocks, variables, locals, by_name, unread };
+        let mut program = Self {
+            bundle,
+            paths,
+            blocks,
+            variables,
+            locals,
+            by_name,
+            unread,
+        };
         for (file, tree) in trees.iter().enumerate() {
             for structure in tree.body.iter() {
                 if let Some(attribute) = structure.as_attribute() {
                     let at = At::new(file, attribute.key.span());
                     let problem = Problem::error("V0202", at, "an attribute outside of any block");
-                    report.push(problem.help("attributes stand in a block, such as `grid \"school\" { ... }`"));
+                    report
+                        .push(problem.help(
+                            "attributes stand in a block, such as `grid \"school\" { ... }`",
+                        ));
                 } else if let Some(block) = structure.as_block() {
                     program.declare(file, block, report);
                 }
@@ -78,20 +101,32 @@ impl<'a> Program<'a> {
                 let at = At::new(file, attribute.key.span());
                 if let Some((_, _, first)) = self.locals.get(attribute.key.as_str()) {
                     let message = format!("`local.{}` is set twice", attribute.key.as_str());
-                    report.push(Problem::error("V0208", at, message).also(*first, "first set here"));
+                    report
+                        .push(Problem::error("V0208", at, message).also(*first, "first set here"));
                 } else {
-                    self.locals.insert(attribute.key.as_str(), (file, &attribute.value, at));
+                    self.locals
+                        .insert(attribute.key.as_str(), (file, &attribute.value, at));
                 }
             }
             for inner in block.body.blocks() {
                 let at = At::new(file, inner.ident.span());
-                report.push(Problem::error("V0201", at, "`locals` holds attributes only"));
+                report.push(Problem::error(
+                    "V0201",
+                    at,
+                    "`locals` holds attributes only",
+                ));
             }
             return;
         }
         let labels: Vec<&str> = block.labels.iter().map(BlockLabel::as_str).collect();
         let name = labels.first().copied().unwrap_or_default().to_owned();
-        let declared = Declared { row, name, file, block, header };
+        let declared = Declared {
+            row,
+            name,
+            file,
+            block,
+            header,
+        };
         if !label_fits(row, block, file, report) {
             self.unread.insert((kind.to_owned(), declared.name));
             return;
@@ -106,7 +141,14 @@ impl<'a> Program<'a> {
             return;
         }
         if row.label != table::Label::None {
-            let key = (row.name, if row.name == "grid" { String::new() } else { declared.name.clone() });
+            let key = (
+                row.name,
+                if row.name == "grid" {
+                    String::new()
+                } else {
+                    declared.name.clone()
+                },
+            );
             if let Some(first) = self.by_name.get(&key) {
                 twice(&declared, self.blocks[*first].header, report);
                 return;
@@ -124,19 +166,24 @@ impl<'a> Program<'a> {
 
     /// Whether such a block may stand in text that could not be read.
     pub(crate) fn is_unread(&self, kind: &str, name: &str) -> bool {
-        let has = |kind: &str, name: &str| self.unread.contains(&(kind.to_owned(), name.to_owned()));
+        let has =
+            |kind: &str, name: &str| self.unread.contains(&(kind.to_owned(), name.to_owned()));
         has(kind, name) || has("", "")
     }
 
     pub(crate) fn names(&self, kind: &str) -> impl Iterator<Item = &str> + Clone {
-        self.by_name.keys().filter(move |(k, _)| *k == kind).map(|(_, name)| name.as_str())
+        self.by_name
+            .keys()
+            .filter(move |(k, _)| *k == kind)
+            .map(|(_, name)| name.as_str())
     }
 }
 
 fn twice(declared: &Declared<'_>, first: At, report: &Report) {
     let (kind, name) = (declared.row.name, &declared.name);
     let problem = if kind == "grid" {
-        Problem::error("V0208", declared.header, "a second `grid` block").help("a configuration describes one grid")
+        Problem::error("V0208", declared.header, "a second `grid` block")
+            .help("a configuration describes one grid")
     } else {
         let message = format!("a second block `{kind} \"{name}\"`");
         Problem::error("V0208", declared.header, message).help("give one of them another name")
@@ -151,7 +198,9 @@ fn label_fits(row: &'static table::Block, block: &Block, file: usize, report: &R
         (table::Label::None, []) => true,
         (table::Label::None, [first, ..]) => {
             let at = At::new(file, first.span());
-            report.push(Problem::error("V0207", at, format!("`{kind}` takes no name")).help("remove it"));
+            report.push(
+                Problem::error("V0207", at, format!("`{kind}` takes no name")).help("remove it"),
+            );
             false
         }
         (_, []) => {
@@ -165,19 +214,29 @@ fn label_fits(row: &'static table::Block, block: &Block, file: usize, report: &R
                 let at = At::new(file, first.span());
                 let shown: String = first.as_str().chars().take(80).collect();
                 let message = format!("{shown:?} cannot name a `{kind}` block");
-                report.push(Problem::error("V0207", at, message).help(format!("allowed: {expected}")));
+                report.push(
+                    Problem::error("V0207", at, message).help(format!("allowed: {expected}")),
+                );
                 false
             }
         },
         (_, [_, second, ..]) => {
             let at = At::new(file, second.span());
-            report.push(Problem::error("V0207", at, format!("`{kind}` takes one name")).help("remove this one"));
+            report.push(
+                Problem::error("V0207", at, format!("`{kind}` takes one name"))
+                    .help("remove this one"),
+            );
             false
         }
     }
 }
 
 /// Checks the labels of a block that stands in another; the same rules.
-pub(crate) fn nested_label_fits(row: &'static table::Block, block: &Block, file: usize, report: &Report) -> bool {
+pub(crate) fn nested_label_fits(
+    row: &'static table::Block,
+    block: &Block,
+    file: usize,
+    report: &Report,
+) -> bool {
     label_fits(row, block, file, report)
 }

@@ -68,7 +68,10 @@ pub(crate) fn span(text: &str) -> Result<Span, Expected> {
     let mut rest = text;
     while !rest.is_empty() || last == u64::MAX {
         let (whole, fraction, after) = split(rest).ok_or(SPAN)?;
-        let length = after.len() - after.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let length = after.len()
+            - after
+                .trim_start_matches(|c: char| c.is_ascii_alphabetic())
+                .len();
         let (unit, following) = after.split_at(length);
         let unit = match unit {
             "ms" => 1,
@@ -94,6 +97,11 @@ pub(crate) fn span(text: &str) -> Result<Span, Expected> {
 pub(crate) fn share(text: &str) -> Result<Share, Expected> {
     let digits = text.strip_suffix('%').ok_or(SHARE)?;
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let percent = digits.parse().ok().filter(|percent: &u8| plain && *percent <= 100);
-    percent.map(Share::Percent).ok_or("a share from \"0%\" to \"100%\"")
+    let percent = digits
+        .parse()
+        .ok()
+        .filter(|percent: &u8| plain && *percent <= 100);
+    percent
+        .map(Share::Percent)
+        .ok_or("a share from \"0%\" to \"100%\"")
 }

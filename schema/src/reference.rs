@@ -5,7 +5,9 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use crate::evaluate::functions::FUNCTIONS;
-use crate::table::{Attribute, BLOCKS, Block, CarriedOut, Default, Kind, Label, TakesEffect, VERSION};
+use crate::table::{
+    Attribute, BLOCKS, Block, CarriedOut, Default, Kind, Label, TakesEffect, VERSION,
+};
 use crate::units::{Size, Span};
 
 /// The reference page of the language, in Markdown.
@@ -23,7 +25,13 @@ pub fn reference_markdown() -> String {
     }
     out.push_str("\n## Functions\n\n| call | gives |\n|---|---|\n");
     for function in FUNCTIONS {
-        line(&mut out, format_args!("| `{}({})` | {} |", function.name, function.arguments, function.doc));
+        line(
+            &mut out,
+            format_args!(
+                "| `{}({})` | {} |",
+                function.name, function.arguments, function.doc
+            ),
+        );
     }
     out
 }
@@ -35,7 +43,11 @@ fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 fn star(carried_out: CarriedOut) -> &'static str {
-    if carried_out == CarriedOut::Later { "\\*" } else { "" }
+    if carried_out == CarriedOut::Later {
+        "\\*"
+    } else {
+        ""
+    }
 }
 
 fn title(block: &Block) -> String {
@@ -48,14 +60,30 @@ fn title(block: &Block) -> String {
 
 fn describe(out: &mut String, block: &Block, within: &[&str]) {
     let path: Vec<&str> = within.iter().copied().chain([block.name]).collect();
-    let inner = if within.is_empty() { String::new() } else { format!(" in `{}`", within.join(".")) };
+    let inner = if within.is_empty() {
+        String::new()
+    } else {
+        format!(" in `{}`", within.join("."))
+    };
     let level = "#".repeat(within.len() + 2);
-    line(out, format_args!("\n{level} `{}`{}{inner}\n\n{}", title(block), star(block.carried_out), block.doc));
+    line(
+        out,
+        format_args!(
+            "\n{level} `{}`{}{inner}\n\n{}",
+            title(block),
+            star(block.carried_out),
+            block.doc
+        ),
+    );
     if block.all_attributes().next().is_some() {
-        out.push_str("\n| attribute | type | default | takes effect | meaning |\n|---|---|---|---|---|\n");
+        out.push_str(
+            "\n| attribute | type | default | takes effect | meaning |\n|---|---|---|---|---|\n",
+        );
     }
     for row in block.all_attributes() {
-        let unit = row.unit.map_or_else(String::new, |unit| format!(", {unit}"));
+        let unit = row
+            .unit
+            .map_or_else(String::new, |unit| format!(", {unit}"));
         line(
             out,
             format_args!(
@@ -109,8 +137,19 @@ fn kind(kind: Kind) -> String {
         Kind::Moment => "moment: \"2026-11-23 08:00\"".to_owned(),
         Kind::Ref(kind) => format!("reference: {kind}.NAME"),
         Kind::Refs(kind) => format!("one or a list of references: {kind}.NAME"),
-        Kind::Choice(words) => words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "),
-        Kind::Choices(words) => format!("list of {}", words.iter().map(|w| format!("{w:?}")).collect::<Vec<_>>().join(", ")),
+        Kind::Choice(words) => words
+            .iter()
+            .map(|word| format!("{word:?}"))
+            .collect::<Vec<_>>()
+            .join(" or "),
+        Kind::Choices(words) => format!(
+            "list of {}",
+            words
+                .iter()
+                .map(|w| format!("{w:?}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
         Kind::Texts => "list of texts".to_owned(),
         Kind::Networks => "list of networks: \"10.1.0.0/16\"".to_owned(),
         Kind::Secret => "`secret(\"name\")` only".to_owned(),
@@ -122,7 +161,9 @@ fn kind(kind: Kind) -> String {
         Kind::Timezone => "IANA time zone".to_owned(),
         Kind::Hostname => "pattern".to_owned(),
         Kind::Copies => "\"all\" or a number".to_owned(),
-        Kind::Entitlements => "list of group(), user(), ou(), everyone() and location.NAME".to_owned(),
+        Kind::Entitlements => {
+            "list of group(), user(), ou(), everyone() and location.NAME".to_owned()
+        }
         Kind::BlockAddress => "address of a block".to_owned(),
         Kind::Any => "any value".to_owned(),
         Kind::Type => "type".to_owned(),
@@ -134,7 +175,10 @@ fn kind(kind: Kind) -> String {
 /// have one. References and function calls are texts with `${ }` there, so a text is allowed wherever a value is.
 #[must_use]
 pub fn schema_json() -> String {
-    let properties: Map<String, Value> = BLOCKS.iter().map(|block| (block.name.to_owned(), named(block))).collect();
+    let properties: Map<String, Value> = BLOCKS
+        .iter()
+        .map(|block| (block.name.to_owned(), named(block)))
+        .collect();
     let schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Coppice",
@@ -162,10 +206,19 @@ fn object(block: &Block) -> Value {
     if block.name == "locals" {
         return json!({ "type": "object", "description": block.doc });
     }
-    let attributes = block.all_attributes().map(|row| (row.name.to_owned(), attribute(row)));
-    let blocks = block.blocks.iter().map(|inner| (inner.name.to_owned(), named(inner)));
+    let attributes = block
+        .all_attributes()
+        .map(|row| (row.name.to_owned(), attribute(row)));
+    let blocks = block
+        .blocks
+        .iter()
+        .map(|inner| (inner.name.to_owned(), named(inner)));
     let properties: Map<String, Value> = attributes.chain(blocks).collect();
-    let required: Vec<&str> = block.all_attributes().filter(|row| row.required).map(|row| row.name).collect();
+    let required: Vec<&str> = block
+        .all_attributes()
+        .filter(|row| row.required)
+        .map(|row| row.name)
+        .collect();
     json!({
         "type": "object",
         "description": block.doc,
@@ -178,11 +231,17 @@ fn object(block: &Block) -> Value {
 
 fn attribute(row: &Attribute) -> Value {
     let mut schema = match row.kind {
-        Kind::Number(low, high) => json!({ "type": ["integer", "string"], "minimum": low, "maximum": high }),
+        Kind::Number(low, high) => {
+            json!({ "type": ["integer", "string"], "minimum": low, "maximum": high })
+        }
         Kind::Flag => json!({ "type": ["boolean", "string"] }),
-        Kind::Choice(words) => json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": "\\$\\{" }] }),
+        Kind::Choice(words) => {
+            json!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": "\\$\\{" }] })
+        }
         Kind::Choices(words) => json!({ "type": ["array", "string"], "items": { "enum": words } }),
-        Kind::Texts | Kind::Networks | Kind::Entitlements => json!({ "type": ["array", "string"], "items": { "type": "string" } }),
+        Kind::Texts | Kind::Networks | Kind::Entitlements => {
+            json!({ "type": ["array", "string"], "items": { "type": "string" } })
+        }
         Kind::Refs(_) => json!({ "type": ["array", "string"] }),
         Kind::Share | Kind::Copies => json!({ "type": ["integer", "string"] }),
         Kind::Any => json!({}),
@@ -213,16 +272,23 @@ fn attribute(row: &Attribute) -> Value {
         ("x-carried-out", json!(row.carried_out)),
         ("x-sensitive", json!(row.sensitive)),
         ("x-unit", json!(row.unit)),
-        ("default", match row.default {
-            Default::Unset | Default::Depends(_) => Value::Null,
-            Default::Text(text) => json!(text),
-            Default::Number(number) => json!(number),
-            Default::Flag(flag) => json!(flag),
-            Default::Texts(texts) => json!(texts),
-        }),
+        (
+            "default",
+            match row.default {
+                Default::Unset | Default::Depends(_) => Value::Null,
+                Default::Text(text) => json!(text),
+                Default::Number(number) => json!(number),
+                Default::Flag(flag) => json!(flag),
+                Default::Texts(texts) => json!(texts),
+            },
+        ),
     ];
     if let Some(object) = schema.as_object_mut() {
-        object.extend(more.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key.to_owned(), value)));
+        object.extend(
+            more.into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key.to_owned(), value)),
+        );
     }
     schema
 }

@@ -12,10 +12,24 @@ const STRETCH: usize = 16_384;
 /// The diagnostics as text, each with its source lines, with an empty line between them. `width` is that of the
 /// terminal in columns; 0 means 140.
 #[must_use]
-pub fn render(diagnostics: &[Diagnostic], texts: &[SourceText], colour: bool, width: usize) -> String {
-    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-    let renderer =
-        renderer.decor_style(DecorStyle::Ascii).term_width(if width == 0 { 140 } else { width.clamp(40, 1_000) });
+pub fn render(
+    diagnostics: &[Diagnostic],
+    texts: &[SourceText],
+    colour: bool,
+    width: usize,
+) -> String {
+    let renderer = if colour {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    let renderer = renderer
+        .decor_style(DecorStyle::Ascii)
+        .term_width(if width == 0 {
+            140
+        } else {
+            width.clamp(40, 1_000)
+        });
     let mut out = String::new();
     for diagnostic in diagnostics {
         if !out.is_empty() {
@@ -34,9 +48,23 @@ fn group<'a>(diagnostic: &'a Diagnostic, texts: &'a [SourceText]) -> Group<'a> {
         Severity::Warning => Level::WARNING,
         Severity::Note => Level::NOTE,
     };
-    let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.as_str()));
-    let mut marks = vec![(&diagnostic.path, diagnostic.span, diagnostic.label.as_str(), true)];
-    marks.extend(diagnostic.labels.iter().map(|l| (&l.path, l.span, l.text.as_str(), false)));
+    let mut group = Group::with_title(
+        level
+            .primary_title(diagnostic.message.as_str())
+            .id(diagnostic.code.as_str()),
+    );
+    let mut marks = vec![(
+        &diagnostic.path,
+        diagnostic.span,
+        diagnostic.label.as_str(),
+        true,
+    )];
+    marks.extend(
+        diagnostic
+            .labels
+            .iter()
+            .map(|l| (&l.path, l.span, l.text.as_str(), false)),
+    );
     let mut paths: Vec<&String> = Vec::new();
     for (path, ..) in &marks {
         if !paths.contains(path) {
@@ -44,10 +72,14 @@ fn group<'a>(diagnostic: &'a Diagnostic, texts: &'a [SourceText]) -> Group<'a> {
         }
     }
     for path in paths {
-        let Some(source) = texts.iter().find(|source| source.path == *path) else { continue };
+        let Some(source) = texts.iter().find(|source| source.path == *path) else {
+            continue;
+        };
         let here: Vec<_> = marks.iter().filter(|mark| mark.0 == path).collect();
         let (cut, first_line, text) = stretch(&source.text, here.iter().map(|mark| mark.1.start));
-        let mut snippet = Snippet::source(text).path(path.as_str()).line_start(first_line);
+        let mut snippet = Snippet::source(text)
+            .path(path.as_str())
+            .line_start(first_line);
         for (_, span, label, primary) in here {
             let start = floor_char(text, span.start.saturating_sub(cut));
             let end = floor_char(text, span.end.saturating_sub(cut)).max(start);
@@ -55,9 +87,17 @@ fn group<'a>(diagnostic: &'a Diagnostic, texts: &'a [SourceText]) -> Group<'a> {
             if outside {
                 continue;
             }
-            let kind = if *primary { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let kind = if *primary {
+                AnnotationKind::Primary
+            } else {
+                AnnotationKind::Context
+            };
             let mark = kind.span(start..first_line_end(text, start, end));
-            snippet = snippet.annotation(if label.is_empty() { mark } else { mark.label(*label) });
+            snippet = snippet.annotation(if label.is_empty() {
+                mark
+            } else {
+                mark.label(*label)
+            });
         }
         group = group.element(snippet);
     }
@@ -69,7 +109,9 @@ fn group<'a>(diagnostic: &'a Diagnostic, texts: &'a [SourceText]) -> Group<'a> {
 
 /// A span of several lines is marked on its first: whole blocks would hide what is said about them.
 fn first_line_end(text: &str, start: usize, end: usize) -> usize {
-    text[start..end].find('\n').map_or(end, |length| start + length)
+    text[start..end]
+        .find('\n')
+        .map_or(end, |length| start + length)
 }
 
 /// The lines around all `starts`, as far as [`STRETCH`] reaches: where they begin, as byte and line, and the text.

@@ -52,11 +52,26 @@ pub(crate) fn resolve<'r, 'a>(e: &'r Evaluator<'a>) -> Resolver<'r, 'a> {
         moved: Vec::new(),
     };
     for declared in e.program.variables.values() {
-        let scope = Scope { file: declared.file, frame: None };
+        let scope = Scope {
+            file: declared.file,
+            frame: None,
+        };
         fields::read(e, declared.row, declared.block, scope, &declared.name);
     }
     // What others refer to comes first, so that what is resolved can look at it.
-    for kind in ["grid", "window", "network", "directory", "location", "image", "template", "policy", "pool", "server", "moved"] {
+    for kind in [
+        "grid",
+        "window",
+        "network",
+        "directory",
+        "location",
+        "image",
+        "template",
+        "policy",
+        "pool",
+        "server",
+        "moved",
+    ] {
         for (index, declared) in e.program.blocks.iter().enumerate() {
             if declared.row.name == kind && !e.is_exhausted() {
                 resolver.repeat(index, declared);
@@ -73,17 +88,25 @@ impl Resolver<'_, '_> {
     fn repeat(&mut self, index: usize, declared: &Declared<'_>) {
         let Ok(instances) = self.e.instances(index, declared.header) else {
             // Its attributes are still worth reading: everything wrong is said in one run.
-            if declared.block.body.has_attribute("for_each") || declared.block.body.has_attribute("count") {
+            if declared.block.body.has_attribute("for_each")
+                || declared.block.body.has_attribute("count")
+            {
                 return;
             }
             return self.one(declared, &declared.name, None);
         };
-        let frame = |names| Frame { names, parent: None };
+        let frame = |names| Frame {
+            names,
+            parent: None,
+        };
         match instances {
             Instances::One => self.one(declared, &declared.name, None),
             Instances::Each(keys) => {
                 for (key, value) in keys.iter() {
-                    let each = [("key".to_owned(), Value::text(key)), ("value".to_owned(), value.clone())];
+                    let each = [
+                        ("key".to_owned(), Value::text(key)),
+                        ("value".to_owned(), value.clone()),
+                    ];
                     let names = vec![("each", Value::map(each.into_iter().collect()))];
                     self.instance(declared, &format!("{}-{key}", declared.name), &frame(names));
                 }
@@ -104,7 +127,11 @@ impl Resolver<'_, '_> {
         }
         if !crate::ids::is_name(name) {
             let shown: String = name.chars().take(80).collect();
-            let problem = Problem::error("V0207", declared.header, format!("{shown:?} cannot name a `{}` block", declared.row.name));
+            let problem = Problem::error(
+                "V0207",
+                declared.header,
+                format!("{shown:?} cannot name a `{}` block", declared.row.name),
+            );
             let help = "an instance is named NAME-KEY: lower-case letters, digits, '-' and '_', at most 40 characters in all";
             return self.report.push(problem.help(help));
         }
@@ -113,16 +140,34 @@ impl Resolver<'_, '_> {
 
     fn one(&mut self, declared: &Declared<'_>, name: &str, frame: Option<&Frame<'_>>) {
         let kind = declared.row.name;
-        let fields = fields::read(self.e, declared.row, declared.block, Scope { file: declared.file, frame }, name);
+        let fields = fields::read(
+            self.e,
+            declared.row,
+            declared.block,
+            Scope {
+                file: declared.file,
+                frame,
+            },
+            name,
+        );
         if kind != "moved" {
             let first = self.names.insert((kind, name.to_owned()), declared.header);
             if let Some(first) = first.filter(|first| *first != declared.header) {
-                let problem = Problem::error("V0208", declared.header, format!("a second block `{kind} \"{name}\"`"));
-                self.report.push(problem.also(first, "the first is here").help("instances are named NAME-KEY and NAME-INDEX"));
+                let problem = Problem::error(
+                    "V0208",
+                    declared.header,
+                    format!("a second block `{kind} \"{name}\"`"),
+                );
+                self.report.push(
+                    problem
+                        .also(first, "the first is here")
+                        .help("instances are named NAME-KEY and NAME-INDEX"),
+                );
             }
         }
         if let Err(bad) = self.keep(declared, fields) {
-            self.report.push(Problem::error("V0207", declared.header, bad.to_string()));
+            self.report
+                .push(Problem::error("V0207", declared.header, bad.to_string()));
         }
     }
 

@@ -53,11 +53,19 @@ pub(crate) struct At {
 
 impl At {
     /// No text at all: what is wrong was brought along otherwise.
-    pub(crate) const NOWHERE: Self = Self { file: usize::MAX, start: 0, end: 0 };
+    pub(crate) const NOWHERE: Self = Self {
+        file: usize::MAX,
+        start: 0,
+        end: 0,
+    };
 
     pub(crate) fn new(file: usize, span: Option<std::ops::Range<usize>>) -> Self {
         let span = span.unwrap_or(0..0);
-        Self { file, start: span.start, end: span.end }
+        Self {
+            file,
+            start: span.start,
+            end: span.end,
+        }
     }
 }
 
@@ -69,8 +77,15 @@ pub(crate) struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(i, _)| i + 1);
-        Self { text, starts: std::iter::once(0).chain(breaks).collect() }
+        let breaks = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(i, _)| i + 1);
+        Self {
+            text,
+            starts: std::iter::once(0).chain(breaks).collect(),
+        }
     }
 
     /// Line and column of `offset`, both from 1.

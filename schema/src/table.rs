@@ -176,10 +176,25 @@ pub struct Block {
 /// This version of the language, as it stands in [`CarriedOut::Since`].
 pub const VERSION: &str = "0.1";
 
-const fn attribute(name: &'static str, kind: Kind, effect: TakesEffect, doc: &'static str) -> Attribute {
+const fn attribute(
+    name: &'static str,
+    kind: Kind,
+    effect: TakesEffect,
+    doc: &'static str,
+) -> Attribute {
     let carried_out = CarriedOut::Since(VERSION);
     let sensitive = matches!(kind, Kind::Secret);
-    Attribute { name, kind, unit: None, required: false, default: Default::Unset, doc, sensitive, effect, carried_out }
+    Attribute {
+        name,
+        kind,
+        unit: None,
+        required: false,
+        default: Default::Unset,
+        doc,
+        sensitive,
+        effect,
+        carried_out,
+    }
 }
 
 const fn live(name: &'static str, kind: Kind, doc: &'static str) -> Attribute {
@@ -196,7 +211,10 @@ const fn regrow(name: &'static str, kind: Kind, doc: &'static str) -> Attribute 
 
 impl Attribute {
     const fn required(self) -> Self {
-        Self { required: true, ..self }
+        Self {
+            required: true,
+            ..self
+        }
     }
 
     const fn default(self, default: Default) -> Self {
@@ -204,17 +222,37 @@ impl Attribute {
     }
 
     const fn unit(self, unit: &'static str) -> Self {
-        Self { unit: Some(unit), ..self }
+        Self {
+            unit: Some(unit),
+            ..self
+        }
     }
 
     const fn later(self) -> Self {
-        Self { carried_out: CarriedOut::Later, ..self }
+        Self {
+            carried_out: CarriedOut::Later,
+            ..self
+        }
     }
 }
 
-const fn block(name: &'static str, label: Label, doc: &'static str, attributes: &'static [Attribute]) -> Block {
+const fn block(
+    name: &'static str,
+    label: Label,
+    doc: &'static str,
+    attributes: &'static [Attribute],
+) -> Block {
     let carried_out = CarriedOut::Since(VERSION);
-    Block { name, label, doc, attributes, blocks: &[], carried_out, repeats: false, required: false }
+    Block {
+        name,
+        label,
+        doc,
+        attributes,
+        blocks: &[],
+        carried_out,
+        repeats: false,
+        required: false,
+    }
 }
 
 impl Block {
@@ -223,11 +261,17 @@ impl Block {
     }
 
     const fn later(self) -> Self {
-        Self { carried_out: CarriedOut::Later, ..self }
+        Self {
+            carried_out: CarriedOut::Later,
+            ..self
+        }
     }
 
     const fn repeats(self) -> Self {
-        Self { repeats: true, ..self }
+        Self {
+            repeats: true,
+            ..self
+        }
     }
 
     /// The attribute of that name.
@@ -235,7 +279,10 @@ impl Block {
     pub fn attribute(&self, name: &str) -> Option<&'static Attribute> {
         let attributes: &'static [Attribute] = self.attributes;
         let repeats: &'static [Attribute] = if self.repeats { REPEAT } else { &[] };
-        attributes.iter().chain(repeats).find(|row| row.name == name)
+        attributes
+            .iter()
+            .chain(repeats)
+            .find(|row| row.name == name)
     }
 
     /// The block of that name within it.
@@ -264,7 +311,10 @@ impl Label {
                 "lower-case letters, digits, '-' and '_', starting with a letter or digit, at most 40 characters",
             ),
             Self::Pattern => (
-                (1..=64).contains(&text.len()) && text.chars().all(|c| word(c) || matches!(c, '*' | '?' | '.')),
+                (1..=64).contains(&text.len())
+                    && text
+                        .chars()
+                        .all(|c| word(c) || matches!(c, '*' | '?' | '.')),
                 "letters, digits, '-', '_', '.', and '*' and '?' for any characters and any one, at most 64",
             ),
             Self::Word => (

@@ -61,7 +61,11 @@ fn wrong_type<T>(expected: impl Into<String>) -> Result<T, Wrong> {
 }
 
 fn text(value: &Value, expected: &str) -> Result<Rc<str>, Wrong> {
-    if let Value::Text(text) = value { Ok(Rc::clone(text)) } else { wrong_type(expected) }
+    if let Value::Text(text) = value {
+        Ok(Rc::clone(text))
+    } else {
+        wrong_type(expected)
+    }
 }
 
 fn form<T>(read: Result<T, quantity::Expected>) -> Result<T, Wrong> {
@@ -69,33 +73,55 @@ fn form<T>(read: Result<T, quantity::Expected>) -> Result<T, Wrong> {
 }
 
 fn number(value: &Value, low: u64, high: u64) -> Result<u64, Wrong> {
-    let Value::Number(number) = value else { return wrong_type("a whole number") };
-    let Some(number) = whole(*number) else { return wrong_type("a whole number") };
-    let fits = u64::try_from(number).ok().filter(|n| (low..=high).contains(n));
+    let Value::Number(number) = value else {
+        return wrong_type("a whole number");
+    };
+    let Some(number) = whole(*number) else {
+        return wrong_type("a whole number");
+    };
+    let fits = u64::try_from(number)
+        .ok()
+        .filter(|n| (low..=high).contains(n));
     fits.ok_or_else(|| Wrong::Range(format!("from {low} to {high}")))
 }
 
 fn choice(value: &Value, words: &'static [&'static str]) -> Result<&'static str, Wrong> {
     let all = || format!("one of {}", quoted(words));
     let found = text(value, &all())?;
-    words.iter().copied().find(|word| *word == found.as_ref()).ok_or_else(|| Wrong::Choice(words, found.to_string()))
+    words
+        .iter()
+        .copied()
+        .find(|word| *word == found.as_ref())
+        .ok_or_else(|| Wrong::Choice(words, found.to_string()))
 }
 
 /// Words in quotes, for messages.
 pub(crate) fn quoted(words: &[&str]) -> String {
-    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(|word| format!("{word:?}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
-fn list<T>(value: &Value, expected: &str, read: impl Fn(&Value) -> Result<T, Wrong>) -> Result<Vec<T>, Wrong> {
-    let Value::List(items) = value else { return wrong_type(expected) };
+fn list<T>(
+    value: &Value,
+    expected: &str,
+    read: impl Fn(&Value) -> Result<T, Wrong>,
+) -> Result<Vec<T>, Wrong> {
+    let Value::List(items) = value else {
+        return wrong_type(expected);
+    };
     items.values.iter().map(read).collect()
 }
 
 fn block(value: &Value, kind: &str) -> Result<Rc<str>, Wrong> {
-    match value {
-        Value::Block(found, name) if *found == kind => Ok(Rc::clone(name)),
-        _ => wrong_type(format!("a reference such as {kind}.name")),
+    if let Value::Block(found, name) = value
+        && *found == kind
+    {
+        return Ok(Rc::clone(name));
     }
+    wrong_type(format!("a reference such as {kind}.name"))
 }
 
 /// `value` as `kind`; `null` is handled before. Files, sources and what is never evaluated are not read here.
@@ -107,45 +133,55 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
                 return Err(Wrong::Form("a text that is not empty".to_owned()));
             }
             if kind == Kind::Timezone && !calendar::is_timezone(&text) {
-                return Err(Wrong::Form("an IANA time zone such as \"Europe/Berlin\" or \"UTC\"".to_owned()));
+                return Err(Wrong::Form(
+                    "an IANA time zone such as \"Europe/Berlin\" or \"UTC\"".to_owned(),
+                ));
             }
             Typed::Text(text.to_string())
         }
         Kind::Number(low, high) => Typed::Number(number(value, low, high)?),
-        Kind::Flag => match value {
-            Value::Flag(flag) => Typed::Flag(*flag),
-            _ => return wrong_type("true or false, without quotes"),
-        },
+        Kind::Flag => {
+            let Value::Flag(flag) = value else {
+                return wrong_type("true or false, without quotes");
+            };
+            Typed::Flag(*flag)
+        }
         Kind::Size(low, high) => {
             let size = form(quantity::size(&text(value, quantity::SIZE)?))?;
             if !(low..=high).contains(&size.0) {
-                return Err(Wrong::Range(format!("from {} to {}", Size(low), Size(high))));
+                return Err(Wrong::Range(format!(
+                    "from {} to {}",
+                    Size(low),
+                    Size(high)
+                )));
             }
             Typed::Size(size)
         }
         Kind::Duration(low, high) => {
             let span = form(quantity::span(&text(value, quantity::SPAN)?))?;
             if !(low..=high).contains(&span.0) {
-                return Err(Wrong::Range(format!("from {} to {}", Span(low), Span(high))));
+                return Err(Wrong::Range(format!(
+                    "from {} to {}",
+                    Span(low),
+                    Span(high)
+                )));
             }
             Typed::Span(span)
         }
-        Kind::Share => match value {
-            Value::Number(_) => {
-                let count = number(value, 0, 20_000)?;
-                Typed::Share(Share::Count(u32::try_from(count).unwrap_or(u32::MAX)))
-            }
-            _ => Typed::Share(form(quantity::share(&text(value, quantity::SHARE)?))?),
-        },
+        Kind::Share if matches!(value, Value::Number(_)) => {
+            let count = number(value, 0, 20_000)?;
+            Typed::Share(Share::Count(u32::try_from(count).unwrap_or(u32::MAX)))
+        }
+        Kind::Share => Typed::Share(form(quantity::share(&text(value, quantity::SHARE)?))?),
         Kind::Clock => Typed::Clock(form(calendar::clock(&text(value, calendar::CLOCK)?))?),
         Kind::Days => Typed::Days(form(calendar::days(&text(value, calendar::DAYS)?))?),
         Kind::Cron => Typed::Cron(form(calendar::cron(&text(value, calendar::CRON)?))?),
         Kind::Moment => Typed::Moment(form(calendar::moment(&text(value, calendar::MOMENT)?))?),
         Kind::Ref(kind) => Typed::Name(block(value, kind)?),
-        Kind::Refs(kind) => Typed::Names(match value {
-            Value::List(_) => list(value, "", |value| block(value, kind))?,
-            _ => vec![block(value, kind)?],
-        }),
+        Kind::Refs(kind) if matches!(value, Value::List(_)) => {
+            Typed::Names(list(value, "", |value| block(value, kind))?)
+        }
+        Kind::Refs(kind) => Typed::Names(vec![block(value, kind)?]),
         Kind::Choice(words) => Typed::Word(choice(value, words)?),
         Kind::Choices(words) => {
             let expected = format!("a list of {}", quoted(words));
@@ -153,19 +189,29 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
         }
         Kind::Texts => Typed::Texts(list(value, "a list of texts", |value| {
             let text = text(value, "a list of texts")?;
-            if text.trim().is_empty() { Err(Wrong::Form("texts that are not empty".to_owned())) } else { Ok(text.to_string()) }
+            if text.trim().is_empty() {
+                Err(Wrong::Form("texts that are not empty".to_owned()))
+            } else {
+                Ok(text.to_string())
+            }
         })?),
         Kind::Networks => {
             let expected = "a list of networks such as \"10.1.0.0/16\", without host bits";
             Typed::Texts(list(value, expected, |value| {
                 let text = text(value, expected)?;
-                if network(&text).is_some() { Ok(text.to_string()) } else { Err(Wrong::Form(expected.to_owned())) }
+                if network(&text).is_some() {
+                    Ok(text.to_string())
+                } else {
+                    Err(Wrong::Form(expected.to_owned()))
+                }
             })?)
         }
-        Kind::Secret => match value {
-            Value::Secret(name) => Typed::Secret(name.clone()),
-            _ => return Err(Wrong::Secret),
-        },
+        Kind::Secret => {
+            let Value::Secret(name) = value else {
+                return Err(Wrong::Secret);
+            };
+            Typed::Secret(name.clone())
+        }
         Kind::Digest => {
             let expected = "64 hexadecimal digits, in quotes";
             let digest = text(value, expected)?.parse();
@@ -173,33 +219,43 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
         }
         Kind::Version => {
             let version = text(value, "the name of a version, in quotes")?.parse();
-            Typed::Version(version.map_err(|bad: crate::ids::BadName| Wrong::Form(bad.expected.to_owned()))?)
+            Typed::Version(
+                version.map_err(|bad: crate::ids::BadName| Wrong::Form(bad.expected.to_owned()))?,
+            )
         }
         Kind::Address => {
             let expected = "an IP address such as \"10.1.0.10\"";
             let address = text(value, expected)?.parse();
             Typed::Address(address.map_err(|_| Wrong::Form(expected.to_owned()))?)
         }
-        Kind::Copies => Typed::Copies(match value {
-            Value::Number(_) => Copies::Count(u32::try_from(number(value, 1, 1_000)?).unwrap_or(u32::MAX)),
-            Value::Text(text) if text.as_ref() == "all" => Copies::All,
-            _ => return wrong_type("\"all\" or a number"),
-        }),
-        Kind::Entitlements => Typed::Entitlements(list(
-            value,
-            "a list of group(), user(), ou(), everyone() and locations",
-            |value| match value {
-                Value::Entitlement(entitlement) => Ok(entitlement.as_ref().clone()),
-                Value::Block("location", name) => {
-                    let name = name.parse().map_err(|bad: crate::ids::BadName| Wrong::Form(bad.expected.to_owned()))?;
-                    Ok(Entitlement::Location(name))
-                }
-                _ => wrong_type("a list of group(), user(), ou(), everyone() and locations"),
-            },
-        )?),
+        Kind::Copies if matches!(value, Value::Number(_)) => Typed::Copies(Copies::Count(
+            u32::try_from(number(value, 1, 1_000)?).unwrap_or(u32::MAX),
+        )),
+        Kind::Copies => {
+            let expected = "\"all\" or a number";
+            if text(value, expected)?.as_ref() != "all" {
+                return wrong_type(expected);
+            }
+            Typed::Copies(Copies::All)
+        }
+        Kind::Entitlements => {
+            let expected = "a list of group(), user(), ou(), everyone() and locations";
+            Typed::Entitlements(list(value, expected, |value| entitlement(value, expected))?)
+        }
         // These are read where they mean something: see `variable`, `moved` and `instances`.
         Kind::BlockAddress | Kind::Any | Kind::Type | Kind::Condition => Typed::Flag(true),
     })
+}
+
+fn entitlement(value: &Value, expected: &str) -> Result<Entitlement, Wrong> {
+    if let Value::Entitlement(entitlement) = value {
+        return Ok(entitlement.as_ref().clone());
+    }
+    let name = block(value, "location").or_else(|_| wrong_type(expected))?;
+    let name = name
+        .parse()
+        .map_err(|bad: crate::ids::BadName| Wrong::Form(bad.expected.to_owned()))?;
+    Ok(Entitlement::Location(name))
 }
 
 /// The default as a typed value, where there is one.

@@ -42,12 +42,16 @@ impl Value {
     }
 
     pub(crate) fn list(values: Vec<Self>) -> Self {
-        let weight = values.iter().fold(1, |sum: usize, value| sum.saturating_add(value.weight()));
+        let weight = values
+            .iter()
+            .fold(1, |sum: usize, value| sum.saturating_add(value.weight()));
         Self::List(Rc::new(Items { values, weight }))
     }
 
     pub(crate) fn map(values: BTreeMap<String, Self>) -> Self {
-        let weight = values.values().fold(1, |sum: usize, value| sum.saturating_add(value.weight()));
+        let weight = values
+            .values()
+            .fold(1, |sum: usize, value| sum.saturating_add(value.weight()));
         Self::Map(Rc::new(Items { values, weight }))
     }
 
@@ -57,7 +61,12 @@ impl Value {
             Self::List(items) => items.weight,
             Self::Map(items) => items.weight,
             Self::Text(text) => 1 + text.len() / 256,
-            Self::Null | Self::Flag(_) | Self::Number(_) | Self::Block(..) | Self::Secret(_) | Self::Entitlement(_) => 1,
+            Self::Null
+            | Self::Flag(_)
+            | Self::Number(_)
+            | Self::Block(..)
+            | Self::Secret(_)
+            | Self::Entitlement(_) => 1,
         }
     }
 
@@ -82,7 +91,12 @@ impl Value {
             Self::Text(text) => Some(Rc::clone(text)),
             Self::Number(number) => Some(Rc::from(number_text(*number))),
             Self::Flag(flag) => Some(Rc::from(if *flag { "true" } else { "false" })),
-            Self::Null | Self::List(_) | Self::Map(_) | Self::Block(..) | Self::Secret(_) | Self::Entitlement(_) => None,
+            Self::Null
+            | Self::List(_)
+            | Self::Map(_)
+            | Self::Block(..)
+            | Self::Secret(_)
+            | Self::Entitlement(_) => None,
         }
     }
 
@@ -91,7 +105,13 @@ impl Value {
         match self {
             Self::Number(number) => Some(*number),
             Self::Text(text) => text.parse().ok().filter(|n: &f64| n.is_finite()),
-            Self::Null | Self::Flag(_) | Self::List(_) | Self::Map(_) | Self::Block(..) | Self::Secret(_) | Self::Entitlement(_) => None,
+            Self::Null
+            | Self::Flag(_)
+            | Self::List(_)
+            | Self::Map(_)
+            | Self::Block(..)
+            | Self::Secret(_)
+            | Self::Entitlement(_) => None,
         }
     }
 }

@@ -22,23 +22,45 @@ fn bundle(case: &Path) -> Bundle {
     if case.is_dir() {
         let mut open = vec![case.to_path_buf()];
         while let Some(next) = open.pop() {
-            for entry in fs::read_dir(next).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() { open.push(path) } else { names.push(path) }
+            for entry in fs::read_dir(next).expect("the tests' own files can be read") {
+                let path = entry.expect("the tests' own files can be read").path();
+                if path.is_dir() {
+                    open.push(path)
+                } else {
+                    names.push(path)
+                }
             }
         }
     } else {
         names.push(case.to_path_buf());
     }
     names.sort();
-    let root = if case.is_dir() { case } else { case.parent().unwrap() };
-    let relative = |path: &Path| path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+    let root = if case.is_dir() {
+        case
+    } else {
+        case.parent().expect("the tests' own files can be read")
+    };
+    let relative = |path: &Path| {
+        path.strip_prefix(root)
+            .expect("the tests' own files can be read")
+            .to_str()
+            .expect("the tests' own files can be read")
+            .to_owned()
+    };
     for path in &names {
         if path.extension().is_some_and(|extension| extension == "hcl") {
-            bundle.texts.push(SourceText { path: relative(path), text: fs::read_to_string(path).unwrap() });
+            bundle.texts.push(SourceText {
+                path: relative(path),
+                text: fs::read_to_string(path).expect("the tests' own files can be read"),
+            });
         }
-        if path.file_name().is_some_and(|name| name == "variables.json") {
-            bundle.variables = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        if path
+            .file_name()
+            .is_some_and(|name| name == "variables.json")
+        {
+            bundle.variables =
+                serde_json::from_slice(&fs::read(path).expect("the tests' own files can be read"))
+                    .expect("the tests' own files can be read");
         }
     }
     let inputs = inputs(&bundle.texts);
@@ -48,7 +70,9 @@ fn bundle(case: &Path) -> Bundle {
         }
     }
     for source in inputs.sources {
-        let digest = fs::read(root.join(&source)).ok().map(|bytes| Digest::of(&bytes));
+        let digest = fs::read(root.join(&source))
+            .ok()
+            .map(|bytes| Digest::of(&bytes));
         bundle.sources.insert(source, digest);
     }
     bundle
@@ -57,12 +81,15 @@ fn bundle(case: &Path) -> Bundle {
 /// Compares, or writes when asked to; says what differs.
 fn compare(path: &Path, found: &str, wrong: &mut Vec<String>) {
     if std::env::var_os("COPPICE_UPDATE").is_some() {
-        fs::write(path, found).unwrap();
+        fs::write(path, found).expect("the tests' own files can be read");
         return;
     }
     let expected = fs::read_to_string(path).unwrap_or_default();
     if expected != found {
-        wrong.push(format!("{}:\n--- expected\n{expected}\n--- found\n{found}", path.display()));
+        wrong.push(format!(
+            "{}:\n--- expected\n{expected}\n--- found\n{found}",
+            path.display()
+        ));
     }
 }
 
@@ -98,7 +125,12 @@ fn what_is_said_about_each_case() {
     for orphan in expected {
         wrong.push(format!("{}: no case of that name", orphan.display()));
     }
-    assert!(wrong.is_empty(), "{} cases differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} cases differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -108,7 +140,14 @@ fn the_examples_are_good() {
     let loaded = load(&bundle);
     let said = render(&loaded.diagnostics, &bundle.texts, false, 120);
     let desired = loaded.desired.unwrap_or_else(|| panic!("{said}"));
-    assert_eq!(desired.pools.values().map(|pool| pool.desktops).sum::<u32>(), 32);
+    assert_eq!(
+        desired
+            .pools
+            .values()
+            .map(|pool| pool.desktops)
+            .sum::<u32>(),
+        32
+    );
     for source in &bundle.texts {
         let formatted = coppice_schema::fmt(&source.text).unwrap();
         assert_eq!(formatted, source.text, "{} is not formatted", source.path);

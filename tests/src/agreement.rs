@@ -41,7 +41,12 @@ struct Inner {
     entries: Vec<Logged>,
     state: Arc<State>,
     watchers: Vec<Sender<u64>>,
+    witness: Option<Witness>,
+    untruths: Vec<String>,
 }
+
+/// Judges an entry by the world in the moment in which it is proposed: given the state before it, what is not true.
+pub type Witness = Box<dyn Fn(&State, &Entry) -> Result<(), String> + Send>;
 
 /// How often, in a thousand calls, the log does not answer well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,6 +83,8 @@ impl SimLog {
             entries: Vec::new(),
             state: Arc::new(base.clone()),
             watchers: Vec::new(),
+            witness: None,
+            untruths: Vec::new(),
         };
         Arc::new(Self {
             clock,
@@ -105,6 +112,10 @@ impl SimLog {
     /// Appends and applies an entry at once, past every fault.
     pub fn append(&self, entry: Entry) -> Outcome {
         let mut inner = self.inner();
+        let truth = inner.witness.as_ref().map(|w| w(&inner.state, &entry));
+        if let Some(Err(untruth)) = truth {
+            inner.untruths.push(untruth);
+        }
         inner.index += 1;
         let at = inner.state.time.max(self.clock.now());
         let envelope = reread(&Envelope { at, entry });
@@ -130,6 +141,17 @@ impl SimLog {
         inner.term += 1;
         inner.leader = raft_id;
         inner.index += 1;
+    }
+
+    /// From now on every entry is judged by `witness`.
+    pub fn set_witness(&self, witness: Witness) {
+        self.inner().witness = Some(witness);
+    }
+
+    /// What entries said that was not true.
+    #[must_use]
+    pub fn untruths(&self) -> Vec<String> {
+        self.inner().untruths.clone()
     }
 
     /// Who leads.

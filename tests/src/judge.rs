@@ -1,20 +1,25 @@
 //! What must hold after every step, whatever happened.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use coppice_plans::plan::Memory;
 use coppice_reconcile::leader::LeaderReport;
-use coppice_schema::ids::{DesktopId, Member, PoolName, Stamp};
-use coppice_schema::known::{Phase, ServerState, Task};
+use coppice_schema::Known;
+use coppice_schema::desired::Origin;
+use coppice_schema::ids::{DesktopId, GridId, Member, PoolName, Stamp};
+use coppice_schema::known::{DesktopSpec, Health, KnownDesktop, Phase, Seen, ServerState, Task};
+use coppice_schema::units::Span;
 use coppice_state::entry::{NewOrder, Report};
 use coppice_state::{Entry, Outcome, State};
+use coppice_world::clock::Clock;
 use coppice_world::hypervisor::Mark;
-use coppice_world::sim::{Deed, Hand, SimDomain};
+use coppice_world::sim::{Deed, Hand, SimDomain, SimServer};
 use coppice_world::stamps::Stamps;
 use futures::executor::block_on;
 use uuid::Uuid;
 
-use crate::agreement::Logged;
+use crate::agreement::{Logged, Witness};
 use crate::world::{Machine, World};
 
 /// What it has judged so far.
@@ -44,6 +49,9 @@ impl Judge {
             self.fences_hold(index, machine)?;
             self.deeds(index, machine, world)?;
         }
+        if let Some(untruth) = world.log.untruths().first() {
+            return Err(untruth.clone());
+        }
         let new = world.log.since(self.entries);
         self.entries += new.len();
         for logged in &new {
@@ -51,9 +59,6 @@ impl Judge {
                 continue;
             }
             let entry = &logged.envelope.entry;
-            if let Entry::Reported(report) = entry {
-                absence_is_true(report, world)?;
-            }
             if let Entry::Planned { orders, .. } = entry {
                 nothing_unseen(orders, logged)?;
                 within_budget(orders, logged)?;
@@ -163,53 +168,76 @@ fn is_ours(mark: Option<&Mark>, world: &World) -> bool {
     mark.is_some_and(|m| m.grid == world.grid)
 }
 
-/// What is reported to be gone is gone.
-fn absence_is_true(report: &Report, world: &World) -> Verdict {
-    let machine = world
-        .machines
-        .iter()
-        .find(|m| m.id(&world.log) == Some(report.server));
-    let Some(machine) = machine else {
-        return Err(format!("a report of server {}", report.server));
-    };
-    let marks = |member: &Member| -> bool {
-        let of = |mark: Option<Mark>| mark.is_some_and(|m| m.member == *member);
-        let domain = machine.sim.domains().into_iter().any(|d| of(d.mark));
-        let overlay = machine
-            .sim
-            .overlay_files()
-            .into_iter()
-            .any(|(_, o)| of(o.mark));
-        domain || overlay
-    };
-    let domains: BTreeSet<Uuid> = machine.sim.domains().iter().map(|d| d.uuid).collect();
-    for (member, seen) in &report.members {
-        let Some(seen) = seen else {
-            if marks(member) {
-                return Err(format!("{member} was reported gone, and is there"));
-            }
-            continue;
+/// Judges what servers report by what is there in that moment.
+#[must_use]
+pub fn witness(world: &World) -> Witness {
+    let sims = world.machines.iter();
+    let sims: Vec<_> = sims.map(|m| (m.name.clone(), Arc::clone(&m.sim))).collect();
+    Box::new(move |state, entry| {
+        let Entry::Reported(report) = entry else {
+            return Ok(());
         };
-        let uuid = member
-            .desktop
-            .uuid(world.grid, world.log.state().epoch, member.incarnation);
-        if seen.domain.is_none() && domains.contains(&uuid) {
+        let name = state.servers.get(&report.server).map(|s| &s.name);
+        let sim = sims.iter().find(|(n, _)| Some(n) == name);
+        let (_, sim) = sim.ok_or_else(|| format!("a report of server {}", report.server))?;
+        if report.hypervisor != Health::Well {
+            return Ok(());
+        }
+        absence_is_true(report, sim, state)
+    })
+}
+
+/// The longest look: all disks' calls at their deadlines, then the guests' at theirs.
+const LOOK: Span = Span::minutes(2);
+
+/// What is reported to be gone is gone.
+fn absence_is_true(report: &Report, sim: &SimServer, state: &State) -> Verdict {
+    let grid = state.grid.unwrap_or(GridId([0; 16]));
+    let (domains, overlays) = (sim.domains(), sim.overlay_files());
+    // A define that hung may come about between a look and its report; a look takes no longer than its calls.
+    let now = sim.now();
+    let just_defined: Vec<Uuid> = sim
+        .journal()
+        .into_iter()
+        .filter(|change| now.since(change.at) <= LOOK)
+        .filter_map(|change| match change.deed {
+            Deed::Defined { uuid, .. } => Some(uuid),
+            Deed::Started { .. }
+            | Deed::Ended { .. }
+            | Deed::Undefined { .. }
+            | Deed::OverlayMade { .. }
+            | Deed::OverlayRemoved { .. }
+            | Deed::ImageMade(_)
+            | Deed::ImageGone(_) => None,
+        })
+        .collect();
+    for (member, seen) in &report.members {
+        let Member {
+            desktop,
+            incarnation,
+        } = member;
+        let uuid = desktop.uuid(grid, state.epoch, *incarnation);
+        let domain = domains.iter().any(|d| d.uuid == uuid) && !just_defined.contains(&uuid);
+        let path = SimServer::overlay_path(member);
+        let overlay = overlays.iter().any(|(p, _)| *p == path);
+        let nothing = Seen::default();
+        let seen = seen.as_ref().unwrap_or(&nothing);
+        if seen.domain.is_none() && domain {
             return Err(format!(
-                "{member} was reported without its domain, which is there"
+                "the domain of {member} was reported gone, and is there"
             ));
         }
-        let path = coppice_world::sim::SimServer::overlay_path(member);
-        let files = machine.sim.overlay_files();
-        if seen.overlay.is_none() && files.iter().any(|(p, _)| *p == path) {
+        if seen.overlay.is_none() && overlay {
             return Err(format!(
-                "{member} was reported without its overlay, which is there"
+                "the overlay of {member} was reported gone, and is there"
             ));
         }
     }
     Ok(())
 }
 
-/// While a server may hold what it does not show, nothing is created and nothing is removed.
+/// While a server may hold what it does not show, nothing is created, no pool is made smaller, and nothing is done to
+/// what that server holds.
 fn nothing_unseen(orders: &[NewOrder], logged: &Logged) -> Verdict {
     let known = logged.before.known(logged.term);
     let takes_part = |part: ServerState| match part {
@@ -222,23 +250,67 @@ fn nothing_unseen(orders: &[NewOrder], logged: &Logged) -> Verdict {
     };
     let unseen = known
         .servers
-        .values()
-        .find(|s| takes_part(s.state) && !s.current);
-    let Some(unseen) = unseen else {
+        .iter()
+        .find(|(_, s)| takes_part(s.state) && !s.current);
+    let Some((unseen, server)) = unseen else {
         return Ok(());
     };
     let decided = orders.iter().find(|order| match order.memory {
-        Memory::Grown { .. } | Memory::Leaving => true,
-        Memory::Unchanged | Memory::Rewritten { .. } => false,
+        Memory::Grown { .. } => true,
+        Memory::Leaving => order.server == *unseen || makes_smaller(order, &known),
+        Memory::Unchanged | Memory::Rewritten { .. } => order.server == *unseen,
     });
     match decided {
         Some(order) => Err(format!(
             "{} was ordered while {} was not seen",
             order.task.describe(),
-            unseen.name
+            server.name
         )),
         None => Ok(()),
     }
+}
+
+fn makes_smaller(order: &NewOrder, known: &Known) -> bool {
+    let Some(Member { desktop, .. }) = order.task.member() else {
+        return false;
+    };
+    // One that is broken, or of another form than it should be, is regrown: its slot stays.
+    let there = known.desktops.get(desktop);
+    if there.is_none_or(|d| matches!(d.phase, Phase::Broken { .. }) || is_outdated(d, known)) {
+        return false;
+    }
+    let pool = &desktop.pool;
+    let most = known.committed.pools.get(pool).map_or(0, |p| {
+        p.desktops + p.policy.rollout.max_surge.of(p.desktops)
+    });
+    let there = known.desktops.keys().filter(|id| id.pool == *pool).count();
+    there > usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+fn is_outdated(desktop: &KnownDesktop, known: &Known) -> bool {
+    let Known { committed, .. } = known;
+    let DesktopSpec {
+        member,
+        hardware,
+        image: root,
+        ..
+    } = &desktop.spec;
+    let pool = committed.pools.get(&member.desktop.pool);
+    let template = pool.and_then(|pool| committed.templates.get(&pool.template));
+    let image = template.and_then(|t| Some((t, committed.images.get(&t.image)?)));
+    let Some((template, image)) = image else {
+        return false;
+    };
+    let Origin::Version(version) = &image.origin else {
+        return false;
+    };
+    let versions = known.images.get(&template.image);
+    let record = versions.and_then(|versions| versions.get(version));
+    let disk = template.disk.or(record.map(|record| record.size));
+    record.is_some_and(|record| record.root != *root)
+        || disk.is_some_and(|disk| disk != hardware.disk)
+        || (template.cpus, template.memory) != (hardware.cpus, hardware.memory)
+        || image.agent != hardware.agent
 }
 
 /// Of desktops that people could have, no more are taken away than the pool's budget has left.

@@ -4,8 +4,8 @@ mod calm;
 mod hands;
 
 use coppice_plans::plan::{Bounds, GateKind};
-use coppice_schema::Digest;
-use coppice_schema::units::{Size, Span};
+use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_schema::{Digest, Known};
 use coppice_state::Entry;
 use coppice_state::entry::Commit;
 use coppice_world::clock::Clock;
@@ -13,7 +13,7 @@ use coppice_world::sim::{Chance, CrashPoint, Moment, Weather};
 
 use crate::agreement::Unrest;
 use crate::configs;
-use crate::judge::{Judge, Verdict, plan_is_right};
+use crate::judge::{Judge, Verdict, plan_is_right, witness};
 use crate::plants::Plant;
 use crate::world::World;
 
@@ -59,17 +59,7 @@ pub struct Storm {
 /// # Errors
 /// What did not hold.
 pub fn run(seed: u64, plant: Option<Plant>) -> Result<Ended, Failed> {
-    let mut chance = Chance::new(seed);
-    let servers = chance.between(1, 3);
-    let world = World::new(&mut chance, servers, plant);
-    let mut storm = Storm {
-        chance,
-        world,
-        judge: Judge::default(),
-        trace: Vec::new(),
-        crashes: 0,
-        raging: false,
-    };
+    let mut storm = Storm::new(seed, plant);
     let done = storm
         .begin()
         .and_then(|()| storm.rage())
@@ -85,6 +75,50 @@ pub fn run(seed: u64, plant: Option<Plant>) -> Result<Ended, Failed> {
 }
 
 impl Storm {
+    fn new(seed: u64, plant: Option<Plant>) -> Self {
+        let mut chance = Chance::new(seed);
+        let servers = chance.between(1, 3);
+        let world = World::new(&mut chance, servers, plant);
+        world.log.set_witness(witness(&world));
+        Self {
+            chance,
+            world,
+            judge: Judge::default(),
+            trace: Vec::new(),
+            crashes: 0,
+            raging: false,
+        }
+    }
+
+    /// The storm of `seed` at its end, before the calm.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub fn raged(seed: u64) -> Result<Self, String> {
+        let mut storm = Self::new(seed, None);
+        storm.begin()?;
+        storm.rage()?;
+        Ok(storm)
+    }
+
+    /// The storm of `seed` after the calm.
+    ///
+    /// # Errors
+    /// What did not hold.
+    pub fn settled(seed: u64) -> Result<Self, String> {
+        let mut storm = Self::raged(seed)?;
+        storm.calm()?;
+        Ok(storm)
+    }
+
+    /// What the leader knows now, and the time.
+    #[must_use]
+    pub fn known(&self) -> (Known, Timestamp) {
+        let state = self.world.log.state();
+        let now = self.world.clock.now().max(state.time);
+        (state.known(self.world.log.term()), now)
+    }
+
     fn begin(&mut self) -> Verdict {
         let desired = configs::desired(&mut self.chance, DESKTOPS);
         for index in 0..self.world.machines.len() {
@@ -146,9 +180,9 @@ impl Storm {
                 self.world.clock.advance(span);
             }
             _ => {
-                if let Some(machine) = self.world.machines.get(index) {
-                    machine.agreement.catch_up();
-                }
+                let span = Span::hours(self.chance.between(1, 5));
+                self.note(format!("{span} pass"));
+                self.world.clock.advance(span);
             }
         }
         self.judge.judge(&self.world)
@@ -180,8 +214,15 @@ impl Storm {
 
     fn server_round(&mut self, index: usize) -> Verdict {
         self.plan_death(index, 14);
-        let name = self.world.machines.get(index).map(|m| m.name.to_string());
-        let name = name.unwrap_or_default();
+        // A replica lags as long as it likes in a storm, and not for ever.
+        let lags = self.raging && self.chance.per_mille(300);
+        let Some(machine) = self.world.machines.get(index) else {
+            return Ok(());
+        };
+        if !lags {
+            machine.agreement.catch_up();
+        }
+        let name = machine.name.to_string();
         match self.world.server_round(index) {
             None => {
                 self.crashes += 1;

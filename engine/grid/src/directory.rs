@@ -17,6 +17,7 @@ const FOUNDING: &str = "founding";
 const SUSPECT: &str = "suspect";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
+const MARK: &str = "log.mark";
 const SNAPSHOTS: &str = "snapshots";
 
 /// Whose a data directory is. The file `format` in it, CBOR, written last when a grid is founded: a directory
@@ -124,8 +125,13 @@ impl Directory {
         }
         let founding = path.join(FOUNDING);
         if founding.exists() {
-            for part in [directory.log(), directory.snapshots()] {
-                match fs::remove_dir_all(&part) {
+            for part in [directory.log(), directory.snapshots(), directory.mark()] {
+                let removed = if part.is_dir() {
+                    fs::remove_dir_all(&part)
+                } else {
+                    fs::remove_file(&part)
+                };
+                match removed {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         return Err(failed("remove", &part, e));
                     }
@@ -197,6 +203,11 @@ impl Directory {
         self.path.join(LOG)
     }
 
+    /// Where it says how far the log is durable.
+    pub(crate) fn mark(&self) -> PathBuf {
+        self.path.join(MARK)
+    }
+
     /// Where the snapshots are.
     pub(crate) fn snapshots(&self) -> PathBuf {
         self.path.join(SNAPSHOTS)
@@ -206,7 +217,9 @@ impl Directory {
     /// disk failed, after all.
     pub(crate) fn suspect(&self, why: &str) {
         let file = self.path.join(SUSPECT);
-        if let Err(e) = replace(&file, why.as_bytes()) {
+        // In place and not given up when a sync fails: half a note is as good as a whole one.
+        let noted = fs::write(&file, why).and_then(|()| File::open(&file)?.sync_all());
+        if let Err(e) = noted {
             tracing::error!(file = %file.display(), error = %e, "cannot note that the disk failed");
         }
     }

@@ -1,7 +1,7 @@
 //! A server's part of a grid, on its disk.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use coppice_schema::ids::{Epoch, GridId, ServerId};
 use coppice_state::entry::NewServer;
@@ -20,7 +20,7 @@ use crate::directory::{Directory, DirectoryError, FORMAT_VERSION, Format};
 use crate::log::{Log, LogError};
 use crate::machine::Machine;
 use crate::network::Alone;
-use crate::replica::Replica;
+use crate::replica::{Fate, Replica};
 use crate::snapshots::{SnapshotError, SnapshotFiles};
 use crate::types::Real;
 
@@ -82,6 +82,8 @@ pub struct Grid {
     log: Log<Real>,
     log_failed: WatchReceiverOf<Real, Option<String>>,
     format: Format,
+    /// Keeps the directory locked until this is shut down.
+    directory: Mutex<Option<Arc<Directory>>>,
 }
 
 impl Grid {
@@ -141,14 +143,14 @@ impl Grid {
             found,
         };
         // A founded grid's log never is empty: without its first entry nobody votes.
-        if grid.log.bounds().1.is_none() && grid.local().grid.is_none() {
+        if grid.log.bounds().1.is_none() {
             return Err(mixed(None));
         }
         let state = grid.replica.caught_up().await?;
-        match state.grid {
-            Some(found) if found != grid.format.grid => Err(mixed(Some(found))),
-            Some(_) | None => Ok(grid),
+        if state.grid != Some(grid.format.grid) {
+            return Err(mixed(state.grid));
         }
+        Ok(grid)
     }
 
     async fn start(
@@ -157,9 +159,13 @@ impl Grid {
         format: Format,
     ) -> Result<Self, GridError> {
         let (failed, log_failed) = Real::watch_channel(None);
+        let fate = Fate::default();
+        let log_fate = fate.clone();
+        let held = Arc::clone(directory);
         let directory = Arc::clone(directory);
         let (log, files, latest) = blocking(move || {
             let log = Log::<Real>::open(&directory, move |why| {
+                log_fate.close(&why);
                 // Nobody is left to be told when the receivers are gone.
                 drop(failed.send(Some(why)));
             })?;
@@ -169,19 +175,32 @@ impl Grid {
         })
         .await?;
         let machine = Machine::new(Arc::new(files), latest);
-        let replica =
-            Replica::start(format.raft_id, log.clone(), machine, Alone::new(), clock).await?;
+        let replica = Replica::start(
+            format.raft_id,
+            log.clone(),
+            machine,
+            Alone::new(),
+            clock,
+            fate,
+        )
+        .await?;
         Ok(Self {
             replica,
             log,
             log_failed,
             format,
+            directory: Mutex::new(Some(held)),
         })
     }
 
     #[cfg(test)]
     pub(crate) fn log(&self) -> Log<Real> {
         self.log.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn replica(&self) -> &Replica<Real> {
+        &self.replica
     }
 
     /// Which grid this is.
@@ -238,8 +257,25 @@ impl Grid {
         let snapshot = self.replica.snapshot().await;
         self.replica.stop("it was shut down").await;
         let closed = self.log.close().await;
+        self.release();
         snapshot?;
         closed.map_err(|e| AgreementError::Closed(format!("closing the log: {e}")))
+    }
+}
+
+impl Grid {
+    fn release(&self) {
+        *self
+            .directory
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Ends as a killed process would, but for what its system still keeps: no snapshot, no farewell.
+    #[cfg(test)]
+    pub(crate) async fn abandon(self) {
+        self.replica.stop("abandoned").await;
+        self.log.close().await.unwrap();
     }
 }
 

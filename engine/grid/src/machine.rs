@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use coppice_state::state::FEATURE_LEVEL;
 use coppice_state::{Outcome, State, apply};
 use futures::future::BoxFuture;
 use futures::{Stream, TryStreamExt};
@@ -73,6 +74,21 @@ impl<C: GridTypes> Published<C> {
 struct Position {
     applied: Option<LogId>,
     membership: Membership,
+}
+
+/// A state that this version cannot apply entries to must not be moved on: whatever came of it would be another state
+/// than the other servers have.
+fn applicable(state: &State) -> io::Result<()> {
+    if state.feature_level <= FEATURE_LEVEL {
+        return Ok(());
+    }
+    let level = state.feature_level;
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "the grid has feature level {level}, this version applies up to {FEATURE_LEVEL}: start a newer version"
+        ),
+    ))
 }
 
 /// What openraft applies entries to. Clones are the same machine.
@@ -191,14 +207,19 @@ impl<C: GridTypes> RaftStateMachine<C> for Machine<C> {
             let id = entry.log_id;
             let (term, index) = (id.leader_id.term, id.index());
             // One entry at a time, so that a reader waits for one at most.
-            let outcome = self.published.change(|state| match &entry.payload {
-                EntryPayload::Normal(proposal) => apply(state, term, index, &proposal.0),
-                EntryPayload::Blank | EntryPayload::Membership(_) => {
-                    state.term = term;
-                    state.index = index;
-                    Outcome::Done
+            let outcome = self.published.change(|state| {
+                applicable(state)?;
+                match &entry.payload {
+                    EntryPayload::Normal(proposal) => {
+                        Ok::<_, io::Error>(apply(state, term, index, &proposal.0))
+                    }
+                    EntryPayload::Blank | EntryPayload::Membership(_) => {
+                        state.term = term;
+                        state.index = index;
+                        Ok(Outcome::Done)
+                    }
                 }
-            });
+            })?;
             {
                 let mut position = self.position();
                 position.applied = Some(id);
@@ -225,6 +246,7 @@ impl<C: GridTypes> RaftStateMachine<C> for Machine<C> {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Arc<State>) -> io::Result<()> {
+        applicable(&state)?;
         let snapshot = Snapshot {
             meta: meta.clone(),
             state: Arc::clone(&state),

@@ -72,6 +72,15 @@ enum Waiter<C: GridTypes> {
     Caller(oneshot::Sender<()>),
 }
 
+impl<C: GridTypes> Waiter<C> {
+    fn answer(self) {
+        match self {
+            Self::Appender(callback) => callback.io_completed(Ok(())),
+            Self::Caller(answer) => drop(answer.send(())),
+        }
+    }
+}
+
 struct Disk<C: GridTypes> {
     durable: Image,
     cache: Image,
@@ -86,6 +95,7 @@ struct Disk<C: GridTypes> {
     life: u64,
     random: u64,
     slowest: Duration,
+    lying: bool,
 }
 
 /// What a crash took.
@@ -127,14 +137,32 @@ impl<C: GridTypes> MemoryDisk<C> {
                 life: 0,
                 random: seed,
                 slowest,
+                lying: false,
             })),
         }
+    }
+
+    /// This disk, from now on doing one sync in eight and saying that it did all, as some real ones do. Whoever tests with a
+    /// disk that crashes can show with it that the test would notice.
+    #[must_use]
+    pub fn lying(self) -> Self {
+        self.lock().lying = true;
+        self
     }
 
     /// The log on this disk, for the present life.
     #[must_use]
     pub fn log(&self) -> MemoryLog<C> {
         MemoryLog {
+            life: self.lock().life,
+            disk: self.clone(),
+        }
+    }
+
+    /// The snapshots on this disk, for the present life.
+    #[must_use]
+    pub fn snapshots(&self) -> MemorySnapshots<C> {
+        MemorySnapshots {
             life: self.lock().life,
             disk: self.clone(),
         }
@@ -216,7 +244,12 @@ impl<C: GridTypes> MemoryDisk<C> {
                 if disk.life != life {
                     return;
                 }
-                while disk.synced < upto {
+                let done = if disk.lying && disk.draw(8) > 0 {
+                    disk.synced
+                } else {
+                    upto
+                };
+                while disk.synced < done {
                     let Some(write) = disk.pending.pop_front() else {
                         break;
                     };
@@ -232,10 +265,7 @@ impl<C: GridTypes> MemoryDisk<C> {
             };
             let (answered, more): (Vec<_>, bool) = answered;
             for (_, waiter) in answered {
-                match waiter {
-                    Waiter::Appender(callback) => callback.io_completed(Ok(())),
-                    Waiter::Caller(answer) => drop(answer.send(())),
-                }
+                waiter.answer();
             }
             if !more {
                 return;
@@ -263,16 +293,19 @@ impl<C: GridTypes> Disk<C> {
     }
 }
 
-impl<C: GridTypes> Snapshots for MemoryDisk<C> {
+/// Snapshots on a [`MemoryDisk`].
+pub struct MemorySnapshots<C: GridTypes> {
+    disk: MemoryDisk<C>,
+    life: u64,
+}
+
+impl<C: GridTypes> Snapshots for MemorySnapshots<C> {
     fn save(&self, snapshot: Snapshot) -> BoxFuture<'static, io::Result<()>> {
-        let this = self.clone();
+        let (disk, life) = (self.disk.clone(), self.life);
         async move {
-            let (life, pause) = {
-                let mut disk = this.lock();
-                (disk.life, disk.pause())
-            };
+            let pause = disk.lock().pause();
             C::sleep(pause).await;
-            let mut disk = this.lock();
+            let mut disk = disk.lock();
             if disk.life != life {
                 return Err(gone());
             }

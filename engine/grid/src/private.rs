@@ -39,9 +39,12 @@ pub enum PrivateFileError {
 
 /// Reads a file that holds a key.
 pub(crate) fn read(file: &Path) -> Result<Vec<u8>, PrivateFileError> {
-    let refused = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => PrivateFileError::Missing(file.to_owned()),
-        _ => failed("read", file, source),
+    let refused = |source: io::Error| {
+        if source.kind() == io::ErrorKind::NotFound {
+            PrivateFileError::Missing(file.to_owned())
+        } else {
+            failed("read", file, source)
+        }
     };
     let mut opened = fs::File::open(file).map_err(refused)?;
     let mode = opened.metadata().map_err(refused)?.permissions().mode() & 0o7777;

@@ -1,7 +1,7 @@
 //! One server's copy of the grid's log and state, whatever they are kept on and whatever runs them.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coppice_schema::units::Timestamp;
@@ -32,6 +32,26 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 type Raft<C> = openraft::Raft<C, Machine<C>>;
 
+/// Why a replica is closed, once it is: the first reason given, so that callers learn the cause and not only that
+/// openraft stopped because of it. Clones are the same one.
+#[derive(Clone, Default, Debug)]
+pub struct Fate(Arc<Mutex<Option<String>>>);
+
+impl Fate {
+    /// Gives the reason, if none was given before.
+    pub fn close(&self, why: &str) {
+        self.lock().get_or_insert_with(|| why.to_owned());
+    }
+
+    fn why(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A replica. Clones are the same one.
 pub struct Replica<C: GridTypes> {
     id: u64,
@@ -41,8 +61,7 @@ pub struct Replica<C: GridTypes> {
     /// The last time given to an entry. Held while an entry is handed over, so that entries enter the log in the
     /// order of their times.
     stamped: Arc<futures::lock::Mutex<Timestamp>>,
-    /// Why it is closed, once it is.
-    closed: Arc<Mutex<Option<String>>>,
+    fate: Fate,
 }
 
 impl<C: GridTypes> Clone for Replica<C> {
@@ -53,7 +72,7 @@ impl<C: GridTypes> Clone for Replica<C> {
             published: Arc::clone(&self.published),
             clock: Arc::clone(&self.clock),
             stamped: Arc::clone(&self.stamped),
-            closed: Arc::clone(&self.closed),
+            fate: self.fate.clone(),
         }
     }
 }
@@ -68,7 +87,8 @@ enum Attempt<T> {
 
 impl<C: GridTypes> Replica<C> {
     /// Starts server `id` on `log` and `machine`. What the log holds is applied as far as it is known to be agreed;
-    /// the rest follows when a leader is known, see [`caught_up`](Self::caught_up).
+    /// the rest follows when a leader is known, see [`caught_up`](Self::caught_up). Whoever keeps the log says in `fate`
+    /// why it can no longer be written.
     ///
     /// # Errors
     /// When the log or the machine cannot be read.
@@ -81,6 +101,7 @@ impl<C: GridTypes> Replica<C> {
             Network: openraft::network::NetSnapshot<C, SnapshotData = Arc<State>>,
         >,
         clock: Arc<dyn Clock>,
+        fate: Fate,
     ) -> Result<Self, AgreementError> {
         let settings = settings().map_err(|e| AgreementError::Closed(e.to_string()))?;
         let published = machine.published();
@@ -93,7 +114,7 @@ impl<C: GridTypes> Replica<C> {
             published,
             clock,
             stamped: Arc::default(),
-            closed: Arc::default(),
+            fate,
         };
         // A single voter has nobody to wait for: without this it would sit out an election timeout.
         if replica.raft.voter_ids().eq([id]) {
@@ -105,6 +126,11 @@ impl<C: GridTypes> Replica<C> {
                 .map_err(|e| closed(&e))?;
         }
         Ok(replica)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &Raft<C> {
+        &self.raft
     }
 
     /// Makes this server the only voter of a new log. Nothing happens where a log is.
@@ -147,10 +173,7 @@ impl<C: GridTypes> Replica<C> {
 
     /// Stops. The log is as durable as it was; nothing is lost by not calling it.
     pub async fn stop(&self, why: &str) {
-        self.closed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(|| why.to_owned());
+        self.fate.close(why);
         if let Err(e) = self.raft.shutdown().await {
             tracing::warn!(error = %e, "agreement did not stop cleanly");
         }
@@ -282,8 +305,7 @@ impl<C: GridTypes> Replica<C> {
     }
 
     fn why(&self, fatal: &Fatal<C>) -> String {
-        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        closed.clone().unwrap_or_else(|| fatal.to_string())
+        self.fate.why().unwrap_or_else(|| fatal.to_string())
     }
 
     fn closed(&self, fatal: &Fatal<C>) -> AgreementError {

@@ -9,17 +9,18 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use coppice_schema::Digest;
 use coppice_state::State;
 use coppice_state::state::FEATURE_LEVEL;
 use futures::future::BoxFuture;
+use openraft::type_config::TypeConfigExt;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::{Directory, replace, sync_parent};
 use crate::machine::{Snapshot, Snapshots};
-use crate::types::{LogId, SnapshotMeta};
+use crate::types::{LogId, Real, SnapshotMeta};
 
 /// The newest form of a snapshot file that this version reads and the one it writes.
 pub const SNAPSHOT_FORM: u32 = 1;
@@ -87,8 +88,9 @@ enum Fault {
 #[derive(Debug)]
 pub struct SnapshotFiles {
     dir: PathBuf,
-    // Keeps the directory locked while a snapshot is written.
-    _lock: Arc<Directory>,
+    // Only what holds the directory may write to it. Not kept alive from here: openraft lets go of its machine some
+    // time after it said that it stopped.
+    directory: Weak<Directory>,
     // One writer at a time; holds what is newest.
     newest: Arc<Mutex<Option<LogId>>>,
 }
@@ -142,7 +144,7 @@ impl SnapshotFiles {
         }
         let files = Self {
             dir,
-            _lock: Arc::clone(directory),
+            directory: Arc::downgrade(directory),
             newest: Arc::new(Mutex::new(reached)),
         };
         Ok((files, found))
@@ -153,10 +155,12 @@ impl Snapshots for SnapshotFiles {
     fn save(&self, snapshot: Snapshot) -> BoxFuture<'static, io::Result<()>> {
         let dir = self.dir.clone();
         let newest = Arc::clone(&self.newest);
-        let lock = Arc::clone(&self._lock);
+        let directory = self.directory.upgrade();
         Box::pin(async move {
-            tokio::task::spawn_blocking(move || {
-                let _lock = lock;
+            Real::spawn_blocking(move || {
+                let _held = directory.ok_or_else(|| {
+                    io::Error::new(io::ErrorKind::BrokenPipe, "the directory is closed")
+                })?;
                 let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
                 let id = snapshot.meta.last_log_id;
                 if *newest >= id && newest.is_some() {

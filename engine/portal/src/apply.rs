@@ -56,6 +56,13 @@ pub(crate) async fn apply(
     let goal = goal(&seen.state, &reviewed);
     let preview = preview::of(&portal, &seen, Arc::new(goal), BTreeSet::new()).await?;
     expected(request.expect_plan, preview.document.plan_id)?;
+    // It is what the grid asks for already, and nobody allows more than they did before.
+    let allows = !request.approve.is_empty() || request.max_interrupted.is_some();
+    let nothing_to_allow = !allows || preview.plan.actions.is_empty();
+    if preview.plan.changes.is_empty() && nothing_to_allow {
+        return Ok(answer(seen.state.revision, true, preview.document));
+    }
+    seen_whole(&seen.state, &preview.plan)?;
     gates(&preview.plan, &request.approve)?;
     let asked = reviewed.saved.as_ref().map(|saved| &saved.bounds);
     let bounds = within(
@@ -65,9 +72,6 @@ pub(crate) async fn apply(
         request.approve,
     )?;
     let Preview { plan, document, .. } = checked(preview).await?;
-    if plan.actions.is_empty() && plan.changes.is_empty() {
-        return Ok(answer(seen.state.revision, true, document));
-    }
 
     let (base, changes, document) = match reviewed.saved {
         Some(saved) => (saved.base, saved.document.changes.clone(), saved.document),
@@ -162,6 +166,25 @@ fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Box<Problem>> {
             "look at the new plan, and apply that one",
         )),
     }
+}
+
+/// What nobody sees cannot be weighed: the gates of a plan with servers unseen would pass too easily. A grid that
+/// remembers no desktops has nothing to lose.
+fn seen_whole(state: &State, plan: &Plan) -> Result<(), Box<Problem>> {
+    if plan.complete || state.desktops.is_empty() {
+        return Ok(());
+    }
+    let unseen = plan.looked.values().filter(|looked| !looked.current);
+    let names: Vec<&str> = unseen.map(|looked| looked.name.as_str()).collect();
+    Err(Problem::new(
+        Code::Incomplete,
+        format!(
+            "the plan may be missing the worst: not seen whole: {}",
+            names.join(", ")
+        ),
+        "wait until `coppice status` shows every server as seen, and apply again; \
+         `coppice explain server.NAME` says why one is not",
+    ))
 }
 
 /// Every gate passes, or was approved by its name.

@@ -69,7 +69,8 @@ pub enum Entry {
         /// The grid is what the revision asks for.
         settled: bool,
     },
-    /// A server tried an order.
+    /// A server tried an order. What the order changed there is reported before, so that a desktop is never taken for
+    /// broken because its receipt came before its sight.
     Receipt {
         /// Who.
         server: ServerId,

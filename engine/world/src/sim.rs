@@ -74,7 +74,7 @@ impl Default for Setup {
 pub struct SimServer {
     setup: Setup,
     clock: Arc<dyn Clock>,
-    machine: Mutex<Machine>,
+    machine: Arc<Mutex<Machine>>,
     faults: Mutex<Faults>,
 }
 
@@ -87,8 +87,23 @@ impl SimServer {
         Arc::new(Self {
             setup,
             clock,
-            machine: Mutex::new(machine),
+            machine: Arc::new(Mutex::new(machine)),
             faults: Mutex::new(faults),
+        })
+    }
+
+    /// The same server, as whoever serves `grid` uses it: with faults of its own.
+    #[must_use]
+    pub fn serving(&self, grid: GridId) -> Arc<Self> {
+        let setup = Setup {
+            grid: Some(grid),
+            ..self.setup.clone()
+        };
+        Arc::new(Self {
+            faults: Mutex::new(Faults::new(setup.seed)),
+            setup,
+            clock: Arc::clone(&self.clock),
+            machine: Arc::clone(&self.machine),
         })
     }
 

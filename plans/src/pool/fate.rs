@@ -576,8 +576,11 @@ fn reboot(
     rollout: &mut Rollout,
     draft: &mut Draft<'_>,
 ) -> bool {
+    // What other hands wrote, and what is only told, is not brought into effect by us.
     let stale = seen(yard, desktop).is_some_and(|domain| {
-        domain.stale_until_reboot && matches!(domain.power, PowerState::Running { .. })
+        domain.stale_until_reboot
+            && matches!(domain.power, PowerState::Running { .. })
+            && specs::edits(&desktop.spec, &domain.spec).is_empty()
     });
     if !stale || desktop.personal {
         return false;

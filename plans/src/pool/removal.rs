@@ -54,8 +54,11 @@ pub(crate) fn surplus(
         |desktop: &KnownDesktop| image.is_some_and(|image| desktop.spec.image != image.record.root);
     alive.sort_by_key(|(id, desktop)| {
         let used = matches!(desktop.phase, Phase::InUse { .. });
+        // One that is on can be had sooner than one that is off.
+        let on = is_ready(&desktop.phase) && !matches!(desktop.phase, Phase::Off { .. });
         (
             used,
+            on,
             is_ready(&desktop.phase),
             !outdated(desktop),
             std::cmp::Reverse(id.slot),

@@ -1,5 +1,6 @@
 //! How many desktops a change may take away at once.
 
+use coppice_schema::desired::DriftRule;
 use coppice_schema::known::{KnownDesktop, Phase};
 use coppice_schema::units::Timestamp;
 
@@ -13,6 +14,10 @@ use crate::specs;
 pub(crate) struct Rollout {
     /// Desktops that may be taken away now.
     budget: u32,
+    /// Desktops that people can have.
+    ready: u32,
+    /// Below so many the pool must not come.
+    floor: u32,
     /// Desktops that are not as the configuration wants them.
     outdated: u32,
     /// Desktops beyond the pool's size.
@@ -38,7 +43,13 @@ impl Rollout {
         let mut seen = Census::default();
         for (_, desktop) in yard.members() {
             let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
-            seen.count(desktop, outdated, rules.healthy_after, now, draft);
+            // Switched off by the pool's own figures, or by others who may, it can be had; otherwise it cannot.
+            let policy = &yard.pool.policy;
+            let enforced = policy.drift.domain.unwrap_or(DriftRule::Enforce);
+            let stays_on = policy.power.is_none() && enforced == DriftRule::Enforce;
+            let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
+            let ready = is_ready(&desktop.phase) && !fallen;
+            seen.count(desktop, ready, outdated, rules.healthy_after, now, draft);
         }
         let size = yard.pool.desktops;
         let width = rules.max_unavailable.of(size);
@@ -73,6 +84,8 @@ impl Rollout {
         let surge = rules.max_surge.of(size).min(seen.outdated);
         Self {
             budget,
+            ready: seen.ready,
+            floor,
             outdated: seen.outdated,
             surge,
             width: width.max(1),
@@ -80,6 +93,12 @@ impl Rollout {
             wait,
             limit,
         }
+    }
+
+    /// Desktops that leave because the pool became smaller carry no roll-out: `lost` of them are ready now.
+    pub(crate) fn without(&mut self, lost: u32) {
+        let left = self.ready.saturating_sub(lost);
+        self.budget = self.budget.min(left.saturating_sub(self.floor));
     }
 
     /// How many desktops beyond the pool's size there may be.
@@ -129,6 +148,7 @@ impl Census {
     fn count(
         &mut self,
         desktop: &KnownDesktop,
+        ready: bool,
         outdated: bool,
         healthy_after: coppice_schema::units::Span,
         now: Timestamp,
@@ -138,7 +158,6 @@ impl Census {
             self.leaving += 1;
             return;
         }
-        let ready = is_ready(&desktop.phase);
         // A changed desktop must have been well for a while before it counts again.
         let proven_at = desktop
             .phase

@@ -46,51 +46,198 @@ const fn function(
     run: fn(&Evaluator<'_>, &Call<'_>) -> Eval,
     doc: &'static str,
 ) -> Function {
-    Function { name, arguments, doc, takes, run }
+    Function {
+        name,
+        arguments,
+        doc,
+        takes,
+        run,
+    }
 }
 
 const MANY: usize = usize::MAX;
 
 /// Every function.
 pub(crate) static FUNCTIONS: &[Function] = &[
-    function("secret", "name", (1, 1), secret, "The secret of that name; its value is never part of a configuration."),
-    function("group", "directory, name", (2, 2), |e, c| member(e, c, Entitlement::Group), "Members of a group, by name or DN."),
-    function("user", "directory, name", (2, 2), |e, c| member(e, c, Entitlement::User), "One person."),
-    function("ou", "directory, dn", (2, 2), |e, c| member(e, c, Entitlement::Ou), "Everyone below an organisational unit."),
-    function("everyone", "directory", (1, 1), everyone, "Everyone in a directory."),
-    function("file", "path", (1, 1), file, "The content of a text file beside the configuration; the path is a literal, inside the directory."),
-    function("min", "numbers...", (1, MANY), |e, c| extreme(e, c, f64::min), "The least."),
-    function("max", "numbers...", (1, MANY), |e, c| extreme(e, c, f64::max), "The greatest."),
-    function("format", "pattern, values...", (1, MANY), format::run, "Text with `%s`, `%d`, `%05d`, `%.2f`, `%x`, `%q`, `%v` and `%t` replaced."),
-    function("lower", "text", (1, 1), |e, c| Ok(Value::text(e.text(c, 0)?.to_lowercase())), "In lower case."),
-    function("upper", "text", (1, 1), |e, c| Ok(Value::text(e.text(c, 0)?.to_uppercase())), "In upper case."),
-    function("join", "separator, list", (2, 2), join, "The texts of a list in one."),
-    function("split", "separator, text", (2, 2), split, "The parts of a text."),
-    function("concat", "lists...", (0, MANY), concat, "One list after the other."),
-    function("keys", "map", (1, 1), |e, c| Ok(Value::list(e.map(c, 0)?.keys().map(Value::text).collect())), "The keys of a map, sorted."),
-    function("values", "map", (1, 1), |e, c| Ok(Value::list(e.map(c, 0)?.values().cloned().collect())), "The values of a map, in the order of their keys."),
-    function("merge", "maps...", (0, MANY), merge, "One map of all; the last that has a key wins."),
-    function("length", "list, map or text", (1, 1), length, "How many elements, or characters."),
-    function("contains", "list, value", (2, 2), contains, "Whether the list has that value."),
-    function("range", "[start,] end[, step]", (1, 3), range, "Numbers from start (0) up to end, without end."),
-    function("toset", "list", (1, 1), toset, "The list sorted, each value once."),
-    function("cidrhost", "network, number", (2, 2), address::cidrhost, "The address of a host in a network."),
+    function(
+        "secret",
+        "name",
+        (1, 1),
+        secret,
+        "The secret of that name; its value is never part of a configuration.",
+    ),
+    function(
+        "group",
+        "directory, name",
+        (2, 2),
+        |e, c| member(e, c, Entitlement::Group),
+        "Members of a group, by name or DN.",
+    ),
+    function(
+        "user",
+        "directory, name",
+        (2, 2),
+        |e, c| member(e, c, Entitlement::User),
+        "One person.",
+    ),
+    function(
+        "ou",
+        "directory, dn",
+        (2, 2),
+        |e, c| member(e, c, Entitlement::Ou),
+        "Everyone below an organisational unit.",
+    ),
+    function(
+        "everyone",
+        "directory",
+        (1, 1),
+        everyone,
+        "Everyone in a directory.",
+    ),
+    function(
+        "file",
+        "path",
+        (1, 1),
+        file,
+        "The content of a text file beside the configuration; the path is a literal, inside the directory.",
+    ),
+    function(
+        "min",
+        "numbers...",
+        (1, MANY),
+        |e, c| extreme(e, c, f64::min),
+        "The least.",
+    ),
+    function(
+        "max",
+        "numbers...",
+        (1, MANY),
+        |e, c| extreme(e, c, f64::max),
+        "The greatest.",
+    ),
+    function(
+        "format",
+        "pattern, values...",
+        (1, MANY),
+        format::run,
+        "Text with `%s`, `%d`, `%05d`, `%.2f`, `%x`, `%q`, `%v` and `%t` replaced.",
+    ),
+    function(
+        "lower",
+        "text",
+        (1, 1),
+        |e, c| Ok(Value::text(e.text(c, 0)?.to_lowercase())),
+        "In lower case.",
+    ),
+    function(
+        "upper",
+        "text",
+        (1, 1),
+        |e, c| Ok(Value::text(e.text(c, 0)?.to_uppercase())),
+        "In upper case.",
+    ),
+    function(
+        "join",
+        "separator, list",
+        (2, 2),
+        join,
+        "The texts of a list in one.",
+    ),
+    function(
+        "split",
+        "separator, text",
+        (2, 2),
+        split,
+        "The parts of a text.",
+    ),
+    function(
+        "concat",
+        "lists...",
+        (0, MANY),
+        concat,
+        "One list after the other.",
+    ),
+    function(
+        "keys",
+        "map",
+        (1, 1),
+        |e, c| Ok(Value::list(e.map(c, 0)?.keys().map(Value::text).collect())),
+        "The keys of a map, sorted.",
+    ),
+    function(
+        "values",
+        "map",
+        (1, 1),
+        |e, c| Ok(Value::list(e.map(c, 0)?.values().cloned().collect())),
+        "The values of a map, in the order of their keys.",
+    ),
+    function(
+        "merge",
+        "maps...",
+        (0, MANY),
+        merge,
+        "One map of all; the last that has a key wins.",
+    ),
+    function(
+        "length",
+        "list, map or text",
+        (1, 1),
+        length,
+        "How many elements, or characters.",
+    ),
+    function(
+        "contains",
+        "list, value",
+        (2, 2),
+        contains,
+        "Whether the list has that value.",
+    ),
+    function(
+        "range",
+        "[start,] end[, step]",
+        (1, 3),
+        range,
+        "Numbers from start (0) up to end, without end.",
+    ),
+    function(
+        "toset",
+        "list",
+        (1, 1),
+        toset,
+        "The list sorted, each value once.",
+    ),
+    function(
+        "cidrhost",
+        "network, number",
+        (2, 2),
+        address::cidrhost,
+        "The address of a host in a network.",
+    ),
 ];
 
 impl Evaluator<'_> {
     pub(super) fn unknown_function(&self, call: &FuncCall, scope: Scope<'_>) -> Problem {
         let name = call.name.name.as_str();
         let at = At::new(scope.file, call.name.name.span());
-        let problem = Problem::error("V0205", at, format!("unknown function `{name}`")).label("no such function");
+        let problem = Problem::error("V0205", at, format!("unknown function `{name}`"))
+            .label("no such function");
         let known = FUNCTIONS.iter().map(|function| function.name);
         problem.nearest_or(name, known, "`coppice schema` lists the functions")
     }
 
     pub(super) fn call(&self, call: &FuncCall, scope: Scope<'_>, at: At) -> Eval {
         let name = call.name.name.as_str();
-        let known = FUNCTIONS.iter().find(|function| function.name == name && !call.name.is_namespaced());
-        let Some(function) = known else { return self.fail(self.unknown_function(call, scope)) };
-        let evaluated: Vec<Eval> = call.args.iter().map(|argument| self.eval(argument, scope)).collect();
+        let known = FUNCTIONS
+            .iter()
+            .find(|function| function.name == name && !call.name.is_namespaced());
+        let Some(function) = known else {
+            return self.fail(self.unknown_function(call, scope));
+        };
+        let evaluated: Vec<Eval> = call
+            .args
+            .iter()
+            .map(|argument| self.eval(argument, scope))
+            .collect();
         let mut arguments = Vec::new();
         for (value, expression) in evaluated.into_iter().zip(call.args.iter()) {
             arguments.push((value?, scope.at(expression)));
@@ -107,11 +254,20 @@ impl Evaluator<'_> {
         }
         let (least, most) = function.takes;
         if arguments.len() < least || arguments.len() > most {
-            let message = format!("`{name}` takes {}, found {}", count(least, most), arguments.len());
+            let message = format!(
+                "`{name}` takes {}, found {}",
+                count(least, most),
+                arguments.len()
+            );
             let problem = Problem::error("V0306", at, message);
             return self.fail(problem.help(format!("write {name}({})", function.arguments)));
         }
-        let call = Call { at, file: scope.file, arguments, written: call.args.iter().collect() };
+        let call = Call {
+            at,
+            file: scope.file,
+            arguments,
+            written: call.args.iter().collect(),
+        };
         let value = (function.run)(self, &call)?;
         self.bounded(value, at)
     }
@@ -121,7 +277,11 @@ impl Evaluator<'_> {
             Some((value, at)) => (value.describe(), *at),
             None => ("nothing".to_owned(), call.at),
         };
-        self.fail(Problem::error("V0306", at, format!("{wanted} is needed here, this is {found}")))
+        self.fail(Problem::error(
+            "V0306",
+            at,
+            format!("{wanted} is needed here, this is {found}"),
+        ))
     }
 
     fn text(&self, call: &Call<'_>, i: usize) -> Eval<Rc<str>> {
@@ -132,7 +292,13 @@ impl Evaluator<'_> {
     }
 
     fn integer(&self, call: &Call<'_>, i: usize) -> Eval<i64> {
-        let number = call.arguments.get(i).and_then(|(value, _)| if let Value::Number(n) = value { whole(*n) } else { None });
+        let number = call.arguments.get(i).and_then(|(value, _)| {
+            if let Value::Number(n) = value {
+                whole(*n)
+            } else {
+                None
+            }
+        });
         number.map_or_else(|| self.wrong(call, i, "a whole number"), Ok)
     }
 
@@ -164,16 +330,26 @@ fn secret(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
     let name = e.text(call, 0)?;
     match name.parse::<crate::ids::SecretName>() {
         Ok(name) => {
-            e.secrets.borrow_mut().entry(name.clone()).or_default().insert(call.at);
+            e.secrets
+                .borrow_mut()
+                .entry(name.clone())
+                .or_default()
+                .insert(call.at);
             Ok(Value::Secret(name))
         }
-        Err(bad) => e.fail(Problem::error("V0306", call.arguments[0].1, bad.to_string())),
+        Err(bad) => e.fail(Problem::error(
+            "V0306",
+            call.arguments[0].1,
+            bad.to_string(),
+        )),
     }
 }
 
 fn directory(e: &Evaluator<'_>, call: &Call<'_>) -> Eval<crate::ids::DirectoryName> {
     match call.arguments.first() {
-        Some((Value::Block("directory", name), _)) => name.parse().or_else(|_| e.wrong(call, 0, "a directory")),
+        Some((Value::Block("directory", name), _)) => {
+            name.parse().or_else(|_| e.wrong(call, 0, "a directory"))
+        }
         _ => e.wrong(call, 0, "a directory, such as directory.ad,"),
     }
 }
@@ -188,18 +364,25 @@ fn member(
     if name.trim().is_empty() {
         return e.wrong(call, 1, "a name that is not empty");
     }
-    Ok(Value::Entitlement(Rc::new(make(directory, name.to_string()))))
+    Ok(Value::Entitlement(Rc::new(make(
+        directory,
+        name.to_string(),
+    ))))
 }
 
 fn everyone(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
-    Ok(Value::Entitlement(Rc::new(Entitlement::Everyone(directory(e, call)?))))
+    Ok(Value::Entitlement(Rc::new(Entitlement::Everyone(
+        directory(e, call)?,
+    ))))
 }
 
 fn file(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
     let at = call.arguments.first().map_or(call.at, |(_, at)| *at);
     let Some(Expression::String(path)) = call.written.first() else {
         let problem = Problem::error("V0307", at, "the path of a file must be written out");
-        return e.fail(problem.help("what a configuration reads must be known before it is evaluated: no variables here"));
+        return e.fail(problem.help(
+            "what a configuration reads must be known before it is evaluated: no variables here",
+        ));
     };
     e.file(path.as_str(), call.file, at).map(Value::Text)
 }
@@ -209,7 +392,11 @@ impl Evaluator<'_> {
     pub(crate) fn file(&self, path: &str, file: usize, at: At) -> Eval<Rc<str>> {
         let from = self.program.paths.get(file).copied().unwrap_or_default();
         let Some(key) = inputs::beside(from, path) else {
-            let problem = Problem::error("V0307", at, "the path of a file must be relative and stay inside the directory");
+            let problem = Problem::error(
+                "V0307",
+                at,
+                "the path of a file must be relative and stay inside the directory",
+            );
             return self.fail(problem.help("no `..`, no leading `/`, no `\\`"));
         };
         match self.program.bundle.files.get(&key) {
@@ -220,7 +407,8 @@ impl Evaluator<'_> {
             Some(text) => Ok(Rc::from(text.as_str())),
             None => {
                 let problem = Problem::error("V0307", at, format!("there is no file `{key}`"));
-                let near = problem.nearest(&key, self.program.bundle.files.keys().map(String::as_str));
+                let near =
+                    problem.nearest(&key, self.program.bundle.files.keys().map(String::as_str));
                 self.fail(near)
             }
         }
@@ -230,10 +418,15 @@ impl Evaluator<'_> {
 fn extreme(e: &Evaluator<'_>, call: &Call<'_>, choose: fn(f64, f64) -> f64) -> Eval {
     let mut best: Option<f64> = None;
     for i in 0..call.arguments.len() {
-        let (Value::Number(number), _) = &call.arguments[i] else { return e.wrong(call, i, "a number") };
+        let (Value::Number(number), _) = &call.arguments[i] else {
+            return e.wrong(call, i, "a number");
+        };
         best = Some(best.map_or(*number, |best| choose(best, *number)));
     }
-    best.map_or_else(|| e.wrong(call, 0, "a number"), |best| Ok(Value::Number(best)))
+    best.map_or_else(
+        || e.wrong(call, 0, "a number"),
+        |best| Ok(Value::Number(best)),
+    )
 }
 
 fn join(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
@@ -243,7 +436,9 @@ fn join(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
         if i > 0 {
             out.push_str(&separator);
         }
-        let Some(text) = value.as_text() else { return e.wrong(call, 1, "a list of texts") };
+        let Some(text) = value.as_text() else {
+            return e.wrong(call, 1, "a list of texts");
+        };
         out.push_str(&text);
         e.charge(1 + (text.len() + separator.len()) / 16, call.at)?;
         if out.len() > super::TEXT_MAX {
@@ -257,9 +452,19 @@ fn split(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
     let (separator, text) = (e.text(call, 0)?, e.text(call, 1)?);
     e.charge(text.len() / 16, call.at)?;
     if separator.is_empty() {
-        return Ok(Value::list(text.chars().take(LIST_MAX + 1).map(|c| Value::text(c.to_string())).collect()));
+        return Ok(Value::list(
+            text.chars()
+                .take(LIST_MAX + 1)
+                .map(|c| Value::text(c.to_string()))
+                .collect(),
+        ));
     }
-    Ok(Value::list(text.split(separator.as_ref()).take(LIST_MAX + 1).map(Value::text).collect()))
+    Ok(Value::list(
+        text.split(separator.as_ref())
+            .take(LIST_MAX + 1)
+            .map(Value::text)
+            .collect(),
+    ))
 }
 
 fn concat(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
@@ -296,12 +501,16 @@ fn length(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
         _ => return e.wrong(call, 0, "a list, a map or a text"),
     };
     // At most the longest text, far below 2^32.
-    Ok(Value::Number(f64::from(u32::try_from(length).unwrap_or(u32::MAX))))
+    Ok(Value::Number(f64::from(
+        u32::try_from(length).unwrap_or(u32::MAX),
+    )))
 }
 
 fn contains(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
     let list = e.list(call, 0)?;
-    let Some((wanted, _)) = call.arguments.get(1) else { return e.wrong(call, 1, "a value") };
+    let Some((wanted, _)) = call.arguments.get(1) else {
+        return e.wrong(call, 1, "a value");
+    };
     e.charge(list.len().saturating_mul(wanted.weight()), call.at)?;
     Ok(Value::Flag(list.contains(wanted)))
 }
@@ -331,5 +540,6 @@ fn range(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
 
 fn toset(e: &Evaluator<'_>, call: &Call<'_>) -> Eval {
     let list = e.list(call, 0)?;
-    variable::set(list.clone()).map_or_else(|| e.wrong(call, 0, "a list of texts, numbers or flags"), Ok)
+    variable::set(list.clone())
+        .map_or_else(|| e.wrong(call, 0, "a list of texts, numbers or flags"), Ok)
 }

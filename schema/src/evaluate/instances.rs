@@ -37,51 +37,86 @@ impl Evaluator<'_> {
         }
         self.instances.borrow_mut().insert(index, Memo::Working);
         let found = self.find_instances(index);
-        self.instances.borrow_mut().insert(index, Memo::Done(found.clone()));
+        self.instances
+            .borrow_mut()
+            .insert(index, Memo::Done(found.clone()));
         found
     }
 
     fn find_instances(&self, index: usize) -> Eval<Instances> {
         let declared = &self.program.blocks[index];
-        let scope = Scope { file: declared.file, frame: None };
-        let get = |name| if declared.row.repeats { declared.block.body.get_attribute(name) } else { None };
+        let scope = Scope {
+            file: declared.file,
+            frame: None,
+        };
+        let get = |name| {
+            if declared.row.repeats {
+                declared.block.body.get_attribute(name)
+            } else {
+                None
+            }
+        };
         match (get("for_each"), get("count")) {
             (None, None) => Ok(Instances::One),
             (Some(each), Some(count)) => {
-                let problem = Problem::error("V0211", scope.at(&count.key), "`count` beside `for_each`");
-                self.fail(problem.also(scope.at(&each.key), "`for_each` is here").help("remove one of them"))
+                let problem =
+                    Problem::error("V0211", scope.at(&count.key), "`count` beside `for_each`");
+                self.fail(
+                    problem
+                        .also(scope.at(&each.key), "`for_each` is here")
+                        .help("remove one of them"),
+                )
             }
             (Some(each), None) => {
                 let at = scope.at(&each.value);
-                match self.eval(&each.value, scope)? {
-                    Value::Map(items) => Ok(Instances::Each(Rc::new(items.values.clone()))),
-                    Value::List(items) => {
-                        let mut found = BTreeMap::new();
-                        for value in &items.values {
-                            let Value::Text(key) = value else {
-                                let message = format!("`for_each` takes texts, one of these is {}", value.describe());
-                                return self.fail(Problem::error("V0203", at, message));
-                            };
-                            if found.insert(key.to_string(), value.clone()).is_some() {
-                                let message = format!("`for_each` has {key:?} twice");
-                                return self.fail(Problem::error("V0203", at, message).help("write `toset(...)` around it"));
-                            }
-                        }
-                        Ok(Instances::Each(Rc::new(found)))
-                    }
-                    other => {
-                        let message = format!("`for_each` takes a map or a list of texts, this is {}", other.describe());
-                        self.fail(Problem::error("V0203", at, message))
+                let value = self.eval(&each.value, scope)?;
+                if let Value::Map(items) = &value {
+                    return Ok(Instances::Each(Rc::new(items.values.clone())));
+                }
+                let Value::List(items) = &value else {
+                    let message = format!(
+                        "`for_each` takes a map or a list of texts, this is {}",
+                        value.describe()
+                    );
+                    return self.fail(Problem::error("V0203", at, message));
+                };
+                let mut found = BTreeMap::new();
+                for value in &items.values {
+                    let Value::Text(key) = value else {
+                        let message = format!(
+                            "`for_each` takes texts, one of these is {}",
+                            value.describe()
+                        );
+                        return self.fail(Problem::error("V0203", at, message));
+                    };
+                    if found.insert(key.to_string(), value.clone()).is_some() {
+                        let message = format!("`for_each` has {key:?} twice");
+                        return self.fail(
+                            Problem::error("V0203", at, message)
+                                .help("write `toset(...)` around it"),
+                        );
                     }
                 }
+                Ok(Instances::Each(Rc::new(found)))
             }
             (None, Some(count)) => {
                 let at = scope.at(&count.value);
                 let value = self.eval(&count.value, scope)?;
-                let number = if let Value::Number(number) = value { whole(number) } else { None };
-                match number.and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= 10_000) {
+                let number = if let Value::Number(number) = value {
+                    whole(number)
+                } else {
+                    None
+                };
+                match number
+                    .and_then(|n| u32::try_from(n).ok())
+                    .filter(|n| *n <= 10_000)
+                {
                     Some(number) => Ok(Instances::Count(number)),
-                    None => self.fail(Problem::error("V0203", at, "`count` takes a whole number from 0 to 10000")),
+                    None => self.fail(Problem::error(
+                        "V0203",
+                        at,
+                        "`count` takes a whole number from 0 to 10000",
+                    )),
                 }
             }
         }
@@ -95,7 +130,9 @@ impl Evaluator<'_> {
         match self.instances(index, at)? {
             Instances::One => Ok(one(&declared.name)),
             Instances::Each(keys) => {
-                let blocks = keys.keys().map(|key| (key.clone(), one(&instance_name(&declared.name, key))));
+                let blocks = keys
+                    .keys()
+                    .map(|key| (key.clone(), one(&instance_name(&declared.name, key))));
                 self.bounded(Value::map(blocks.collect()), at)
             }
             Instances::Count(count) => {

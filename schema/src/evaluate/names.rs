@@ -11,8 +11,16 @@ use crate::source::At;
 use crate::value::Value;
 
 /// Kinds of block that expressions refer to.
-pub(crate) const KINDS: &[&str] =
-    &["template", "image", "policy", "window", "directory", "network", "location", "pool"];
+pub(crate) const KINDS: &[&str] = &[
+    "template",
+    "image",
+    "policy",
+    "window",
+    "directory",
+    "network",
+    "location",
+    "pool",
+];
 
 /// What a name turned out to be.
 pub(crate) enum Named<'a> {
@@ -54,7 +62,10 @@ impl<'a> Evaluator<'a> {
             let problem = Problem::error("V0206", at, format!("`{word}` alone is no value"));
             return self.fail(problem.help(format!("write `{word}.name`")));
         };
-        let at = At { end: scope.at(name).end, ..at };
+        let at = At {
+            end: scope.at(name).end,
+            ..at
+        };
         let name = name.as_str();
         let program = self.program;
         match kind {
@@ -62,8 +73,13 @@ impl<'a> Evaluator<'a> {
                 Some((key, _)) => Ok(Named::Variable(key)),
                 None if program.is_unread("variable", name) => Ok(Named::Unread),
                 None => {
-                    let problem = Problem::error("V0206", at, format!("there is no variable `{name}`"));
-                    let known: Vec<String> = program.variables.keys().map(|key| format!("var.{key}")).collect();
+                    let problem =
+                        Problem::error("V0206", at, format!("there is no variable `{name}`"));
+                    let known: Vec<String> = program
+                        .variables
+                        .keys()
+                        .map(|key| format!("var.{key}"))
+                        .collect();
                     let help = format!("declare it: variable \"{name}\" {{}}");
                     let wanted = format!("var.{name}");
                     self.fail(problem.nearest_or(&wanted, known.iter().map(String::as_str), help))
@@ -73,8 +89,13 @@ impl<'a> Evaluator<'a> {
                 Some((key, _)) => Ok(Named::Local(key)),
                 None if program.is_unread("locals", name) => Ok(Named::Unread),
                 None => {
-                    let problem = Problem::error("V0206", at, format!("there is no local `{name}`"));
-                    let known: Vec<String> = program.locals.keys().map(|key| format!("local.{key}")).collect();
+                    let problem =
+                        Problem::error("V0206", at, format!("there is no local `{name}`"));
+                    let known: Vec<String> = program
+                        .locals
+                        .keys()
+                        .map(|key| format!("local.{key}"))
+                        .collect();
                     let wanted = format!("local.{name}");
                     self.fail(problem.nearest(&wanted, known.iter().map(String::as_str)))
                 }
@@ -83,8 +104,12 @@ impl<'a> Evaluator<'a> {
                 Some((index, _)) => Ok(Named::Block(index)),
                 None if program.is_unread(kind, name) => Ok(Named::Unread),
                 None => {
-                    let problem = Problem::error("V0206", at, format!("there is no `{kind} \"{name}\"`"));
-                    let known: Vec<String> = program.names(kind).map(|name| format!("{kind}.{name}")).collect();
+                    let problem =
+                        Problem::error("V0206", at, format!("there is no `{kind} \"{name}\"`"));
+                    let known: Vec<String> = program
+                        .names(kind)
+                        .map(|name| format!("{kind}.{name}"))
+                        .collect();
                     let wanted = format!("{kind}.{name}");
                     self.fail(problem.nearest(&wanted, known.iter().map(String::as_str)))
                 }
@@ -92,14 +117,23 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    fn unknown_root<'k>(&self, word: &str, at: At, known: impl Iterator<Item = &'k str> + Clone) -> Problem {
+    fn unknown_root<'k>(
+        &self,
+        word: &str,
+        at: At,
+        known: impl Iterator<Item = &'k str> + Clone,
+    ) -> Problem {
         let problem = Problem::error("V0206", at, format!("nothing is called `{word}`"));
         match word {
             "each" => problem.help("`each` is known only in a block with `for_each`"),
             "count" => problem.help("`count` is known only in a block with `count`"),
             "on" | "yes" => problem.help("a flag is written `true`").instead("true"),
             "off" | "no" => problem.help("a flag is written `false`").instead("false"),
-            _ => problem.nearest_or(word, known, format!("a text is written in quotes: \"{word}\"")),
+            _ => problem.nearest_or(
+                word,
+                known,
+                format!("a text is written in quotes: \"{word}\""),
+            ),
         }
     }
 
@@ -110,12 +144,16 @@ impl<'a> Evaluator<'a> {
         }
         let check = |inner: &Expression| self.check_names(inner, scope);
         match expression {
-            Expression::Null(_) | Expression::Bool(_) | Expression::Number(_) | Expression::String(_) => {}
+            Expression::Null(_)
+            | Expression::Bool(_)
+            | Expression::Number(_)
+            | Expression::String(_) => {}
             Expression::Variable(variable) => {
                 let _said = self.lookup(variable, &[], scope);
             }
             Expression::Traversal(traversal) => {
-                let operators: Vec<&TraversalOperator> = traversal.operators.iter().map(|o| o.value()).collect();
+                let operators: Vec<&TraversalOperator> =
+                    traversal.operators.iter().map(|o| o.value()).collect();
                 if let Expression::Variable(variable) = &traversal.expr {
                     let _said = self.lookup(variable, &operators, scope);
                 } else {
@@ -137,20 +175,32 @@ impl<'a> Evaluator<'a> {
                 }
             }
             Expression::StringTemplate(template) => self.check_elements(template.iter(), scope),
-            Expression::HeredocTemplate(heredoc) => self.check_elements(heredoc.template.iter(), scope),
+            Expression::HeredocTemplate(heredoc) => {
+                self.check_elements(heredoc.template.iter(), scope)
+            }
             Expression::Parenthesis(inner) => check(inner.inner()),
             Expression::Conditional(conditional) => {
-                [&conditional.cond_expr, &conditional.true_expr, &conditional.false_expr].into_iter().for_each(check);
+                [
+                    &conditional.cond_expr,
+                    &conditional.true_expr,
+                    &conditional.false_expr,
+                ]
+                .into_iter()
+                .for_each(check);
             }
             Expression::FuncCall(call) => {
                 let name = call.name.name.as_str();
-                if call.name.is_namespaced() || !FUNCTIONS.iter().any(|function| function.name == name) {
+                if call.name.is_namespaced()
+                    || !FUNCTIONS.iter().any(|function| function.name == name)
+                {
                     self.report.push(self.unknown_function(call, scope));
                 }
                 call.args.iter().for_each(check);
             }
             Expression::UnaryOp(operation) => check(&operation.expr),
-            Expression::BinaryOp(operation) => [&operation.lhs_expr, &operation.rhs_expr].into_iter().for_each(check),
+            Expression::BinaryOp(operation) => [&operation.lhs_expr, &operation.rhs_expr]
+                .into_iter()
+                .for_each(check),
             Expression::ForExpr(for_expr) => {
                 let intro = &for_expr.intro;
                 check(&intro.collection_expr);
@@ -172,9 +222,19 @@ impl<'a> Evaluator<'a> {
         scope: Scope<'_>,
         check: impl FnOnce(Scope<'_>),
     ) {
-        let names = key.into_iter().chain([value]).map(|name| (name.as_str(), Value::Null)).collect();
-        let frame = Frame { names, parent: scope.frame };
-        check(Scope { file: scope.file, frame: Some(&frame) });
+        let names = key
+            .into_iter()
+            .chain([value])
+            .map(|name| (name.as_str(), Value::Null))
+            .collect();
+        let frame = Frame {
+            names,
+            parent: scope.frame,
+        };
+        check(Scope {
+            file: scope.file,
+            frame: Some(&frame),
+        });
     }
 
     fn check_elements<'e>(&self, elements: impl Iterator<Item = &'e Element>, scope: Scope<'_>) {

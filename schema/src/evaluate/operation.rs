@@ -30,11 +30,16 @@ impl Evaluator<'_> {
             let right = self.eval(&operation.rhs_expr, scope)?;
             return Ok(Value::Flag(self.flag(&right, right_at)?));
         }
-        let (left, right) = (self.eval(&operation.lhs_expr, scope), self.eval(&operation.rhs_expr, scope));
+        let (left, right) = (
+            self.eval(&operation.lhs_expr, scope),
+            self.eval(&operation.rhs_expr, scope),
+        );
         let (left, right) = (left?, right?);
         if matches!(operator, BinaryOperator::Eq | BinaryOperator::NotEq) {
             self.charge(left.weight().min(right.weight()), at)?;
-            return Ok(Value::Flag((left == right) == (operator == BinaryOperator::Eq)));
+            return Ok(Value::Flag(
+                (left == right) == (operator == BinaryOperator::Eq),
+            ));
         }
         let (left, right) = (self.operand(&left, left_at), self.operand(&right, right_at));
         let (left, right) = (left?, right?);
@@ -45,7 +50,11 @@ impl Evaluator<'_> {
             BinaryOperator::Greater => Ok(Value::Flag(left > right)),
             BinaryOperator::GreaterEq => Ok(Value::Flag(left >= right)),
             BinaryOperator::Div | BinaryOperator::Mod if right == 0.0 => {
-                let problem = Problem::error("V0302", At::new(scope.file, operation.rhs_expr.span()), "division by zero");
+                let problem = Problem::error(
+                    "V0302",
+                    At::new(scope.file, operation.rhs_expr.span()),
+                    "division by zero",
+                );
                 self.fail(problem.label("this is 0"))
             }
             BinaryOperator::Div => self.result(left / right, at),
@@ -54,7 +63,10 @@ impl Evaluator<'_> {
             BinaryOperator::Minus => self.exact_result(left - right, exact, at),
             BinaryOperator::Mul => self.exact_result(left * right, exact, at),
             // Decided above.
-            BinaryOperator::And | BinaryOperator::Or | BinaryOperator::Eq | BinaryOperator::NotEq => Ok(Value::Null),
+            BinaryOperator::And
+            | BinaryOperator::Or
+            | BinaryOperator::Eq
+            | BinaryOperator::NotEq => Ok(Value::Null),
         }
     }
 
@@ -64,13 +76,21 @@ impl Evaluator<'_> {
         }
         let message = format!("a number is needed here, this is {}", value.describe());
         let problem = Problem::error("V0301", at, message);
-        self.fail(if matches!(value, Value::Text(_)) { problem.help("texts are put together as \"${a}${b}\"") } else { problem })
+        self.fail(if matches!(value, Value::Text(_)) {
+            problem.help("texts are put together as \"${a}${b}\"")
+        } else {
+            problem
+        })
     }
 
     /// A result of whole numbers that could not be held exactly is an error instead of another number.
     fn exact_result(&self, number: f64, exact: bool, at: At) -> Eval {
         if exact && whole(number).is_none() {
-            return self.fail(Problem::error("V0303", at, "the result is beyond 2^53 and cannot be held exactly"));
+            return self.fail(Problem::error(
+                "V0303",
+                at,
+                "the result is beyond 2^53 and cannot be held exactly",
+            ));
         }
         self.result(number, at)
     }

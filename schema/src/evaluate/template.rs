@@ -9,7 +9,12 @@ use crate::value::Value;
 
 impl Evaluator<'_> {
     /// A quoted template; one that is a single `${ }` is the value within, whatever its type.
-    pub(super) fn string_template(&self, template: &StringTemplate, scope: Scope<'_>, at: At) -> Eval {
+    pub(super) fn string_template(
+        &self,
+        template: &StringTemplate,
+        scope: Scope<'_>,
+        at: At,
+    ) -> Eval {
         if let Some(Element::Interpolation(inner)) = template.as_single_element() {
             return self.eval(&inner.expr, scope);
         }
@@ -55,20 +60,25 @@ impl Evaluator<'_> {
                     if before.map_or(trim.0, |element| strips(element).1) {
                         text = text.trim_start();
                     }
-                    if elements.get(i + 1).map_or(trim.1, |element| strips(element).0) {
+                    if elements
+                        .get(i + 1)
+                        .map_or(trim.1, |element| strips(element).0)
+                    {
                         text = text.trim_end();
                     }
                     self.add(text, out, at)
                 }
                 Element::Interpolation(inner) => {
                     let at = scope.at(&inner.expr);
-                    self.eval(&inner.expr, scope).and_then(|value| match value.as_text() {
-                        Some(text) => self.add(&text, out, at),
-                        None => {
-                            let message = format!("{} cannot be part of a text", value.describe());
-                            self.fail(Problem::error("V0301", at, message))
-                        }
-                    })
+                    self.eval(&inner.expr, scope)
+                        .and_then(|value| match value.as_text() {
+                            Some(text) => self.add(&text, out, at),
+                            None => {
+                                let message =
+                                    format!("{} cannot be part of a text", value.describe());
+                                self.fail(Problem::error("V0301", at, message))
+                            }
+                        })
                 }
                 Element::Directive(directive) => self.directive(directive, scope, out, at),
             };
@@ -80,13 +90,23 @@ impl Evaluator<'_> {
     fn add(&self, text: &str, out: &mut String, at: At) -> Eval<()> {
         self.charge(1 + text.len() / 16, at)?;
         if out.len() + text.len() > TEXT_MAX {
-            return self.fail(Problem::error("V0303", at, format!("a text of more than {TEXT_MAX} bytes")));
+            return self.fail(Problem::error(
+                "V0303",
+                at,
+                format!("a text of more than {TEXT_MAX} bytes"),
+            ));
         }
         out.push_str(text);
         Ok(())
     }
 
-    fn directive(&self, directive: &Directive, scope: Scope<'_>, out: &mut String, at: At) -> Eval<()> {
+    fn directive(
+        &self,
+        directive: &Directive,
+        scope: Scope<'_>,
+        out: &mut String,
+        at: At,
+    ) -> Eval<()> {
         match directive {
             Directive::If(directive) => {
                 let intro = &directive.if_expr;
@@ -97,7 +117,13 @@ impl Evaluator<'_> {
                     let end = otherwise.map_or(end, |otherwise| sides(otherwise.strip).0);
                     self.template(&intro.template, scope, (sides(intro.strip).1, end), out, at)
                 } else if let Some(otherwise) = otherwise {
-                    self.template(&otherwise.template, scope, (sides(otherwise.strip).1, end), out, at)
+                    self.template(
+                        &otherwise.template,
+                        scope,
+                        (sides(otherwise.strip).1, end),
+                        out,
+                        at,
+                    )
                 } else {
                     Ok(())
                 }
@@ -111,8 +137,14 @@ impl Evaluator<'_> {
                     if let Some(key_var) = &intro.key_var {
                         names.push((key_var.as_str(), key));
                     }
-                    let frame = Frame { names, parent: scope.frame };
-                    let inner = Scope { file: scope.file, frame: Some(&frame) };
+                    let frame = Frame {
+                        names,
+                        parent: scope.frame,
+                    };
+                    let inner = Scope {
+                        file: scope.file,
+                        frame: Some(&frame),
+                    };
                     self.charge(1, at)?;
                     self.template(&intro.template, inner, trim, out, at)?;
                 }
@@ -128,8 +160,14 @@ fn strips(element: &Element) -> (bool, bool) {
         Element::Literal(_) => (false, false),
         Element::Interpolation(inner) => sides(inner.strip),
         Element::Directive(directive) => match directive.as_ref() {
-            Directive::If(directive) => (sides(directive.if_expr.strip).0, sides(directive.endif_expr.strip).1),
-            Directive::For(directive) => (sides(directive.for_expr.strip).0, sides(directive.endfor_expr.strip).1),
+            Directive::If(directive) => (
+                sides(directive.if_expr.strip).0,
+                sides(directive.endif_expr.strip).1,
+            ),
+            Directive::For(directive) => (
+                sides(directive.for_expr.strip).0,
+                sides(directive.endfor_expr.strip).1,
+            ),
         },
     }
 }

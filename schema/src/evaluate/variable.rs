@@ -45,14 +45,21 @@ impl<'a> Evaluator<'a> {
         }
         self.variables.borrow_mut().insert(name, Memo::Working);
         let value = self.find_variable(name);
-        self.variables.borrow_mut().insert(name, Memo::Done(value.clone()));
+        self.variables
+            .borrow_mut()
+            .insert(name, Memo::Done(value.clone()));
         value
     }
 
     fn find_variable(&self, name: &str) -> Eval {
-        let Some(declared) = self.program.variables.get(name) else { return Err(Failed) };
+        let Some(declared) = self.program.variables.get(name) else {
+            return Err(Failed);
+        };
         let body = &declared.block.body;
-        let scope = Scope { file: declared.file, frame: None };
+        let scope = Scope {
+            file: declared.file,
+            frame: None,
+        };
         let wanted = match body.get_attribute("type") {
             Some(attribute) => self.read_type(&attribute.value, scope)?,
             None => Type::Any,
@@ -68,8 +75,14 @@ impl<'a> Evaluator<'a> {
             }
             return self.convert(value, &wanted, scope.at(&default.value), name);
         }
-        let problem = Problem::error("V0308", declared.header, format!("the variable `{name}` has no value"));
-        self.fail(problem.help(format!("give one with `--var {name}=...` or COPPICE_VAR_{name}, or add `default = ...`")))
+        let problem = Problem::error(
+            "V0308",
+            declared.header,
+            format!("the variable `{name}` has no value"),
+        );
+        self.fail(problem.help(format!(
+            "give one with `--var {name}=...` or COPPICE_VAR_{name}, or add `default = ...`"
+        )))
     }
 
     /// What was given from outside: a text as it is; anything else in the language itself.
@@ -77,15 +90,30 @@ impl<'a> Evaluator<'a> {
         if matches!(wanted, Type::Any | Type::Text) {
             return self.bounded(Value::text(raw), at);
         }
-        let shallow = raw.len() <= super::TEXT_MAX && raw.matches(['[', '{', '(', '"', '!', '-']).count() <= 100_000;
-        let parsed = if shallow { parser::parse_expr(raw.trim()).ok() } else { None };
+        let shallow = raw.len() <= super::TEXT_MAX
+            && raw.matches(['[', '{', '(', '"', '!', '-']).count() <= 100_000;
+        let parsed = if shallow {
+            parser::parse_expr(raw.trim()).ok()
+        } else {
+            None
+        };
         match parsed {
-            Some(expression) if is_literal(&expression) => {
-                self.eval(&expression, Scope { file: usize::MAX, frame: None })
-            }
+            Some(expression) if is_literal(&expression) => self.eval(
+                &expression,
+                Scope {
+                    file: usize::MAX,
+                    frame: None,
+                },
+            ),
             _ => {
-                let message = format!("the value given for this variable is not {}", wanted.describe());
-                self.fail(Problem::error("V0308", at, message).help("write it as in the language, such as [\"a\", \"b\"]"))
+                let message = format!(
+                    "the value given for this variable is not {}",
+                    wanted.describe()
+                );
+                self.fail(
+                    Problem::error("V0308", at, message)
+                        .help("write it as in the language, such as [\"a\", \"b\"]"),
+                )
             }
         }
     }
@@ -115,12 +143,17 @@ impl<'a> Evaluator<'a> {
             }
         }
         let problem = Problem::error("V0203", scope.at(expression), "this is not a type");
-        self.fail(problem.help("types are string, number, bool, any, list(...), set(...) and map(...)"))
+        self.fail(
+            problem.help("types are string, number, bool, any, list(...), set(...) and map(...)"),
+        )
     }
 
     fn convert(&self, value: Value, wanted: &Type, at: At, name: &str) -> Eval {
         let each = |values: Vec<Value>, of: &Type| {
-            values.into_iter().map(|value| self.convert(value, of, at, name)).collect::<Eval<Vec<_>>>()
+            values
+                .into_iter()
+                .map(|value| self.convert(value, of, at, name))
+                .collect::<Eval<Vec<_>>>()
         };
         let converted = match (wanted, &value) {
             (Type::Any, _) => Some(value.clone()),
@@ -132,11 +165,14 @@ impl<'a> Evaluator<'a> {
                 "false" => Some(Value::Flag(false)),
                 _ => None,
             },
-            (Type::List(of), Value::List(items)) => Some(Value::list(each(items.values.clone(), of)?)),
+            (Type::List(of), Value::List(items)) => {
+                Some(Value::list(each(items.values.clone(), of)?))
+            }
             (Type::Set(of), Value::List(items)) => set(each(items.values.clone(), of)?),
             (Type::Map(of), Value::Map(items)) => {
                 let values = items.values.iter();
-                let values = values.map(|(key, v)| Ok((key.clone(), self.convert(v.clone(), of, at, name)?)));
+                let values = values
+                    .map(|(key, v)| Ok((key.clone(), self.convert(v.clone(), of, at, name)?)));
                 Some(Value::map(values.collect::<Eval<BTreeMap<_, _>>>()?))
             }
             (Type::Flag | Type::List(_) | Type::Set(_) | Type::Map(_), _) => None,
@@ -144,7 +180,11 @@ impl<'a> Evaluator<'a> {
         match converted {
             Some(converted) => self.bounded(converted, at),
             None => {
-                let message = format!("the variable `{name}` needs {}, this is {}", wanted.describe(), value.describe());
+                let message = format!(
+                    "the variable `{name}` needs {}, this is {}",
+                    wanted.describe(),
+                    value.describe()
+                );
                 self.fail(Problem::error("V0203", at, message))
             }
         }
@@ -161,19 +201,28 @@ impl<'a> Evaluator<'a> {
             }
         }
         for name in self.program.bundle.variables.keys() {
-            if !self.program.variables.contains_key(name.as_str()) && !self.program.is_unread("variable", name) {
+            if !self.program.variables.contains_key(name.as_str())
+                && !self.program.is_unread("variable", name)
+            {
                 let shown: String = name.chars().take(80).collect();
-                let message = format!("a value was given for the variable `{shown}`, which is not declared");
+                let message =
+                    format!("a value was given for the variable `{shown}`, which is not declared");
                 let problem = Problem::warning("V0503", At::NOWHERE, message);
                 let known = self.program.variables.keys().copied();
-                self.report.push(problem.nearest_or(name, known, format!("declare it: variable \"{shown}\" {{}}")));
+                self.report.push(problem.nearest_or(
+                    name,
+                    known,
+                    format!("declare it: variable \"{shown}\" {{}}"),
+                ));
             }
         }
     }
 
     fn validate(&self, block: &Block, file: usize) -> Eval<()> {
         let scope = Scope { file, frame: None };
-        let Some(condition) = block.body.get_attribute("condition") else { return Ok(()) };
+        let Some(condition) = block.body.get_attribute("condition") else {
+            return Ok(());
+        };
         self.check_names(&condition.value, scope);
         let value = self.eval(&condition.value, scope)?;
         if self.flag(&value, scope.at(&condition.value))? {
@@ -183,8 +232,17 @@ impl<'a> Evaluator<'a> {
             Some(attribute) => self.eval(&attribute.value, scope)?.as_text(),
             None => None,
         };
-        let said: String = said.as_deref().unwrap_or("its condition is false").chars().take(500).collect();
-        self.fail(Problem::error("V0309", scope.at(&condition.value), format!("the variable is refused: {said}")))
+        let said: String = said
+            .as_deref()
+            .unwrap_or("its condition is false")
+            .chars()
+            .take(500)
+            .collect();
+        self.fail(Problem::error(
+            "V0309",
+            scope.at(&condition.value),
+            format!("the variable is refused: {said}"),
+        ))
     }
 }
 
@@ -194,7 +252,12 @@ pub(super) fn set(mut values: Vec<Value>) -> Option<Value> {
         Value::Flag(flag) => Some((0, f64::from(u8::from(*flag)), String::new())),
         Value::Number(number) => Some((1, *number, String::new())),
         Value::Text(text) => Some((2, 0.0, text.to_string())),
-        Value::Null | Value::List(_) | Value::Map(_) | Value::Block(..) | Value::Secret(_) | Value::Entitlement(_) => None,
+        Value::Null
+        | Value::List(_)
+        | Value::Map(_)
+        | Value::Block(..)
+        | Value::Secret(_)
+        | Value::Entitlement(_) => None,
     };
     if values.iter().any(|value| rank(value).is_none()) {
         return None;
@@ -210,7 +273,10 @@ pub(super) fn set(mut values: Vec<Value>) -> Option<Value> {
 /// Whether `expression` is only literals, lists and maps.
 fn is_literal(expression: &Expression) -> bool {
     match expression {
-        Expression::Null(_) | Expression::Bool(_) | Expression::Number(_) | Expression::String(_) => true,
+        Expression::Null(_)
+        | Expression::Bool(_)
+        | Expression::Number(_)
+        | Expression::String(_) => true,
         Expression::Array(array) => array.iter().all(is_literal),
         Expression::Object(object) => object.iter().all(|(_, value)| is_literal(value.expr())),
         Expression::StringTemplate(_)

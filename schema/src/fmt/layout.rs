@@ -15,13 +15,19 @@ struct Line {
 
 impl Line {
     fn columns(&self, end: usize) -> usize {
-        self.pieces[..end].iter().map(|piece| piece.spaces + piece.text.chars().count()).sum()
+        self.pieces[..end]
+            .iter()
+            .map(|piece| piece.spaces + piece.text.chars().count())
+            .sum()
     }
 
     /// How much more it opens than it closes. What is in a heredoc does not count, as in `terraform fmt`; its end
     /// does, which shifts what follows an expression of several lines within a heredoc.
     fn net(&self) -> i32 {
-        let counted = self.pieces.iter().take_while(|piece| piece.kind != Kind::OpenHeredoc);
+        let counted = self
+            .pieces
+            .iter()
+            .take_while(|piece| piece.kind != Kind::OpenHeredoc);
         counted.map(|piece| piece.kind.bracket()).sum()
     }
 }
@@ -55,9 +61,16 @@ fn lines(pieces: Vec<Piece>) -> Vec<Line> {
             line.comment = Some(length - 1);
         }
         let cells = line.comment.unwrap_or(length);
-        let equal = line.pieces[..cells].iter().skip(1).position(|piece| piece.kind == Kind::Equal).map(|i| i + 1);
+        let equal = line.pieces[..cells]
+            .iter()
+            .skip(1)
+            .position(|piece| piece.kind == Kind::Equal)
+            .map(|i| i + 1);
         line.assign = equal.filter(|at| {
-            let net: i32 = line.pieces[*at..cells].iter().map(|piece| piece.kind.bracket()).sum();
+            let net: i32 = line.pieces[*at..cells]
+                .iter()
+                .map(|piece| piece.kind.bracket())
+                .sum();
             net == 0
         });
     }
@@ -96,7 +109,10 @@ fn indent(lines: &mut [Line]) {
 fn align(lines: &mut [Line], cell: impl Fn(&Line) -> Option<usize>) {
     let mut begin = 0;
     while begin < lines.len() {
-        let length = lines[begin..].iter().take_while(|line| cell(line).is_some()).count();
+        let length = lines[begin..]
+            .iter()
+            .take_while(|line| cell(line).is_some())
+            .count();
         let run = &mut lines[begin..begin + length];
         let columns = |line: &Line| cell(line).map_or(0, |at| line.columns(at));
         let widest = run.iter().map(columns).max().unwrap_or(0);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use hcl::edit::Span;
-use hcl::edit::structure::{Body, BlockLabel};
+use hcl::edit::structure::{BlockLabel, Body};
 
 use super::Piece;
 use crate::lex::Kind;
@@ -31,7 +31,8 @@ pub(super) fn rewrite(pieces: Vec<Piece>, starts: &[usize], body: &Body) -> Vec<
 /// The pieces that stand in a span of the text.
 fn within(starts: &[usize], span: Option<Range<usize>>) -> Range<usize> {
     let span = span.unwrap_or(0..0);
-    starts.partition_point(|start| *start < span.start)..starts.partition_point(|start| *start < span.end)
+    starts.partition_point(|start| *start < span.start)
+        ..starts.partition_point(|start| *start < span.end)
 }
 
 fn collect<'b>(
@@ -45,7 +46,14 @@ fn collect<'b>(
         let range = within(starts, attribute.value.span());
         let is_type = blocks.as_slice() == ["variable"] && attribute.key.as_str() == "type";
         let own = &pieces[range.clone()];
-        if let Some(with) = if is_type { plain_type(own) } else { unwrapped(own) } {
+        // Again while it helps: formatting twice is to be formatting once, which Terraform's own is not here.
+        let again =
+            |with: Vec<Piece>| std::iter::successors(Some(with), |with| unwrapped(with)).last();
+        if let Some(with) = if is_type {
+            plain_type(own)
+        } else {
+            unwrapped(own).and_then(again)
+        } {
             changes.push((range, with));
         }
     }
@@ -66,9 +74,17 @@ fn collect<'b>(
 
 /// `x` for `"${x}"`.
 fn unwrapped(pieces: &[Piece]) -> Option<Vec<Piece>> {
-    let [open_quote, open, inside @ .., close, close_quote] = pieces else { return None };
+    let [open_quote, open, inside @ .., close, close_quote] = pieces else {
+        return None;
+    };
     let kinds = [open_quote.kind, open.kind, close.kind, close_quote.kind];
-    if kinds != [Kind::OpenQuote, Kind::OpenTemplate, Kind::CloseTemplate, Kind::CloseQuote]
+    if kinds
+        != [
+            Kind::OpenQuote,
+            Kind::OpenTemplate,
+            Kind::CloseTemplate,
+            Kind::CloseQuote,
+        ]
         || inside.is_empty()
         || !open.text.starts_with('$')
     {
@@ -76,19 +92,25 @@ fn unwrapped(pieces: &[Piece]) -> Option<Vec<Piece>> {
     }
     let mut quotes = 0;
     for piece in inside {
-        match piece.kind {
-            Kind::OpenQuote => quotes += 1,
-            Kind::CloseQuote => quotes -= 1,
-            Kind::OpenTemplate | Kind::CloseTemplate | Kind::Literal | Kind::OpenHeredoc if quotes == 0 => return None,
-            _other => {}
+        let opens = matches!(
+            piece.kind,
+            Kind::OpenTemplate | Kind::CloseTemplate | Kind::Literal | Kind::OpenHeredoc
+        );
+        if opens && quotes == 0 {
+            return None;
         }
+        quotes +=
+            i32::from(piece.kind == Kind::OpenQuote) - i32::from(piece.kind == Kind::CloseQuote);
     }
     let newline = |piece: &Piece| piece.kind == Kind::Newline;
     let begin = inside.iter().position(|piece| !newline(piece))?;
     let end = inside.iter().rposition(|piece| !newline(piece))? + 1;
     let trimmed = &inside[begin..end];
     // A comment would swallow what follows it.
-    if trimmed.last().is_some_and(|piece| piece.kind == Kind::Comment) {
+    if trimmed
+        .last()
+        .is_some_and(|piece| piece.kind == Kind::Comment)
+    {
         return None;
     }
     let parens = trimmed.first().map(|p| p.kind) == Some(Kind::OpenParen)
@@ -96,7 +118,12 @@ fn unwrapped(pieces: &[Piece]) -> Option<Vec<Piece>> {
     if trimmed.iter().any(newline) && !parens {
         let open = [Piece::new(Kind::OpenParen, "(")];
         let close = [Piece::new(Kind::CloseParen, ")")];
-        return Some(open.into_iter().chain(trimmed.iter().cloned()).chain(close).collect());
+        return Some(
+            open.into_iter()
+                .chain(trimmed.iter().cloned())
+                .chain(close)
+                .collect(),
+        );
     }
     Some(trimmed.to_vec())
 }
@@ -105,17 +132,26 @@ fn unwrapped(pieces: &[Piece]) -> Option<Vec<Piece>> {
 fn plain_type(pieces: &[Piece]) -> Option<Vec<Piece>> {
     let of = |outer: &str, inner: &str| {
         let word = |text| Piece::new(Kind::Ident, text);
-        vec![word(outer), Piece::new(Kind::OpenParen, "("), word(inner), Piece::new(Kind::CloseParen, ")")]
+        vec![
+            word(outer),
+            Piece::new(Kind::OpenParen, "("),
+            word(inner),
+            Piece::new(Kind::CloseParen, ")"),
+        ]
     };
     match pieces {
-        [word] if word.kind == Kind::Ident && ["list", "map", "set"].contains(&word.text.as_str()) => {
+        [word]
+            if word.kind == Kind::Ident && ["list", "map", "set"].contains(&word.text.as_str()) =>
+        {
             Some(of(&word.text, "any"))
         }
-        [open, word, _] if open.kind == Kind::OpenQuote && word.kind == Kind::Literal => match word.text.as_str() {
-            "string" => Some(vec![Piece::new(Kind::Ident, "string")]),
-            "list" | "map" => Some(of(&word.text, "string")),
-            _ => None,
-        },
+        [open, word, _] if open.kind == Kind::OpenQuote && word.kind == Kind::Literal => {
+            match word.text.as_str() {
+                "string" => Some(vec![Piece::new(Kind::Ident, "string")]),
+                "list" | "map" => Some(of(&word.text, "string")),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }

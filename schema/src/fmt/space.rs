@@ -11,7 +11,11 @@ pub(super) fn within(pieces: &mut [Piece], assign: Option<usize>, comment: Optio
             continue;
         }
         // What stands before an assignment is as if it were not there.
-        let first = if assign.is_some_and(|at| i > at) { assign.unwrap_or(0) } else { 0 };
+        let first = if assign.is_some_and(|at| i > at) {
+            assign.unwrap_or(0)
+        } else {
+            0
+        };
         let before = (i >= first + 2).then(|| &pieces[i - 2]);
         let space = assign == Some(i) || between(before, &pieces[i - 1], &pieces[i]);
         pieces[i].spaces = usize::from(space);
@@ -21,11 +25,15 @@ pub(super) fn within(pieces: &mut [Piece], assign: Option<usize>, comment: Optio
 /// Whether a space stands between `left` and `right`; `before` stands before `left`.
 fn between(before: Option<&Piece>, left: &Piece, right: &Piece) -> bool {
     use Kind::{
-        Bang, CloseBrace, CloseHeredoc, CloseQuote, CloseTemplate, Comma, Dot, DoubleColon, Ellipsis, Ident, Literal,
-        Minus, Newline, Number, OpenBrace, OpenBracket, OpenHeredoc, OpenParen, OpenQuote, OpenTemplate,
+        Bang, CloseBrace, CloseHeredoc, CloseQuote, CloseTemplate, Comma, Dot, DoubleColon,
+        Ellipsis, Ident, Literal, Minus, Newline, Number, OpenBrace, OpenBracket, OpenHeredoc,
+        OpenParen, OpenQuote, OpenTemplate,
     };
     let (l, r) = (left.kind, right.kind);
-    if r == Newline || l == Ident && r == OpenParen || matches!((l, r), (Ident, DoubleColon) | (DoubleColon, Ident)) {
+    if r == Newline
+        || l == Ident && r == OpenParen
+        || matches!((l, r), (Ident, DoubleColon) | (DoubleColon, Ident))
+    {
         return false;
     }
     if l == Dot || matches!(r, Dot | Comma | Ellipsis) {
@@ -34,7 +42,9 @@ fn between(before: Option<&Piece>, left: &Piece, right: &Piece) -> bool {
     if l == Comma {
         return true;
     }
-    if matches!(l, Literal | OpenQuote | OpenHeredoc) || matches!(r, Literal | CloseQuote | CloseHeredoc) {
+    if matches!(l, Literal | OpenQuote | OpenHeredoc)
+        || matches!(r, Literal | CloseQuote | CloseHeredoc)
+    {
         return false;
     }
     // `[for x in [a] : x]`: a keyword, not something with an index.
@@ -53,7 +63,11 @@ fn between(before: Option<&Piece>, left: &Piece, right: &Piece) -> bool {
     if l == OpenBrace && r == CloseBrace {
         return false;
     }
-    if l == OpenBrace || r == CloseBrace || l == OpenTemplate && r == OpenBrace || l == CloseBrace && r == CloseTemplate {
+    if l == OpenBrace
+        || r == CloseBrace
+        || l == OpenTemplate && r == OpenBrace
+        || l == CloseBrace && r == CloseTemplate
+    {
         return true;
     }
     if l == CloseTemplate && r == OpenTemplate {

@@ -27,7 +27,10 @@ fn wanted(channels: &Channels) -> Vec<&'static str> {
         ("microphone", channels.microphone),
         ("smartcards", channels.smartcards),
     ];
-    all.into_iter().filter(|(_, wanted)| *wanted).map(|(name, _)| name).collect()
+    all.into_iter()
+        .filter(|(_, wanted)| *wanted)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 /// Finds channels that none of the displays of a pool's template carries.
@@ -38,7 +41,9 @@ pub(super) fn check(
     templates: &BTreeMap<TemplateName, Fields>,
     report: &Report,
 ) {
-    let (Some(channels), Some(template)) = (&pool.policy.channels, desired.templates.get(&pool.template)) else {
+    let (Some(channels), Some(template)) =
+        (&pool.policy.channels, desired.templates.get(&pool.template))
+    else {
         return;
     };
     let displays: &BTreeSet<Display> = &template.displays;
@@ -46,7 +51,10 @@ pub(super) fn check(
         if displays.iter().any(|display| carries(*display, channel)) {
             continue;
         }
-        let message = format!("no display of `template.{}` carries `{channel}`, which a policy of `pool.{}` declares", pool.template, fields.name);
+        let message = format!(
+            "no display of `template.{}` carries `{channel}`, which a policy of `pool.{}` declares",
+            pool.template, fields.name
+        );
         let mut problem = Problem::error("V0409", fields.place("policies"), message);
         if let Some(template) = templates.get(&pool.template) {
             problem = problem.also(template.place("display"), "its displays");

@@ -14,8 +14,12 @@ pub(super) fn grid(fields: &Fields, report: &Report) -> Grid {
         lost_after: fields.span("lost_after").unwrap_or(default.lost_after),
         image_bandwidth: fields.size("image_bandwidth"),
         address: fields.address("address"),
-        certificate: fields.inner("certificate").and_then(|certificate| self::certificate(certificate, report)),
-        keep_revisions: fields.count("keep_revisions").unwrap_or(default.keep_revisions),
+        certificate: fields
+            .inner("certificate")
+            .and_then(|certificate| self::certificate(certificate, report)),
+        keep_revisions: fields
+            .count("keep_revisions")
+            .unwrap_or(default.keep_revisions),
     }
 }
 
@@ -28,23 +32,41 @@ fn certificate(fields: &Fields, report: &Report) -> Option<Certificate> {
         (None, Some(acme)) => {
             let (directory, domains) = (acme.text("directory")?, acme.texts("domains")?);
             if !directory.starts_with("https://") {
-                let problem = Problem::error("V0210", acme.place("directory"), "`directory` must begin with https://");
+                let problem = Problem::error(
+                    "V0210",
+                    acme.place("directory"),
+                    "`directory` must begin with https://",
+                );
                 report.push(problem);
             }
             if domains.is_empty() {
-                let problem = Problem::error("V0204", acme.place("domains"), "a certificate for no name");
+                let problem =
+                    Problem::error("V0204", acme.place("domains"), "a certificate for no name");
                 report.push(problem.help("name at least one in `domains`"));
             }
-            Some(Certificate::Acme { directory, email: acme.text("email")?, domains })
+            Some(Certificate::Acme {
+                directory,
+                email: acme.text("email")?,
+                domains,
+            })
         }
         (Some(files), Some(acme)) => {
             let problem = Problem::error("V0211", acme.at, "`acme` beside `files`");
-            report.push(problem.also(files.at, "`files` is here").help("remove one of them"));
+            report.push(
+                problem
+                    .also(files.at, "`files` is here")
+                    .help("remove one of them"),
+            );
             None
         }
         (None, None) => {
-            let problem = Problem::error("V0204", fields.at, "`certificate` needs `files` or `acme`");
-            report.push(problem.help("without the block the portal's certificate is issued by the grid's own CA"));
+            let problem =
+                Problem::error("V0204", fields.at, "`certificate` needs `files` or `acme`");
+            report.push(
+                problem.help(
+                    "without the block the portal's certificate is issued by the grid's own CA",
+                ),
+            );
             None
         }
     }

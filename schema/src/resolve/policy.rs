@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use crate::calendar;
 use crate::desired::{
-    Channels, Clipboard, Desired, DriftRule, DriftRules, Policy, Power, PowerSchedule, Refresh, RefreshOn, Rollout,
-    SessionRules,
+    Channels, Clipboard, Desired, DriftRule, DriftRules, Policy, Power, PowerSchedule, Refresh,
+    RefreshOn, Rollout, SessionRules,
 };
 use crate::diagnostic::{Problem, Report};
 use crate::fields::Fields;
@@ -21,7 +21,9 @@ pub(super) fn policy(fields: &Fields) -> Policy {
                 _ => RefreshOn::Never,
             }),
             every: refresh.span("every"),
-            at: refresh.inner("at").and_then(|at| super::site::recurrence(at, &silent)),
+            at: refresh
+                .inner("at")
+                .and_then(|at| super::site::recurrence(at, &silent)),
             max_age: refresh.span("max_age"),
             deadline: refresh.span("deadline"),
             warn: refresh.span("warn"),
@@ -30,7 +32,11 @@ pub(super) fn policy(fields: &Fields) -> Policy {
         power: fields.inner("power").map(|power| Power {
             spare: power.count("spare").unwrap_or_default(),
             powered_on_max: power.count("powered_on_max"),
-            schedules: power.inners("schedule").iter().filter_map(schedule).collect(),
+            schedules: power
+                .inners("schedule")
+                .iter()
+                .filter_map(schedule)
+                .collect(),
         }),
         session: fields.inner("session").map(|session| SessionRules {
             idle_disconnect: session.span("idle_disconnect"),
@@ -60,11 +66,17 @@ pub(super) fn policy(fields: &Fields) -> Policy {
 fn rollout(fields: &Fields) -> Rollout {
     let default = Rollout::default();
     Rollout {
-        max_unavailable: fields.share("max_unavailable").unwrap_or(default.max_unavailable),
+        max_unavailable: fields
+            .share("max_unavailable")
+            .unwrap_or(default.max_unavailable),
         max_surge: fields.share("max_surge").unwrap_or(default.max_surge),
         canary: fields.count("canary").unwrap_or(default.canary),
-        healthy_after: fields.span("healthy_after").unwrap_or(default.healthy_after),
-        pause_after_failures: fields.count("pause_after_failures").unwrap_or(default.pause_after_failures),
+        healthy_after: fields
+            .span("healthy_after")
+            .unwrap_or(default.healthy_after),
+        pause_after_failures: fields
+            .count("pause_after_failures")
+            .unwrap_or(default.pause_after_failures),
         rollback: fields.flag("rollback"),
         window: fields.name("window").and_then(|name| super::known(&name)),
     }
@@ -90,7 +102,14 @@ fn drift(fields: &Fields) -> DriftRules {
 fn schedule(fields: &Fields) -> Option<(String, PowerSchedule)> {
     let hours = super::site::weekly(fields)?;
     let spare = fields.count("spare")?;
-    Some((fields.name.clone(), PowerSchedule { hours, spare, powered_on_max: fields.count("powered_on_max") }))
+    Some((
+        fields.name.clone(),
+        PowerSchedule {
+            hours,
+            spare,
+            powered_on_max: fields.count("powered_on_max"),
+        },
+    ))
 }
 
 /// Finds what is wrong within one policy, or within several merged.
@@ -99,11 +118,18 @@ pub(super) fn check(fields: &Fields, policy: &Policy, desired: &Desired, report:
         check_refresh(refresh, report);
     }
     if let (Some(inner), Some(window)) = (fields.inner("rollout"), &policy.rollout.window)
-        && desired.windows.get(window).is_some_and(|window| window.deny)
+        && desired
+            .windows
+            .get(window)
+            .is_some_and(|window| window.deny)
     {
         let message = format!("a roll-out within `window.{window}` never begins");
         let problem = Problem::error("V0407", inner.place("window"), message);
-        report.push(problem.help("that window is a freeze (`deny = true`): name one in which work may be done"));
+        report.push(
+            problem.help(
+                "that window is a freeze (`deny = true`): name one in which work may be done",
+            ),
+        );
     }
     if let (Some(inner), Some(power)) = (fields.inner("power"), &policy.power) {
         check_power(inner, power, report);
@@ -112,7 +138,11 @@ pub(super) fn check(fields: &Fields, policy: &Policy, desired: &Desired, report:
         for device in channels.texts("usb").unwrap_or_default() {
             if !is_usb(&device) {
                 let shown: String = device.chars().take(40).collect();
-                let problem = Problem::error("V0210", channels.place("usb"), format!("{shown:?} is no USB device"));
+                let problem = Problem::error(
+                    "V0210",
+                    channels.place("usb"),
+                    format!("{shown:?} is no USB device"),
+                );
                 report.push(problem.help("write VENDOR:PRODUCT in four hexadecimal digits each, such as \"046d:c52b\", or `*` for any"));
             }
         }
@@ -120,8 +150,13 @@ pub(super) fn check(fields: &Fields, policy: &Policy, desired: &Desired, report:
 }
 
 fn is_usb(text: &str) -> bool {
-    let part = |part: &str| part == "*" || part.len() == 4 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-    text == "*" || text.split_once(':').is_some_and(|(vendor, product)| part(vendor) && part(product))
+    let part = |part: &str| {
+        part == "*" || part.len() == 4 && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    text == "*"
+        || text
+            .split_once(':')
+            .is_some_and(|(vendor, product)| part(vendor) && part(product))
 }
 
 /// The triggers that `refresh` has beside `on = "never"`: name and place.
@@ -130,7 +165,12 @@ pub(super) fn triggers(refresh: &Fields) -> Vec<(&'static str, At)> {
     if refresh.word("on").is_some_and(|on| on != "never") {
         found.push(("on", refresh.place("on")));
     }
-    found.extend(["every", "max_age"].into_iter().filter(|name| refresh.says(name)).map(|name| (name, refresh.place(name))));
+    found.extend(
+        ["every", "max_age"]
+            .into_iter()
+            .filter(|name| refresh.says(name))
+            .map(|name| (name, refresh.place(name))),
+    );
     found.extend(refresh.inner("at").map(|at| ("at", at.at)));
     found
 }
@@ -142,14 +182,29 @@ fn check_refresh(refresh: &Fields, report: &Report) {
     if refresh.word("on") == Some("never")
         && let Some((name, at)) = triggers(refresh).first()
     {
-        let problem = Problem::error("V0410", refresh.place("on"), format!("`never`, and `{name}` beside it"));
-        report.push(problem.also(*at, format!("`{name}` is here")).help("remove one of them"));
+        let problem = Problem::error(
+            "V0410",
+            refresh.place("on"),
+            format!("`never`, and `{name}` beside it"),
+        );
+        report.push(
+            problem
+                .also(*at, format!("`{name}` is here"))
+                .help("remove one of them"),
+        );
     }
     if let (Some(deadline), Some(warn)) = (refresh.span("deadline"), refresh.span("warn"))
         && warn > deadline
     {
-        let problem = Problem::error("V0209", refresh.place("warn"), "`warn` is longer than `deadline`");
-        report.push(problem.also(refresh.place("deadline"), format!("{deadline} after the trigger")));
+        let problem = Problem::error(
+            "V0209",
+            refresh.place("warn"),
+            "`warn` is longer than `deadline`",
+        );
+        report.push(problem.also(
+            refresh.place("deadline"),
+            format!("{deadline} after the trigger"),
+        ));
     }
 }
 
@@ -162,22 +217,42 @@ fn check_power(fields: &Fields, power: &Power, report: &Report) {
         }
     };
     too_few(fields, power.spare, power.powered_on_max);
-    let schedules: BTreeMap<&str, &Fields> = fields.inners("schedule").iter().map(|s| (s.name.as_str(), s)).collect();
+    let schedules: BTreeMap<&str, &Fields> = fields
+        .inners("schedule")
+        .iter()
+        .map(|s| (s.name.as_str(), s))
+        .collect();
     let pairs: Vec<(&String, &PowerSchedule)> = power.schedules.iter().collect();
     for (i, (name, schedule)) in pairs.iter().enumerate() {
-        let Some(place) = schedules.get(name.as_str()) else { continue };
-        too_few(place, schedule.spare, schedule.powered_on_max.or(power.powered_on_max));
+        let Some(place) = schedules.get(name.as_str()) else {
+            continue;
+        };
+        too_few(
+            place,
+            schedule.spare,
+            schedule.powered_on_max.or(power.powered_on_max),
+        );
         for (other, before) in &pairs[..i] {
             if calendar::overlap(&schedule.hours, &before.hours) {
                 let message = format!("the schedules \"{other}\" and \"{name}\" overlap");
                 let problem = Problem::error("V0408", place.at, message);
-                let first = schedules.get(other.as_str()).map_or(place.at, |fields| fields.at);
-                report.push(problem.also(first, "the other is here").help("at any moment at most one schedule may hold"));
+                let first = schedules
+                    .get(other.as_str())
+                    .map_or(place.at, |fields| fields.at);
+                report.push(
+                    problem
+                        .also(first, "the other is here")
+                        .help("at any moment at most one schedule may hold"),
+                );
             }
         }
         // Hundreds of schedules would be compared with each other.
         if i > 200 {
-            report.push(Problem::error("V0209", fields.at, "more than 200 schedules"));
+            report.push(Problem::error(
+                "V0209",
+                fields.at,
+                "more than 200 schedules",
+            ));
             return;
         }
     }

@@ -6,10 +6,15 @@ use crate::fields::Fields;
 use crate::ids::ImageName;
 
 pub(super) fn template(fields: &Fields, desired: &Desired, report: &Report) -> Option<Template> {
-    let displays: Option<BTreeSet<Display>> =
-        fields.words("display").map(|words| words.into_iter().map(display).collect());
+    let displays: Option<BTreeSet<Display>> = fields
+        .words("display")
+        .map(|words| words.into_iter().map(display).collect());
     if displays.as_ref().is_some_and(BTreeSet::is_empty) {
-        let problem = Problem::error("V0209", fields.place("display"), "a desktop that nobody can see");
+        let problem = Problem::error(
+            "V0209",
+            fields.place("display"),
+            "a desktop that nobody can see",
+        );
         report.push(problem.help("name at least one of vnc, spice and rdp"));
     }
     let image: ImageName = super::known(&fields.name("image")?)?;
@@ -36,14 +41,25 @@ pub(super) fn template(fields: &Fields, desired: &Desired, report: &Report) -> O
         disk_limit: fields.size("disk_limit"),
         firmware,
         tpm: fields.flag("tpm"),
-        networks: fields.names("network").unwrap_or_default().iter().filter_map(super::known).collect(),
+        networks: fields
+            .names("network")
+            .unwrap_or_default()
+            .iter()
+            .filter_map(super::known)
+            .collect(),
         displays: displays?,
         video: fields.word("video").map(|word| match word {
             "vga" => Video::Vga,
             "qxl" => Video::Qxl,
             _ => Video::Virtio,
         }),
-        cache: fields.word("cache").map(|word| if word == "none" { Cache::None } else { Cache::Writeback }),
+        cache: fields.word("cache").map(|word| {
+            if word == "none" {
+                Cache::None
+            } else {
+                Cache::Writeback
+            }
+        }),
         guest,
         libvirt_xml: fields.text("libvirt_xml"),
     })

@@ -1,7 +1,13 @@
 use super::{Attribute, Block, Default, Kind, Label, block, live, regrow};
 
-pub(super) const DIRECTORY: Block =
-    block("directory", Label::Name, "A directory of people.", ATTRIBUTES).with(&[COMPUTERS]).later();
+pub(super) const DIRECTORY: Block = block(
+    "directory",
+    Label::Name,
+    "A directory of people.",
+    ATTRIBUTES,
+)
+.with(&[COMPUTERS])
+.later();
 
 const LIMIT: Kind = Kind::Duration(100, 300_000);
 

@@ -1,38 +1,77 @@
 use super::{Attribute, Block, Default, Kind, Label, block, live};
 
-pub(super) const GRID: Block = block("grid", Label::Name, "What holds for the whole grid; at most one.", ATTRIBUTES)
-    .with(&[CERTIFICATE]);
+pub(super) const GRID: Block = block(
+    "grid",
+    Label::Name,
+    "What holds for the whole grid; at most one.",
+    ATTRIBUTES,
+)
+.with(&[CERTIFICATE]);
 
 const ATTRIBUTES: &[Attribute] = &[
-    live("timezone", Kind::Timezone, "IANA time zone in which clock times and days are meant.")
-        .default(Default::Text("UTC")),
-    live("tolerate_server_loss", Kind::Number(0, 2), "How many servers may be lost with all pools still carried.")
-        .unit("servers")
-        .default(Default::Number(0))
-        .later(),
-    live("lost_after", Kind::Duration(1_000, 3_600_000), "Silence after which a server counts as lost.")
-        .default(Default::Text("5s"))
-        .later(),
-    live("image_bandwidth", Kind::Size(1 << 10, 1 << 40), "What image copies may use in the grid; unlimited without.")
-        .unit("per second")
-        .later(),
-    live("address", Kind::Address, "One address for the whole grid, held by one server that can be reached.").later(),
-    live("keep_revisions", Kind::Number(1, 10_000), "How many committed configurations are kept to go back to.")
-        .unit("revisions")
-        .default(Default::Number(50)),
+    live(
+        "timezone",
+        Kind::Timezone,
+        "IANA time zone in which clock times and days are meant.",
+    )
+    .default(Default::Text("UTC")),
+    live(
+        "tolerate_server_loss",
+        Kind::Number(0, 2),
+        "How many servers may be lost with all pools still carried.",
+    )
+    .unit("servers")
+    .default(Default::Number(0))
+    .later(),
+    live(
+        "lost_after",
+        Kind::Duration(1_000, 3_600_000),
+        "Silence after which a server counts as lost.",
+    )
+    .default(Default::Text("5s"))
+    .later(),
+    live(
+        "image_bandwidth",
+        Kind::Size(1 << 10, 1 << 40),
+        "What image copies may use in the grid; unlimited without.",
+    )
+    .unit("per second")
+    .later(),
+    live(
+        "address",
+        Kind::Address,
+        "One address for the whole grid, held by one server that can be reached.",
+    )
+    .later(),
+    live(
+        "keep_revisions",
+        Kind::Number(1, 10_000),
+        "How many committed configurations are kept to go back to.",
+    )
+    .unit("revisions")
+    .default(Default::Number(50)),
 ];
 
-const CERTIFICATE: Block =
-    block("certificate", Label::None, "Where the portal's certificate comes from: one of the two. The grid's own CA without.", &[])
-        .with(&[FILES, ACME])
-        .later();
+const CERTIFICATE: Block = block(
+    "certificate",
+    Label::None,
+    "Where the portal's certificate comes from: one of the two. The grid's own CA without.",
+    &[],
+)
+.with(&[FILES, ACME])
+.later();
 
 const FILES: Block = block(
     "files",
     Label::None,
     "A certificate that was issued elsewhere.",
     &[
-        live("certificate_file", Kind::File, "PEM file with the chain, leaf first.").required(),
+        live(
+            "certificate_file",
+            Kind::File,
+            "PEM file with the chain, leaf first.",
+        )
+        .required(),
         live("key", Kind::Secret, "The private key.").required(),
     ],
 );
@@ -42,8 +81,9 @@ const ACME: Block = block(
     Label::None,
     "A certificate that an ACME server issues.",
     &[
-        live("directory", Kind::Text, "Its directory URL, `https://`.")
-            .default(Default::Text("https://acme-v02.api.letsencrypt.org/directory")),
+        live("directory", Kind::Text, "Its directory URL, `https://`.").default(Default::Text(
+            "https://acme-v02.api.letsencrypt.org/directory",
+        )),
         live("email", Kind::Text, "Contact address of the account.").required(),
         live("domains", Kind::Texts, "Names that the certificate is for.").required(),
     ],

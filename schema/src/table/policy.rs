@@ -17,11 +17,34 @@ const REFRESH: Block = block(
     Label::None,
     "When desktops are regrown; any trigger fires.",
     &[
-        live("on", Kind::Choice(&["logoff", "disconnect", "never"]), "The end of a session.").later(),
-        live("every", Kind::Duration(MINUTE, YEAR), "That long after a desktop was grown."),
-        live("max_age", Kind::Duration(MINUTE, YEAR), "No desktop becomes older than that."),
-        live("deadline", Kind::Duration(MINUTE, YEAR), "A used desktop is regrown anyway, that long after the trigger.").later(),
-        live("warn", Kind::Duration(0, YEAR), "Its user is warned that long before.").later(),
+        live(
+            "on",
+            Kind::Choice(&["logoff", "disconnect", "never"]),
+            "The end of a session.",
+        )
+        .later(),
+        live(
+            "every",
+            Kind::Duration(MINUTE, YEAR),
+            "That long after a desktop was grown.",
+        ),
+        live(
+            "max_age",
+            Kind::Duration(MINUTE, YEAR),
+            "No desktop becomes older than that.",
+        ),
+        live(
+            "deadline",
+            Kind::Duration(MINUTE, YEAR),
+            "A used desktop is regrown anyway, that long after the trigger.",
+        )
+        .later(),
+        live(
+            "warn",
+            Kind::Duration(0, YEAR),
+            "Its user is warned that long before.",
+        )
+        .later(),
     ],
 )
 .with(&[AT]);
@@ -33,7 +56,11 @@ const AT: Block = block(
     &[
         live("days", Kind::Days, "On which days."),
         live("from", Kind::Clock, "At what time."),
-        live("cron", Kind::Cron, "When, as minute, hour, day, month and weekday."),
+        live(
+            "cron",
+            Kind::Cron,
+            "When, as minute, hour, day, month and weekday.",
+        ),
     ],
 );
 
@@ -42,11 +69,40 @@ const ROLLOUT: Block = block(
     Label::None,
     "How a change reaches the desktops of a pool.",
     &[
-        live("max_unavailable", Kind::Share, "At most so many are taken away at once.").unit("of the pool's desktops").default(Default::Text("10%")),
-        live("max_surge", Kind::Share, "So many may be made beyond the pool's size.").unit("of the pool's desktops").default(Default::Number(0)),
-        live("canary", Kind::Number(0, 10_000), "So many first, and the rest only when they are well.").unit("desktops").default(Default::Number(0)),
-        live("healthy_after", Kind::Duration(0, 24 * HOUR), "How long a changed desktop must be well before the next.").default(Default::Text("0s")),
-        live("pause_after_failures", Kind::Number(1, 10_000), "After so many failures the roll-out stops.").unit("desktops").default(Default::Number(1)),
+        live(
+            "max_unavailable",
+            Kind::Share,
+            "At most so many are taken away at once.",
+        )
+        .unit("of the pool's desktops")
+        .default(Default::Text("10%")),
+        live(
+            "max_surge",
+            Kind::Share,
+            "So many may be made beyond the pool's size.",
+        )
+        .unit("of the pool's desktops")
+        .default(Default::Number(0)),
+        live(
+            "canary",
+            Kind::Number(0, 10_000),
+            "So many first, and the rest only when they are well.",
+        )
+        .unit("desktops")
+        .default(Default::Number(0)),
+        live(
+            "healthy_after",
+            Kind::Duration(0, 24 * HOUR),
+            "How long a changed desktop must be well before the next.",
+        )
+        .default(Default::Text("0s")),
+        live(
+            "pause_after_failures",
+            Kind::Number(1, 10_000),
+            "After so many failures the roll-out stops.",
+        )
+        .unit("desktops")
+        .default(Default::Number(1)),
         live("rollback", Kind::Flag, "When it stops, it goes back.").default(Default::Flag(true)),
         live("window", Kind::Ref("window"), "Only within that window."),
     ],
@@ -57,8 +113,19 @@ const POWER: Block = block(
     Label::None,
     "How many desktops are running; all, where no policy of a pool has this block.",
     &[
-        live("spare", Kind::Number(0, 10_000), "Booted and not assigned; refilled.").unit("desktops").default(Default::Number(0)),
-        live("powered_on_max", Kind::Number(0, 10_000), "At most so many run.").unit("desktops"),
+        live(
+            "spare",
+            Kind::Number(0, 10_000),
+            "Booted and not assigned; refilled.",
+        )
+        .unit("desktops")
+        .default(Default::Number(0)),
+        live(
+            "powered_on_max",
+            Kind::Number(0, 10_000),
+            "At most so many run.",
+        )
+        .unit("desktops"),
     ],
 )
 .with(&[SCHEDULE]);
@@ -70,9 +137,21 @@ const SCHEDULE: Block = block(
     &[
         live("days", Kind::Days, "On which days it begins.").required(),
         live("from", Kind::Clock, "When it begins.").required(),
-        live("to", Kind::Clock, "When it ends; not later than `from` means on the next day.").required(),
-        live("spare", Kind::Number(0, 10_000), "Then `spare` is this.").unit("desktops").required(),
-        live("powered_on_max", Kind::Number(0, 10_000), "Then `powered_on_max` is this.").unit("desktops"),
+        live(
+            "to",
+            Kind::Clock,
+            "When it ends; not later than `from` means on the next day.",
+        )
+        .required(),
+        live("spare", Kind::Number(0, 10_000), "Then `spare` is this.")
+            .unit("desktops")
+            .required(),
+        live(
+            "powered_on_max",
+            Kind::Number(0, 10_000),
+            "Then `powered_on_max` is this.",
+        )
+        .unit("desktops"),
     ],
 );
 
@@ -81,11 +160,29 @@ const SESSION: Block = block(
     Label::None,
     "Limits of sessions.",
     &[
-        live("idle_disconnect", Kind::Duration(MINUTE, YEAR), "Disconnect after that long without input."),
-        live("disconnected_logoff", Kind::Duration(0, YEAR), "Log off after that long disconnected."),
-        live("max_duration", Kind::Duration(MINUTE, YEAR), "Log off after that long."),
+        live(
+            "idle_disconnect",
+            Kind::Duration(MINUTE, YEAR),
+            "Disconnect after that long without input.",
+        ),
+        live(
+            "disconnected_logoff",
+            Kind::Duration(0, YEAR),
+            "Log off after that long disconnected.",
+        ),
+        live(
+            "max_duration",
+            Kind::Duration(MINUTE, YEAR),
+            "Log off after that long.",
+        ),
         live("warn", Kind::Duration(0, YEAR), "Warn that long before."),
-        live("per_user", Kind::Number(1, 100), "Desktops of the pool that one person may have.").unit("desktops").default(Default::Number(1)),
+        live(
+            "per_user",
+            Kind::Number(1, 100),
+            "Desktops of the pool that one person may have.",
+        )
+        .unit("desktops")
+        .default(Default::Number(1)),
     ],
 )
 .later();
@@ -95,8 +192,18 @@ const CHANNELS: Block = block(
     Label::None,
     "What passes between client and desktop; nothing, where it is not said.",
     &[
-        next_boot("clipboard", Kind::Choice(&["none", "in", "out", "both"]), "Directions of the clipboard, seen from the desktop.").default(Default::Text("none")),
-        next_boot("usb", Kind::Texts, "USB devices, as `VENDOR:PRODUCT` in hexadecimal digits; `*` for any.").default(Default::Texts(&[])),
+        next_boot(
+            "clipboard",
+            Kind::Choice(&["none", "in", "out", "both"]),
+            "Directions of the clipboard, seen from the desktop.",
+        )
+        .default(Default::Text("none")),
+        next_boot(
+            "usb",
+            Kind::Texts,
+            "USB devices, as `VENDOR:PRODUCT` in hexadecimal digits; `*` for any.",
+        )
+        .default(Default::Texts(&[])),
         next_boot("printers", Kind::Flag, "Printers of the client.").default(Default::Flag(false)),
         next_boot("drives", Kind::Flag, "Drives of the client.").default(Default::Flag(false)),
         next_boot("audio", Kind::Flag, "Sound from the desktop.").default(Default::Flag(false)),
@@ -113,8 +220,9 @@ const DRIFT: Block = block(
     Label::None,
     "What is done about changes that others made.",
     &[
-        live("domain", RULES, "The hypervisor's object.")
-            .default(Default::Depends("identity, disks and networks are enforced, the rest warns")),
+        live("domain", RULES, "The hypervisor's object.").default(Default::Depends(
+            "identity, disks and networks are enforced, the rest warns",
+        )),
         live("disk", RULES, "Overlays.").default(Default::Text("enforce")),
         live("image", RULES, "Images.").default(Default::Text("enforce")),
         live("server", RULES, "Servers.").default(Default::Text("warn")),

@@ -1,6 +1,8 @@
 use super::{Attribute, Block, Default, Kind, Label, block, live, regrow};
 
-pub(super) const POOL: Block = block("pool", Label::Name, "Desktops of a kind.", ATTRIBUTES).with(&[BOOKING]).repeats();
+pub(super) const POOL: Block = block("pool", Label::Name, "Desktops of a kind.", ATTRIBUTES)
+    .with(&[BOOKING])
+    .repeats();
 
 /// Most desktops of one pool.
 pub(crate) const DESKTOPS_MAX: u64 = 10_000;
@@ -30,7 +32,11 @@ const BOOKING: Block = block(
     &[
         live("from", Kind::Moment, "Begin, in the grid's time zone.").required(),
         live("to", Kind::Moment, "End, likewise.").required(),
-        live("template", Kind::Ref("template"), "What the desktops are then."),
+        live(
+            "template",
+            Kind::Ref("template"),
+            "What the desktops are then.",
+        ),
         live("entitled", Kind::Entitlements, "Who may have one then.").default(Default::Texts(&[])),
     ],
 )

@@ -10,10 +10,27 @@ pub(super) const WINDOW: Block = block(
     &[
         live("days", Kind::Days, "On which days it begins."),
         live("from", Kind::Clock, "When it opens."),
-        live("to", Kind::Clock, "When it closes; not later than `from` means on the next day."),
-        live("cron", Kind::Cron, "When it opens, as minute, hour, day, month and weekday."),
-        live("duration", Kind::Duration(MINUTE, 7 * DAY), "How long it stays open."),
-        live("deny", Kind::Flag, "Within it disruptive work is refused (a freeze).").default(Default::Flag(false)),
+        live(
+            "to",
+            Kind::Clock,
+            "When it closes; not later than `from` means on the next day.",
+        ),
+        live(
+            "cron",
+            Kind::Cron,
+            "When it opens, as minute, hour, day, month and weekday.",
+        ),
+        live(
+            "duration",
+            Kind::Duration(MINUTE, 7 * DAY),
+            "How long it stays open.",
+        ),
+        live(
+            "deny",
+            Kind::Flag,
+            "Within it disruptive work is refused (a freeze).",
+        )
+        .default(Default::Flag(false)),
     ],
 );
 
@@ -26,10 +43,26 @@ pub(super) const NETWORK: Block = block(
 .repeats();
 
 const NETWORK_ATTRIBUTES: &[Attribute] = &[
-    regrow("bridge", Kind::Text, "A bridge of the server, by its interface name."),
-    regrow("libvirt", Kind::Text, "A network of libvirt, by its name there."),
-    regrow("user", Kind::Flag, "Emulated in user space: needs no privileges, and is not reachable from outside."),
-    regrow("vlan", Kind::Number(1, 4094), "VLAN tag, for `bridge` and `libvirt`."),
+    regrow(
+        "bridge",
+        Kind::Text,
+        "A bridge of the server, by its interface name.",
+    ),
+    regrow(
+        "libvirt",
+        Kind::Text,
+        "A network of libvirt, by its name there.",
+    ),
+    regrow(
+        "user",
+        Kind::Flag,
+        "Emulated in user space: needs no privileges, and is not reachable from outside.",
+    ),
+    regrow(
+        "vlan",
+        Kind::Number(1, 4094),
+        "VLAN tag, for `bridge` and `libvirt`.",
+    ),
 ];
 
 pub(super) const LOCATION: Block = block(
@@ -48,9 +81,24 @@ pub(super) const SERVER: Block = block(
     Label::Pattern,
     "Limits for the servers whose name matches; never a list of servers that must exist.",
     &[
-        live("labels", Kind::Texts, "Labels they have, beside those in their own files.").default(Default::Texts(&[])),
-        live("keep_free_memory", Kind::Size(0, 1 << 50), "Memory that desktops leave free.").default(Default::Text("0B")),
-        live("keep_free_disk", Kind::Size(0, 1 << 60), "Disk that desktops leave free.").default(Default::Text("0B")),
+        live(
+            "labels",
+            Kind::Texts,
+            "Labels they have, beside those in their own files.",
+        )
+        .default(Default::Texts(&[])),
+        live(
+            "keep_free_memory",
+            Kind::Size(0, 1 << 50),
+            "Memory that desktops leave free.",
+        )
+        .default(Default::Text("0B")),
+        live(
+            "keep_free_disk",
+            Kind::Size(0, 1 << 60),
+            "Disk that desktops leave free.",
+        )
+        .default(Default::Text("0B")),
         live("cordon", Kind::Flag, "They get no new desktops.").default(Default::Flag(false)),
     ],
 );

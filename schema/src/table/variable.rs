@@ -20,15 +20,24 @@ pub(super) const VARIABLE: Block = block(
     ],
 )]);
 
-pub(super) const LOCALS: Block =
-    block("locals", Label::None, "Names for expressions: `a = 1` is read as `local.a`.", &[]);
+pub(super) const LOCALS: Block = block(
+    "locals",
+    Label::None,
+    "Names for expressions: `a = 1` is read as `local.a`.",
+    &[],
+);
 
 pub(super) const MOVED: Block = block(
     "moved",
     Label::None,
     "A block got another name: what it stood for is kept.",
     &[
-        live("from", Kind::BlockAddress, "The former address, such as `pool.lab`.").required(),
+        live(
+            "from",
+            Kind::BlockAddress,
+            "The former address, such as `pool.lab`.",
+        )
+        .required(),
         live("to", Kind::BlockAddress, "The present one.").required(),
     ],
 );

@@ -1,5 +1,6 @@
 //! After the storm: nothing goes wrong any more, and the grid must become what was asked for.
 
+use coppice_plans::plan::{Action, Finding, Plan, UnderWay, Wait};
 use coppice_schema::ids::Address;
 use coppice_schema::known::Phase;
 use coppice_schema::units::{Size, Span};
@@ -62,8 +63,14 @@ impl Storm {
 
     /// Rounds until the plan is empty and every desktop is ready.
     pub(super) fn settle(&mut self) -> Verdict {
-        let mut last = String::new();
+        let mut last = None;
+        // What was broken in the storm may come to light in the calm, and stop a roll-out once more.
+        let mut resumes = 3;
         for _ in 0..PASSES {
+            // Only what is seen now counts: a state that nobody told about the last deeds looks settled too.
+            for index in 0..self.world.machines.len() {
+                self.server_round(index)?;
+            }
             let report = self.world.leader_round();
             let report = report.ok_or("the leader died in the calm")?;
             self.note(format!(
@@ -75,10 +82,12 @@ impl Storm {
             if report.settled() && lacking.is_none() {
                 return Ok(());
             }
-            last = format!("lacking {lacking:?}, plan {:#?}", report.plan);
-            for index in 0..self.world.machines.len() {
-                self.server_round(index)?;
+            if resumes > 0 && report.plan.as_deref().is_some_and(is_stopped) {
+                resumes -= 1;
+                self.note("a person resumes".to_owned());
+                self.resume();
             }
+            last = report.plan.zip(Some(lacking));
             // Booting takes seconds, a back-off minutes; both are waited for without looking every second.
             let now = self.world.clock.now();
             let next = report.next.map_or(Span::seconds(30), |at| at.since(now));
@@ -86,7 +95,8 @@ impl Storm {
                 .clock
                 .advance(next.clamp(Span::seconds(2), Span::seconds(30)));
         }
-        Err(format!("it does not settle in {PASSES} passes: {last}"))
+        let left = last.map(|(plan, lacking)| left(&plan, lacking));
+        Err(format!("it does not settle in {PASSES} passes: {left:#?}"))
     }
 
     /// What a pool lacks, in words.
@@ -107,17 +117,21 @@ impl Storm {
             });
             let (all, ready) = (mine.count(), ready.count());
             let wanted = usize::try_from(pool.desktops).unwrap_or(usize::MAX);
-            (all != wanted || ready != wanted)
-                .then(|| format!("{name}: {wanted} wanted, {all} there, {ready} ready"))
+            let phases = state.desktops.values().map(|d| (&d.spec.member, &d.phase));
+            ((all, ready) != (wanted, wanted)).then(|| {
+                let phases: Vec<_> = phases.collect();
+                format!("{name}: {wanted} wanted, {all} there, {ready} ready of {phases:?}")
+            })
         })
     }
 
     /// A settled grid writes nothing.
     fn idle(&mut self) -> Verdict {
-        // What was seen last is reported first.
+        // What was seen last is reported first, and what was found is no longer remembered.
         for index in 0..self.world.machines.len() {
             self.server_round(index)?;
         }
+        self.world.leader_round();
         let before = self.world.log.len();
         for _ in 0..3 {
             self.world.clock.advance(Span::seconds(61));
@@ -132,4 +146,23 @@ impl Storm {
             None => Ok(()),
         }
     }
+}
+
+/// Something waits for a person to look at failures.
+fn is_stopped(plan: &Plan) -> bool {
+    let mut waits = plan.actions.iter().flat_map(|action| &action.waits);
+    waits.any(|wait| matches!(wait, Wait::RolloutStopped { .. }))
+}
+
+/// What a plan still holds, in few words.
+fn left(plan: &Plan, lacking: Option<String>) -> Vec<String> {
+    let action = |a: &Action| format!("{:?} {}: waits {:?}", a.kind, a.object, a.waits);
+    let under_way = |u: &UnderWay| format!("under way: {} {:?}", u.what, u.last_error);
+    let finding = |f: &Finding| format!("finding: {} {:?}", f.object, f.kind);
+    lacking
+        .into_iter()
+        .chain(plan.actions.iter().map(action))
+        .chain(plan.under_way.iter().map(under_way))
+        .chain(plan.findings.iter().map(finding))
+        .collect()
 }

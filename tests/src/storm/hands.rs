@@ -82,6 +82,12 @@ impl Storm {
                 sim.away_until(Some(now.after(span)));
                 format!("the hypervisor is away for {span}")
             }
+            (13, Some(domain)) => {
+                sim.undefine_by_hand(domain.uuid);
+                let uuid = Uuid::from_u64_pair(self.chance.bits(), self.chance.bits());
+                sim.define_foreign(&domain.name, uuid, None);
+                format!("{} is replaced by another of that name", domain.name)
+            }
             _ => return Ok(()),
         };
         self.note(format!("on {name}: {what}"));

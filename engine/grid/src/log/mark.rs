@@ -14,8 +14,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::replace;
 
-const FILE: &str = "mark";
-
 /// How far the log was durable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Mark {
@@ -36,11 +34,8 @@ struct Sealed {
 pub(super) struct MarkFile(PathBuf);
 
 impl MarkFile {
-    pub(super) fn beside(log: &Path) -> Self {
-        let mut name = log.as_os_str().to_owned();
-        name.push(".");
-        name.push(FILE);
-        Self(PathBuf::from(name))
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self(path)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -84,7 +79,7 @@ mod tests {
     #[test]
     fn a_mark_comes_back_and_a_changed_one_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let file = MarkFile::beside(&dir.path().join("log"));
+        let file = MarkFile::at(dir.path().join("mark"));
         assert_eq!(file.read().unwrap(), None);
         let mark = Mark {
             last: Some(70_000),

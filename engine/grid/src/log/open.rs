@@ -1,6 +1,7 @@
 //! Opening the log: whatever is wrong with it is found here, before anybody acts on it.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 
@@ -28,7 +29,7 @@ impl<C: GridTypes> Log<C> {
         let opening = Opening { path: &path };
         let (db, log, meta) = opening.database()?;
         let (mut tail, first) = opening.scan(&log, &meta)?;
-        let mark_file = MarkFile::beside(&path);
+        let mark_file = MarkFile::at(directory.mark());
         let marked = mark_file.read().map_err(|e| LogError::Mark {
             path: path.clone(),
             mark: mark_file.path().to_owned(),
@@ -92,7 +93,15 @@ impl Opening<'_> {
             let meta = db.keyspace("meta", options)?;
             Ok::<_, fjall::Error>((db, log, meta))
         };
-        open().map_err(|e| self.unopened(e))
+        // Some damage it does not report but gives up on.
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(opened) => opened.map_err(|e| self.unopened(e)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+                Err(self.unopened(text.unwrap_or("it gave up").replace('\n', " ")))
+            }
+        }
     }
 
     /// Reads everything: what does not decode or is missing is found now, and not when a follower asks for it.

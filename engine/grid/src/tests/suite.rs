@@ -32,7 +32,7 @@ struct InMemory;
 impl StoreBuilder<Real, MemoryLog<Real>, Machine<Real>> for InMemory {
     async fn build(&self) -> Result<((), MemoryLog<Real>, Machine<Real>), StorageError<Real>> {
         let disk = MemoryDisk::new(7, Duration::from_millis(1));
-        let machine = Machine::new(Arc::new(disk.clone()), None);
+        let machine = Machine::new(Arc::new(disk.snapshots()), None);
         Ok(((), disk.log(), machine))
     }
 }

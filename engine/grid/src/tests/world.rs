@@ -75,9 +75,51 @@ pub(super) async fn open(dir: &Path) -> Result<Grid, GridError> {
 
 /// An entry that can be told from others, and is `size` bytes and some more.
 pub(super) fn secret(name: &str, size: usize) -> Entry {
+    let mut sealed = vec![0; size];
+    blake3::Hasher::new()
+        .update(name.as_bytes())
+        .finalize_xof()
+        .fill(&mut sealed);
     Entry::SecretSet {
         name: name.parse().unwrap(),
-        sealed: vec![7; size],
+        // Not all alike: the log compresses.
+        sealed,
         author: "test".to_owned(),
     }
+}
+
+/// The names of the secrets of a state, in order.
+pub(super) fn secrets(grid: &Grid) -> Vec<String> {
+    let state = coppice_state::Agreement::local(grid);
+    state.secrets.keys().map(ToString::to_string).collect()
+}
+
+/// Runs `test` of this very binary again as another process, which finds `COPPICE_TEST_DIR` set and acts on it.
+pub(super) fn again(test: &str, dir: &Path, through: &[&str]) -> std::process::Command {
+    let this = std::env::current_exe().unwrap();
+    let mut command = match through.split_first() {
+        Some((program, arguments)) => {
+            let mut command = std::process::Command::new(program);
+            command.args(arguments).arg(this);
+            command
+        }
+        None => std::process::Command::new(this),
+    };
+    command
+        .args([test, "--exact", "--nocapture"])
+        .env("COPPICE_TEST_DIR", dir)
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped());
+    command
+}
+
+/// The directory to act on, where this process is one started by [`again`].
+pub(super) fn acting() -> Option<std::path::PathBuf> {
+    std::env::var_os("COPPICE_TEST_DIR").map(Into::into)
+}
+
+/// A directory for tests that are not about durability: in memory, where that is offered.
+pub(super) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }

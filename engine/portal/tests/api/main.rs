@@ -11,6 +11,10 @@ mod events;
 #[cfg(test)]
 mod people;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
+mod rounds;
+#[cfg(test)]
 mod tls;
 #[cfg(test)]
 mod uploads;

@@ -345,8 +345,7 @@ async fn blocking<T: Send + 'static>(
 fn glance(path: &Path) -> Option<Glance> {
     use std::os::unix::fs::MetadataExt;
     let meta = path.symlink_metadata().ok()?;
-    let nanos =
-        |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+    let nanos = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
     Some((
         meta.len(),
         nanos(meta.mtime(), meta.mtime_nsec()),

@@ -66,27 +66,13 @@ impl Link {
     fn connect(&self) -> Result<Connect, HypervisorError> {
         start_event_loop().map_err(|cause| self.away(cause))?;
         if let HypervisorUri::Embedded { root } = &self.uri {
+            embedded::claim(root).map_err(|cause| self.away(cause))?;
             embedded::prepare(root).map_err(|error| {
                 self.away(format!("cannot prepare {}: {error}", root.display()))
             })?;
         }
-        Connect::open(Some(&self.uri.to_string())).map_err(|error| self.away(self.explain(&error)))
-    }
-
-    fn explain(&self, error: &Error) -> String {
-        let said = error.message();
-        match &self.uri {
-            HypervisorUri::Embedded { root } if said.contains("driver.pid") => {
-                let who = embedded::holder(root).unwrap_or_else(|| "another process".to_owned());
-                format!(
-                    "{who} has {} open, and only one can: stop it, or give this one a directory of its own",
-                    root.display()
-                )
-            }
-            HypervisorUri::Sim(_) | HypervisorUri::Embedded { .. } | HypervisorUri::Libvirt(_) => {
-                said.to_owned()
-            }
-        }
+        Connect::open(Some(&self.uri.to_string()))
+            .map_err(|error| self.away(error.message().to_owned()))
     }
 
     /// The hypervisor as a whole does not answer.

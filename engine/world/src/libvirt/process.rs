@@ -103,15 +103,22 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::{Child, Command};
+    use std::io::Read;
+    use std::process::{Child, Command, Stdio};
 
     /// A process whose command line is that of a domain.
     fn impostor(uuid: Uuid) -> Child {
-        Command::new("sh")
-            .args(["-c", "read never", "-uuid", &uuid.to_string()])
-            .stdin(std::process::Stdio::piped())
+        let mut child = Command::new("sh")
+            .args(["-c", "echo ready; read never", "-uuid", &uuid.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
-            .unwrap()
+            .unwrap();
+        // `/proc` shows the command line only some time after the process began.
+        let mut ready = [0; 5];
+        let output = child.stdout.as_mut().unwrap();
+        output.read_exact(&mut ready).unwrap();
+        child
     }
 
     #[test]

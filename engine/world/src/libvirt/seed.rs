@@ -3,7 +3,7 @@
 //! <https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>: a file system labelled `cidata` with
 //! the files `meta-data` and `user-data`. It is an ISO 9660 image (ECMA-119) with Rock Ridge names, written whole.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -16,6 +16,13 @@ const PATHS_LITTLE: usize = 18;
 const PATHS_BIG: usize = 19;
 const ROOT: usize = 20;
 const FILES: usize = 21;
+/// The least size in sectors. Programs that look for a label read where other file systems keep theirs, beyond
+/// 64 KiB, and some (busybox) give up when a disk ends before that. Other writers of such disks pad them, too.
+const LEAST: usize = 192;
+
+/// Modes as `stat` tells them: readable by all.
+const DIRECTORY: usize = 0o040_555;
+const FILE: usize = 0o100_444;
 
 /// Where a desktop's seed is kept.
 pub(super) fn path(directory: &Path, uuid: Uuid) -> PathBuf {
@@ -32,7 +39,14 @@ pub(super) fn write(directory: &Path, uuid: Uuid, hostname: &str) -> io::Result<
     }
     std::fs::create_dir_all(directory)?;
     let fresh = directory.join(format!("{uuid}.new"));
-    std::fs::write(&fresh, image)?;
+    let used = image
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |last| last + 1);
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(&image[..used])?;
+    // The rest is a hole.
+    file.set_len(u64::try_from(image.len()).unwrap_or(u64::MAX))?;
     std::fs::rename(&fresh, &path)?;
     Ok(path)
 }
@@ -60,19 +74,25 @@ fn image(uuid: Uuid, hostname: &str) -> Vec<u8> {
         *sector = end;
         end += content.len().div_ceil(SECTOR).max(1);
     }
+    let end = end.max(LEAST);
     let mut disk = vec![0; end * SECTOR];
 
     let mut root = Vec::new();
     // SP: "system use entries follow, after 0 bytes". It stands in the first record and says Rock Ridge.
-    root.extend(record(b"\0", ROOT, SECTOR, true, b"SP\x07\x01\xbe\xef\0"));
-    root.extend(record(b"\x01", ROOT, SECTOR, true, b""));
+    let mut first = b"SP\x07\x01\xbe\xef\0".to_vec();
+    first.extend(rock_ridge_mode(DIRECTORY, 2));
+    root.extend(record(b"\0", ROOT, SECTOR, true, &first));
+    let parent = rock_ridge_mode(DIRECTORY, 2);
+    root.extend(record(b"\x01", ROOT, SECTOR, true, &parent));
     for (name, long, content, sector) in &files {
+        let mut entries = rock_ridge_mode(FILE, 1);
+        entries.extend(rock_ridge_name(long));
         root.extend(record(
             name.as_bytes(),
             *sector,
             content.len(),
             false,
-            &rock_ridge_name(long),
+            &entries,
         ));
         disk[sector * SECTOR..][..content.len()].copy_from_slice(content);
     }
@@ -142,11 +162,11 @@ fn record(
     record.extend([1, 0, 0, 1]);
     record.push(short(name.len()));
     record.extend(name);
-    if name.len() % 2 == 0 {
+    if name.len().is_multiple_of(2) {
         record.push(0);
     }
     record.extend(system_use);
-    if record.len() % 2 == 1 {
+    if !record.len().is_multiple_of(2) {
         record.push(0);
     }
     record[0] = short(record.len());
@@ -158,6 +178,15 @@ fn rock_ridge_name(name: &str) -> Vec<u8> {
     let mut entry = b"NM".to_vec();
     entry.extend([short(5 + name.len()), 1, 0]);
     entry.extend(name.as_bytes());
+    entry
+}
+
+/// Rock Ridge's PX entry: whoever reads the guest's disk may read these files. Owned by root.
+fn rock_ridge_mode(mode: usize, links: usize) -> Vec<u8> {
+    let mut entry = b"PX\x24\x01".to_vec();
+    for number in [mode, links, 0, 0] {
+        entry.extend(both(number));
+    }
     entry
 }
 
@@ -182,6 +211,8 @@ mod tests {
             before
         );
         write(directory.path(), uuid, "lab-008").unwrap();
+        // Found by experiment: with less, busybox finds no label (it reads 68 KiB to look for others first).
+        assert!(std::fs::metadata(&path).unwrap().len() >= 0x11000);
         let content = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
         assert!(content.contains(&format!(
             "instance-id: {uuid}\nlocal-hostname: \"lab-008\"\n"
@@ -189,6 +220,34 @@ mod tests {
         remove(directory.path(), uuid).unwrap();
         remove(directory.path(), uuid).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    /// By `isoinfo`, which others wrote; without it there is nobody to ask.
+    #[test]
+    fn others_read_the_image() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = write(directory.path(), Uuid::from_u128(7), "lab-007").unwrap();
+        let ask = |words: &[&str]| {
+            let output = std::process::Command::new("isoinfo")
+                .args(words)
+                .arg("-i")
+                .arg(&path)
+                .output();
+            output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let Ok(told) = ask(&["-d"]) else {
+            eprintln!("SKIPPED others_read_the_image: isoinfo is not installed");
+            return;
+        };
+        assert!(told.contains("Volume id: cidata"), "{told}");
+        assert!(
+            told.contains("Rock Ridge signatures version 1 found"),
+            "{told}"
+        );
+        let listed = ask(&["-l", "-R"]).unwrap();
+        assert!(listed.contains("-r--r--r--"), "{listed}");
+        let read = ask(&["-R", "-x", "/meta-data"]).unwrap();
+        assert!(read.contains("local-hostname: \"lab-007\"\n"), "{read}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::Member;
+use coppice_schema::ids::{GridId, Member};
 use coppice_schema::known::CopyState;
 use coppice_schema::units::{Size, Timestamp};
 use futures::future::BoxFuture;
@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use super::SimServer;
 use super::fault::Operation;
 use super::journal::{Deed, Hand};
-use super::machine::{Machine, SimImage, SimOverlay, overlay_path};
+use super::machine::{Machine, SimImage, SimOverlay, is_ours, overlay_path};
 use crate::disks::{DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage};
 use crate::hypervisor::Mark;
 
@@ -55,7 +55,8 @@ impl Disks for SimServer {
 
     fn remove_overlay<'a>(&'a self, member: &'a Member) -> BoxFuture<'a, Outcome<()>> {
         let path = overlay_path(member);
-        let act = move |machine: &mut Machine, now| remove_overlay(machine, path, now);
+        let grid = self.setup.grid;
+        let act = move |machine: &mut Machine, now| remove_overlay(machine, path, grid, now);
         Box::pin(self.call(Operation::RemoveOverlay, member.to_string(), None, act))
     }
 
@@ -184,12 +185,17 @@ fn make_overlay(
     Ok(path)
 }
 
-fn remove_overlay(machine: &mut Machine, path: PathBuf, now: Timestamp) -> Outcome<()> {
+fn remove_overlay(
+    machine: &mut Machine,
+    path: PathBuf,
+    grid: Option<GridId>,
+    now: Timestamp,
+) -> Outcome<()> {
     let what = path.display().to_string();
     let Some(overlay) = machine.overlays.get(&path) else {
         return Ok(());
     };
-    if !machine.is_ours(overlay.mark.as_ref()) {
+    if !is_ours(grid, overlay.mark.as_ref()) {
         machine.scold(format!("removal of {what}, which is not ours"));
         return Err(DiskError::NotOurs(what));
     }

@@ -72,7 +72,7 @@ impl SimServer {
         });
     }
 
-    /// Defines a domain that is not ours, or another grid's; it runs. One of that name or UUID stays as it is.
+    /// Defines a domain that is not ours, or another grid's; it is off. One of that name or UUID stays as it is.
     pub fn define_foreign(&self, name: &str, uuid: Uuid, mark: Option<Mark>) {
         let now = self.clock.now();
         self.meddle(|machine| {
@@ -87,7 +87,7 @@ impl SimServer {
                 hostname: name.to_owned(),
                 hardware: None,
                 disk: PathBuf::from(format!("/elsewhere/{name}.img")),
-                power: PowerState::Running { since: now },
+                power: PowerState::Off,
                 running_with: None,
                 answers_at: None,
             };

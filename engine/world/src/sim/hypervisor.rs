@@ -1,6 +1,7 @@
 //! The simulated server as a hypervisor.
 
 use coppice_schema::desired::{Display, Firmware};
+use coppice_schema::ids::GridId;
 use coppice_schema::known::{Capacity, Feature, GuestState, PowerState};
 use coppice_schema::units::{Span, Timestamp};
 use futures::channel::mpsc;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 use super::SimServer;
 use super::fault::Operation;
 use super::journal::{Deed, Hand};
-use super::machine::{Machine, SimDomain};
+use super::machine::{Machine, SimDomain, is_ours};
 use crate::hypervisor::{
     ByteStream, Definition, Domain, Hypervisor, HypervisorError, Mark, Written,
 };
@@ -39,7 +40,8 @@ impl Hypervisor for SimServer {
         let definition = domain.clone();
         let name = definition.spec.member.desktop.to_string();
         let uuid = definition.spec.uuid;
-        let act = move |machine: &mut Machine, now| define(machine, definition, now);
+        let grid = self.setup.grid;
+        let act = move |machine: &mut Machine, now| define(machine, definition, grid, now);
         Box::pin(self.call(Operation::Define, name, Some(uuid), act))
     }
 
@@ -122,7 +124,7 @@ impl Hypervisor for SimServer {
             let domain = running(machine, uuid, "open the console of")?;
             let hardware = domain.hardware.as_ref();
             if !hardware.is_some_and(|h| h.displays.contains(&display)) {
-                let domain = domain.name.clone();
+                let domain = uuid.to_string();
                 return Err(HypervisorError::NoDisplay { domain, display });
             }
             Ok(())
@@ -156,9 +158,10 @@ impl SimServer {
     where
         F: FnOnce(&mut Machine, Timestamp) -> Outcome<()> + Send + 'static,
     {
+        let grid = self.setup.grid;
         let guarded = move |machine: &mut Machine, now| {
             if let Some(domain) = machine.domains.get(&uuid)
-                && !machine.is_ours(domain.mark.as_ref())
+                && !is_ours(grid, domain.mark.as_ref())
             {
                 let (domain, mark) = (domain.name.clone(), domain.mark.clone());
                 machine.scold(format!("{operation:?} of {domain}, which is not ours"));
@@ -171,13 +174,21 @@ impl SimServer {
 
     fn end(&self, operation: Operation, uuid: Uuid) -> BoxFuture<'_, Outcome<()>> {
         self.change(operation, uuid, move |machine, now| {
+            if !machine.domains.contains_key(&uuid) {
+                return Err(HypervisorError::Absent(uuid));
+            }
             machine.switch_off(uuid, PowerState::Off, now, Hand::Ours);
             Ok(())
         })
     }
 }
 
-fn define(machine: &mut Machine, definition: Definition, now: Timestamp) -> Outcome<()> {
+fn define(
+    machine: &mut Machine,
+    definition: Definition,
+    grid: Option<GridId>,
+    now: Timestamp,
+) -> Outcome<()> {
     let Definition {
         spec,
         mark,
@@ -193,7 +204,7 @@ fn define(machine: &mut Machine, definition: Definition, now: Timestamp) -> Outc
     let named = machine.domains.values().find(|d| d.name == name);
     let stands = machine.domains.get(&uuid).or(named);
     if let Some(there) = stands {
-        if !machine.is_ours(there.mark.as_ref()) {
+        if !is_ours(grid, there.mark.as_ref()) {
             let (domain, owner) = (there.name.clone(), there.mark.clone());
             machine.scold(format!("define over {domain}, which is not ours"));
             return Err(not_ours(domain, owner.as_ref()));

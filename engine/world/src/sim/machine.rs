@@ -69,7 +69,6 @@ pub(super) type Effect = Box<dyn FnOnce(&mut Machine, Timestamp) + Send>;
 
 pub(super) struct Machine {
     pub(super) seed: u64,
-    pub(super) grid: Option<GridId>,
     pub(super) boot: Span,
     pub(super) total: Size,
     /// Bytes that others use.
@@ -84,13 +83,14 @@ pub(super) struct Machine {
     pub(super) late: Vec<(Timestamp, Effect)>,
     pub(super) watchers: Vec<Sender<()>>,
     pub(super) starts: u64,
+    /// When a domain was started last: no two starts are at one time, so that they can be told apart.
+    pub(super) last_start: Timestamp,
 }
 
 impl Machine {
     pub(super) fn new(setup: &Setup) -> Self {
         Self {
             seed: setup.seed,
-            grid: setup.grid,
             boot: setup.boot,
             total: setup.capacity.disk,
             others: Size(0),
@@ -103,6 +103,7 @@ impl Machine {
             late: Vec::new(),
             watchers: Vec::new(),
             starts: 0,
+            last_start: Timestamp(0),
         }
     }
 
@@ -121,10 +122,6 @@ impl Machine {
             self.wake();
         }
         self.busy.retain(|_, until| *until > now);
-    }
-
-    pub(super) fn is_ours(&self, mark: Option<&Mark>) -> bool {
-        mark.is_some_and(|m| self.grid.is_none_or(|grid| grid == m.grid))
     }
 
     pub(super) fn used(&self) -> Size {
@@ -188,12 +185,14 @@ impl Machine {
             }
         }
         self.starts += 1;
+        let since = at.max(self.last_start.after(Span(1)));
+        self.last_start = since;
         let (low, starts) = (self.boot.0, self.starts);
         let extra = mixed(&[self.seed, starts]).checked_rem(low).unwrap_or(0);
         let Some(domain) = self.domains.get_mut(&uuid) else {
             return Err("it is not defined".to_owned());
         };
-        domain.power = PowerState::Running { since: at };
+        domain.power = PowerState::Running { since };
         domain.answers_at = Some(at.after(Span(low + extra)));
         domain.running_with = domain
             .hardware
@@ -229,6 +228,11 @@ impl SimDomain {
             PowerState::Off | PowerState::Crashed => false,
         }
     }
+}
+
+/// Whether a mark is of `grid`; without one, any is.
+pub(super) fn is_ours(grid: Option<GridId>, mark: Option<&Mark>) -> bool {
+    mark.is_some_and(|m| grid.is_none_or(|grid| grid == m.grid))
 }
 
 pub(super) fn overlay_path(member: &Member) -> PathBuf {

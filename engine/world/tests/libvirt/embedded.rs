@@ -3,7 +3,7 @@
 use coppice_world::contract::hypervisor::{Subject, run};
 use coppice_world::libvirt::open;
 
-use crate::machine::{OURS, THEIRS, alone, directory, image, options, skip, uri};
+use crate::machine::{alone, directory, image, options, ours, skip, theirs, uri};
 use crate::means::Qemu;
 
 #[test]
@@ -22,18 +22,21 @@ fn the_embedded_hypervisor_keeps_the_contract() {
         let root = directory.path().join("q");
         let address = format!("qemu:///embed?root={}", root.display());
         let at = uri(&address);
+        let mine = options(ours(directory.path()), directory.path());
         let subject = Subject {
-            hypervisor: open(&at, options(OURS, directory.path())).await.unwrap(),
-            grid: OURS,
+            hypervisor: open(&at, mine.clone()).await.unwrap(),
+            grid: ours(directory.path()),
             other: Some((
-                open(&at, options(THEIRS, directory.path())).await.unwrap(),
-                THEIRS,
+                open(&at, options(theirs(directory.path()), directory.path()))
+                    .await
+                    .unwrap(),
+                theirs(directory.path()),
             )),
             means: Box::new(Qemu {
                 uri: address,
                 disks: directory.path().to_owned(),
                 image,
-                traces: vec![root, directory.path().join(format!("seeds-{OURS}"))],
+                traces: vec![root, mine.seeds.clone()],
             }),
             boots: true,
         };

@@ -4,13 +4,25 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use coppice_schema::Digest;
 use coppice_schema::ids::GridId;
 use coppice_world::libvirt::{Accelerate, HypervisorUri, Limits, Options};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// Our grid.
-pub(crate) const OURS: GridId = GridId([7; 16]);
+/// Our grid: of each place another one, so that tests beside each other have desktops of different UUIDs.
+pub(crate) fn ours(place: &Path) -> GridId {
+    GridId(*uuid::Uuid::from_u64_pair(1, seed(place)).as_bytes())
+}
+
 /// Another's.
-pub(crate) const THEIRS: GridId = GridId([9; 16]);
+pub(crate) fn theirs(place: &Path) -> GridId {
+    GridId(*uuid::Uuid::from_u64_pair(2, seed(place)).as_bytes())
+}
+
+fn seed(place: &Path) -> u64 {
+    let digest = Digest::of(place.as_os_str().as_encoded_bytes());
+    u64::from_le_bytes(digest.0[..8].try_into().unwrap())
+}
 
 /// The name of the test that runs in this process alone.
 const ALONE: &str = "COPPICE_TEST_ALONE";
@@ -56,12 +68,50 @@ fn said(output: &Output) -> String {
     texts.concat()
 }
 
-/// A directory short enough for sockets, removed at the end.
-pub(crate) fn directory() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .prefix("cw-")
-        .tempdir_in("/tmp")
+/// A directory short enough for sockets. At the end it is removed, and with it every guest that still runs from it:
+/// a test that fails leaves nothing on the machine.
+pub(crate) struct Place(tempfile::TempDir);
+
+pub(crate) fn directory() -> Place {
+    Place(
+        tempfile::Builder::new()
+            .prefix("cw-")
+            .tempdir_in("/tmp")
+            .unwrap(),
+    )
+}
+
+impl Place {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let here = self.path().as_os_str().as_encoded_bytes();
+        for (pid, words) in guests() {
+            if words
+                .iter()
+                .any(|word| word.windows(here.len()).any(|part| part == here))
+            {
+                let _gone = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// The processes of QEMU's guests, with their command lines.
+pub(crate) fn guests() -> impl Iterator<Item = (Pid, Vec<Vec<u8>>)> {
+    std::fs::read_dir("/proc")
         .unwrap()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let words: Vec<Vec<u8>> = line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+            words.contains(&b"-uuid".to_vec()).then_some((pid, words))
+        })
 }
 
 /// Options for a test: always emulated, so that it means the same on every machine.

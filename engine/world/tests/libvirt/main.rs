@@ -3,9 +3,15 @@
 //! What the machine lacks is skipped, and said on standard error; with `COPPICE_REQUIRE_VIRT=1` it fails instead.
 //! `COPPICE_TEST_IMAGE` names a bootable image whose guest answers; without it, one is built once.
 
+#[cfg(test)]
 mod adoption;
+#[cfg(test)]
 mod daemon;
+#[cfg(test)]
 mod embedded;
+#[cfg(test)]
 mod machine;
+#[cfg(test)]
 mod means;
+#[cfg(test)]
 mod test_driver;

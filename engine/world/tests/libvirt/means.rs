@@ -1,12 +1,18 @@
 //! What is done to a hypervisor past its adapter.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::machine::guests;
+use coppice_schema::Digest;
+use coppice_schema::desired::{Cache, Display, Firmware, NetworkTarget, Os, Video};
+use coppice_schema::ids::{Epoch, GridId, Member, Stamp};
+use coppice_schema::known::{DesktopSpec, Hardware};
 use coppice_schema::units::Size;
 use coppice_world::contract::Outcome;
 use coppice_world::contract::hypervisor::Means;
-use coppice_world::hypervisor::Mark;
+use coppice_world::hypervisor::{Definition, Mark};
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -29,19 +35,54 @@ fn failed(error: impl std::fmt::Display) -> Outcome {
 
 /// The process of a domain.
 pub(crate) fn process(uuid: Uuid) -> Option<Pid> {
-    let wanted = uuid.to_string();
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .find_map(|entry| {
-            let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-            let found = words
-                .windows(2)
-                .any(|pair| pair == [b"-uuid", wanted.as_bytes()]);
-            found.then_some(pid)
-        })
+    let wanted = [b"-uuid".to_vec(), uuid.to_string().into_bytes()];
+    let mut guests = guests();
+    guests.find_map(|(pid, words)| words.windows(2).any(|pair| pair == wanted).then_some(pid))
+}
+
+/// A desktop of the smallest kind.
+pub(crate) fn definition(grid: GridId, number: u32, overlay: PathBuf) -> Definition {
+    let member: Member = format!("lab-{number:03}@1").parse().unwrap();
+    let epoch = Epoch {
+        number: 1,
+        recovery: 0,
+    };
+    let image = Digest::of(b"image");
+    Definition {
+        spec: DesktopSpec {
+            uuid: member.desktop.uuid(grid, epoch, member.incarnation),
+            hostname: format!("lab-{number:03}"),
+            image,
+            member: member.clone(),
+            hardware: Hardware {
+                cpus: 1,
+                memory: Size::mib(96),
+                disk: Size::mib(64),
+                disk_limit: None,
+                firmware: Firmware::Bios,
+                networks: vec![NetworkTarget::User],
+                displays: BTreeSet::from([Display::Vnc, Display::Spice]),
+                video: Video::Virtio,
+                cache: Cache::Writeback,
+                os: Os::Linux,
+                agent: true,
+                libvirt_xml: None,
+            },
+        },
+        mark: Mark {
+            grid,
+            epoch,
+            member,
+            image,
+            stamp: Stamp {
+                epoch: 1,
+                term: 1,
+                index: 1,
+                ordinal: number,
+            },
+        },
+        overlay,
+    }
 }
 
 /// Makes an overlay over an image.

@@ -3,22 +3,24 @@
 use coppice_world::contract::hypervisor::{Subject, run};
 use coppice_world::libvirt::open;
 
-use crate::machine::{OURS, THEIRS, directory, options, uri};
+use crate::machine::{directory, options, ours, theirs, uri};
 use crate::means::TestDriver;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_test_driver_keeps_the_contract() {
     let directory = directory();
     let at = uri("test:///default");
-    let ours = options(OURS, directory.path());
+    let mine = options(ours(directory.path()), directory.path());
     let subject = Subject {
-        hypervisor: open(&at, ours.clone()).await.unwrap(),
-        grid: OURS,
+        hypervisor: open(&at, mine.clone()).await.unwrap(),
+        grid: ours(directory.path()),
         other: Some((
-            open(&at, options(THEIRS, directory.path())).await.unwrap(),
-            THEIRS,
+            open(&at, options(theirs(directory.path()), directory.path()))
+                .await
+                .unwrap(),
+            theirs(directory.path()),
         )),
-        means: Box::new(TestDriver { seeds: ours.seeds }),
+        means: Box::new(TestDriver { seeds: mine.seeds }),
         boots: false,
     };
     let report = run(&subject).await;

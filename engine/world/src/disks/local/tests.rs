@@ -14,7 +14,9 @@ struct Place {
 
 async fn place() -> Place {
     let dir = tempfile::tempdir().unwrap();
-    let disks = LocalDisks::open(dir.path().join("store"), GRID).await.unwrap();
+    let disks = LocalDisks::open(dir.path().join("store"), GRID)
+        .await
+        .unwrap();
     Place { dir, disks }
 }
 
@@ -27,17 +29,28 @@ impl Place {
         // The signature of a boot sector: what makes a file without any other format a disk.
         bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
         fs::write(&path, bytes).unwrap();
-        self.disks.import_image(path, Arc::new(|_| {})).await.unwrap()
+        self.disks
+            .import_image(path, Arc::new(|_| {}))
+            .await
+            .unwrap()
     }
 
     fn overlay(&self, member: &str, image: Digest, grid: GridId) -> NewOverlay {
         NewOverlay {
             mark: Mark {
                 grid,
-                epoch: Epoch { number: 1, recovery: 0 },
+                epoch: Epoch {
+                    number: 1,
+                    recovery: 0,
+                },
                 member: member.parse().unwrap(),
                 image,
-                stamp: Stamp { epoch: 1, term: 1, index: 5, ordinal: 0 },
+                stamp: Stamp {
+                    epoch: 1,
+                    term: 1,
+                    index: 5,
+                    ordinal: 0,
+                },
             },
             size: Size::mib(2),
         }
@@ -64,7 +77,10 @@ async fn an_imported_image_is_verified_and_says_how_far_it_is() {
     assert_eq!(imported.size, Size::mib(1));
     assert_eq!(place.state(imported.root).await, CopyState::Verified);
     let steps = steps.lock().unwrap();
-    assert!(steps.contains(&"hashing") && steps.contains(&"verifying"), "{steps:?}");
+    assert!(
+        steps.contains(&"hashing") && steps.contains(&"verifying"),
+        "{steps:?}"
+    );
 }
 
 #[tokio::test]
@@ -81,7 +97,10 @@ async fn an_image_that_was_written_to_is_bad_until_it_is_verified() {
     assert_eq!(place.state(root).await, CopyState::Bad);
     assert_eq!(place.disks.verify_image(root).await, Ok(CopyState::Bad));
     fs::write(&file, whole).unwrap();
-    assert_eq!(place.disks.verify_image(root).await, Ok(CopyState::Verified));
+    assert_eq!(
+        place.disks.verify_image(root).await,
+        Ok(CopyState::Verified)
+    );
     assert_eq!(place.state(root).await, CopyState::Verified);
 }
 
@@ -91,7 +110,10 @@ async fn overlays_are_made_listed_and_removed_by_their_mark() {
     let root = place.image().await.root;
     let new = place.overlay("lab-001@1", root, GRID);
     let paths = place.disks.make_overlays(vec![new.clone()]).await.unwrap();
-    assert_eq!(place.disks.make_overlays(vec![new.clone()]).await.unwrap(), paths);
+    assert_eq!(
+        place.disks.make_overlays(vec![new.clone()]).await.unwrap(),
+        paths
+    );
     fs::write(paths[0].with_file_name("lab-002@1.qcow2"), "mine").unwrap();
 
     let mut listed = place.disks.overlays().await.unwrap();
@@ -119,8 +141,16 @@ async fn another_grids_overlay_is_never_removed() {
     let place = place().await;
     let root = place.image().await.root;
     let theirs = place.overlay("lab-001@1", root, GridId([8; 16]));
-    place.disks.make_overlays(vec![theirs.clone()]).await.unwrap();
-    let refused = place.disks.remove_overlay(&theirs.mark.member).await.unwrap_err();
+    place
+        .disks
+        .make_overlays(vec![theirs.clone()])
+        .await
+        .unwrap();
+    let refused = place
+        .disks
+        .remove_overlay(&theirs.mark.member)
+        .await
+        .unwrap_err();
     assert!(matches!(refused, DiskError::NotOurs(_)), "{refused}");
     let ours = place.overlay("lab-001@1", root, GRID);
     let taken = place.disks.make_overlays(vec![ours]).await.unwrap_err();
@@ -138,7 +168,11 @@ async fn what_is_absent_or_no_image_is_told() {
     assert!(matches!(told, DiskError::Absent(_)), "{told}");
     let empty = place.dir.path().join("empty");
     fs::write(&empty, "").unwrap();
-    let told = place.disks.import_image(empty, Arc::new(|_| {})).await.unwrap_err();
+    let told = place
+        .disks
+        .import_image(empty, Arc::new(|_| {}))
+        .await
+        .unwrap_err();
     assert!(matches!(told, DiskError::BadSource { .. }), "{told}");
     let again = LocalDisks::open(place.dir.path().join("store"), GRID).await;
     assert!(again.is_err_and(|e| e.to_string().contains("in use")));
