@@ -49,14 +49,14 @@ pub(crate) struct Followed {
     pub(crate) run: Option<RunStatus>,
 }
 
-/// Follows the run of `revision`, of about `actions` actions.
+/// Follows the run of `revision`, of about `orders` orders.
 pub(crate) async fn follow(
     revision: Revision,
-    actions: u64,
+    orders: u64,
     client: &Client,
     screen: &Screen,
 ) -> Result<Followed, Failure> {
-    let progress = Progress::things(screen, &format!("revision {revision}"), actions);
+    let progress = Progress::things(screen, &format!("revision {revision}"), orders);
     let mut watcher = Watcher {
         revision,
         client,
@@ -68,7 +68,7 @@ pub(crate) async fn follow(
     };
     let interrupted = tokio::signal::ctrl_c();
     let ending = tokio::select! {
-        ending = watcher.until_it_ends(actions, &progress) => ending?,
+        ending = watcher.until_it_ends(orders, &progress) => ending?,
         _ = interrupted => Ending::Interrupted,
     };
     progress.finish();
@@ -90,14 +90,10 @@ struct Watcher<'a> {
 }
 
 impl Watcher<'_> {
-    async fn until_it_ends(
-        &mut self,
-        actions: u64,
-        progress: &Progress,
-    ) -> Result<Ending, Failure> {
+    async fn until_it_ends(&mut self, orders: u64, progress: &Progress) -> Result<Ending, Failure> {
         loop {
             if let Some(status) = self.status(progress).await?
-                && let Some(ending) = self.look(&status, actions, progress).await?
+                && let Some(ending) = self.look(&status, orders, progress).await?
             {
                 return Ok(ending);
             }
@@ -139,7 +135,7 @@ impl Watcher<'_> {
     async fn look(
         &mut self,
         status: &Status,
-        actions: u64,
+        orders: u64,
         progress: &Progress,
     ) -> Result<Option<Ending>, Failure> {
         if status.revision > self.revision {
@@ -155,7 +151,7 @@ impl Watcher<'_> {
             self.best = (done.max(self.best.0), ready.max(self.best.1));
             self.better = Instant::now();
         }
-        progress.set(u64::from(done).min(actions), actions);
+        progress.set(u64::from(done).min(actions), orders);
         progress.say(&words(self.revision, run.as_ref(), status));
         self.run = run;
         if status.settled || self.run.as_ref().is_some_and(|run| run.finished.is_some()) {

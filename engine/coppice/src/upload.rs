@@ -8,6 +8,7 @@ use bytes::Bytes;
 use coppice_portal::api::{Image, ImportLine, Problem, Upload, UploadRequest};
 use coppice_schema::Digest;
 use coppice_schema::ids::{ImageName, VersionName};
+use coppice_schema::known::CopyState;
 use coppice_schema::units::Size;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::Method;
@@ -22,6 +23,9 @@ use crate::sources;
 
 /// How often a broken upload is taken up again without a byte of headway.
 const TRIES: u32 = 8;
+
+/// A server looks at its disk whenever something is agreed, so it reports within a moment.
+const REPORTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Bytes of one part. Each is acknowledged, so a broken connection costs at most so many.
 const PART: u64 = 64 << 20;
@@ -64,7 +68,30 @@ pub(crate) async fn send(
     };
     let upload: Upload = client.post("/images/uploads", &request).await?;
     bytes(sending, &upload, client, screen).await?;
-    import(&upload, sending, client, screen).await
+    let image = import(&upload, sending, client, screen).await?;
+    seen(image, client).await
+}
+
+/// The image once a server has reported its copy: only then can desktops be made of it, and a plan that is made
+/// right after this command counts with it. A server that is slow to report is no failure of the import.
+async fn seen(image: Image, client: &Client) -> Result<Image, Failure> {
+    let patience = tokio::time::Instant::now() + REPORTED_WITHIN;
+    let mut newest = image;
+    while newest
+        .copies
+        .iter()
+        .all(|copy| copy.state != CopyState::Verified)
+        && tokio::time::Instant::now() < patience
+    {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let images: Vec<Image> = client.get("/images").await?;
+        let same = |i: &Image| i.name == newest.name && i.version == newest.version;
+        match images.into_iter().find(same) {
+            Some(image) => newest = image,
+            None => break,
+        }
+    }
+    Ok(newest)
 }
 
 /// The version of that name, if the grid holds it with these bytes.

@@ -63,13 +63,26 @@ mod tests {
         let config = read::read(&text, Path::new("/x")).unwrap();
         assert_eq!(config.data, data);
         assert_eq!(config.hypervisor, "sim://");
+        // A key or a table stands alone before what it is given; prose does not.
+        let is_key = |rest: &str| {
+            let (name, value) = rest.split_once('=').unwrap_or((rest, ""));
+            rest.starts_with('[') || !value.is_empty() && !name.trim_end().contains(' ')
+        };
         let lifted: String = text
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(rest) if rest.contains(" = ") || rest.starts_with('[') => format!("{rest}\n"),
+                Some(rest) if is_key(rest) => format!("{rest}\n"),
                 _ => format!("{line}\n"),
             })
             .collect();
+        for key in [
+            "\naccelerate =",
+            "\nlabels =",
+            "\nlog =",
+            "\n[networks.lab]",
+        ] {
+            assert!(lifted.contains(key), "{key} is not explained");
+        }
         assert_eq!(
             read::read(&lifted, Path::new("/x")).unwrap().networks.len(),
             1

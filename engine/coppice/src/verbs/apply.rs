@@ -87,15 +87,25 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         consent(screen)?;
     }
     let request = ApplyRequest {
+        // What a person said yes to, and nothing else. With --yes nobody did: the plan of that very moment is
+        // meant, and gates and bounds still hold.
         expect_plan: match &configuration {
-            Configuration::Bundle(_) => Some(document.plan_id),
-            Configuration::Saved(_) => None,
+            Configuration::Bundle(_) if !args.yes => Some(document.plan_id),
+            Configuration::Bundle(_) | Configuration::Saved(_) => None,
         },
         configuration,
         approve: args.approve.iter().copied().collect::<BTreeSet<_>>(),
         max_interrupted: args.max_interrupted,
     };
     let response: ApplyResponse = client.post("/apply", &request).await?;
+    if response.document.plan_id != document.plan_id && !response.already {
+        screen.note("the grid went on in the meantime; this is the plan that was committed:");
+        screen.text(&present::text(
+            &response.document,
+            args.detail,
+            screen.colours,
+        ));
+    }
     committed(&response, screen);
     if args.detach {
         screen.value(

@@ -49,7 +49,10 @@ fn a_directory_without_a_configuration_is_told() {
 fn variables_come_from_the_environment_from_files_and_from_the_command_line() {
     let place = Place::new();
     let text = lab(3).replace("desktops = 3", "desktops = var.n");
-    place.write("c/a.hcl", &format!("variable \"n\" {{}}\n{text}"));
+    place.write(
+        "c/a.hcl",
+        &format!("variable \"n\" {{\n  type = number\n}}\n{text}"),
+    );
     place.write("vars", "n = 4\n");
     place.run(&["validate", "c"]).code(3);
     place.run(&["validate", "c", "--var", "n=5"]).code(0);
