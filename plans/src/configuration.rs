@@ -155,7 +155,11 @@ fn flatten(address: &Address, value: &Value, path: String, into: &mut BTreeMap<S
         Value::Null => {}
         Value::Object(fields) => {
             for (name, value) in fields {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 flatten(address, value, path, into);
             }
         }
@@ -191,7 +195,10 @@ fn words(address: &Address, path: &str, value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(|item| words(address, path, item)).collect();
+            let items: Vec<String> = items
+                .iter()
+                .map(|item| words(address, path, item))
+                .collect();
             format!("[{}]", items.join(", "))
         }
         Value::Number(number) => match (number.as_u64(), kind(address, path)) {
@@ -225,7 +232,9 @@ fn block(address: &Address) -> Option<&'static str> {
 
 /// When a change of an attribute reaches a desktop, by the language's own table.
 fn applies(address: &Address, path: &str) -> Applies {
-    let (Some(block), Address::Template(_)) = (block(address), address) else { return Applies::Live };
+    let (Some(block), Address::Template(_)) = (block(address), address) else {
+        return Applies::Live;
+    };
     match table::takes_effect(&format!("{block}.{path}")) {
         TakesEffect::Live => Applies::Live,
         TakesEffect::NextBoot => Applies::NextBoot,

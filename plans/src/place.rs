@@ -249,7 +249,8 @@ pub(crate) fn rule(desired: &Desired, server: &KnownServer) -> ServerRule {
 
 /// Whether `name` matches `pattern`, in which `*` stands for any text and `?` for any one character.
 fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
     let (mut p, mut n) = (0, 0);
     // Where to go back to: the last star, and how much of the name it has taken.
     let mut back: Option<(usize, usize)> = None;
@@ -269,7 +270,11 @@ fn matches(pattern: &str, name: &str) -> bool {
             },
         }
     }
-    pattern.get(p..).unwrap_or_default().iter().all(|c| *c == '*')
+    pattern
+        .get(p..)
+        .unwrap_or_default()
+        .iter()
+        .all(|c| *c == '*')
 }
 
 #[cfg(test)]

@@ -146,7 +146,10 @@ fn one(group: &Group, detail: Detail, page: &mut Page) {
     // Of a whole new or vanished block the files say more than a list of its attributes.
     let told = detail == Detail::Full || !matches!(group.kind, Kind::Create | Kind::Delete);
     for edit in group.edits.iter().filter(|_| told) {
-        page.line(&format!("        {}", lines::edit(edit, &page.colour_edit())));
+        page.line(&format!(
+            "        {}",
+            lines::edit(edit, &page.colour_edit())
+        ));
     }
     for note in lines::impact(group) {
         page.line(&format!("        {note}"));
