@@ -118,9 +118,10 @@ pub(crate) fn run() -> Exit {
 
 fn start(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
     // A server uses all processors; a client waits for one answer at a time.
-    let mut builder = match verb {
-        Verb::Serve(_) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
+    let mut builder = if matches!(verb, Verb::Serve(_)) {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
     };
     let runtime = builder
         .enable_all()

@@ -21,9 +21,9 @@ pub(crate) struct Failure {
     /// What the person can do, best first.
     pub(crate) tries: Vec<String>,
     /// Text that was made for people already, such as diagnostics with their source lines. Shown first.
-    pub(crate) shown: Option<String>,
+    pub(crate) shown: Option<Box<str>>,
     /// The same as data.
-    pub(crate) data: Option<serde_json::Value>,
+    pub(crate) data: Option<Box<serde_json::Value>>,
 }
 
 /// What every verb gives back.
@@ -84,14 +84,14 @@ impl Failure {
     }
 
     /// With text made for people already.
-    pub(crate) fn showing(mut self, text: impl Into<String>) -> Self {
+    pub(crate) fn showing(mut self, text: impl Into<Box<str>>) -> Self {
         self.shown = Some(text.into());
         self
     }
 
     /// With the same as data.
     pub(crate) fn with_data(mut self, data: serde_json::Value) -> Self {
-        self.data = Some(data);
+        self.data = Some(Box::new(data));
         self
     }
 
@@ -134,7 +134,7 @@ impl Failure {
             "exit": self.exit as u8,
         });
         if let (Some(data), Some(map)) = (&self.data, error.as_object_mut()) {
-            map.insert("details".to_owned(), data.clone());
+            map.insert("details".to_owned(), data.as_ref().clone());
         }
         error
     }

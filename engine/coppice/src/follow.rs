@@ -151,7 +151,7 @@ impl Watcher<'_> {
             self.best = (done.max(self.best.0), ready.max(self.best.1));
             self.better = Instant::now();
         }
-        progress.set(u64::from(done).min(actions), orders);
+        progress.set(u64::from(done).min(orders), orders);
         progress.say(&words(self.revision, run.as_ref(), status));
         self.run = run;
         if status.settled || self.run.as_ref().is_some_and(|run| run.finished.is_some()) {

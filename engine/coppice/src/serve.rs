@@ -3,6 +3,7 @@
 mod boot;
 pub(crate) mod hypervisor;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use coppice_grid::{Grid, GridKey, Identity, Subject};
@@ -177,16 +178,21 @@ fn storage_failed(why: &str) -> Failure {
 async fn listen(config: &Config) -> Result<TcpListener, Failure> {
     TcpListener::bind(config.listen).await.map_err(|e| {
         let failure = Failure::new(format!("cannot listen on {}", config.listen)).because(&e);
-        match e.kind() {
-            std::io::ErrorKind::AddrInUse => failure
+        let kind = e.kind();
+        if kind == ErrorKind::AddrInUse {
+            let port = config.listen.port();
+            failure
                 .hint("does this server run already? `coppice status` tells")
-                .hint(format!("see who has the port: ss -ltnp 'sport = :{}'", config.listen.port()))
-                .hint("or choose another one: `listen` in coppice.toml"),
-            std::io::ErrorKind::AddrNotAvailable => {
-                failure.hint("this machine has no such address: correct `listen` in coppice.toml, or use 0.0.0.0")
-            }
-            std::io::ErrorKind::PermissionDenied => failure.hint("ports below 1024 are root's: choose another one"),
-            _ => failure,
+                .hint(format!("see who has the port: ss -ltnp 'sport = :{port}'"))
+                .hint("or choose another one: `listen` in coppice.toml")
+        } else if kind == ErrorKind::AddrNotAvailable {
+            failure.hint(
+                "this machine has no such address: correct `listen` in coppice.toml, or use 0.0.0.0",
+            )
+        } else if kind == ErrorKind::PermissionDenied {
+            failure.hint("ports below 1024 are root's: choose another one")
+        } else {
+            failure
         }
     })
 }
@@ -218,17 +224,20 @@ fn member(config: &Config, grid: &Grid) -> Result<ServerId, Failure> {
         ))
         .hint("make a new grid in an empty directory: coppice init --data DIR")
     })?;
-    match state.servers.get(&id) {
-        Some(known) if known.name != config.name => Err(Failure::new(format!(
-            "this server is {} in the grid, and {} in its coppice.toml",
-            known.name, config.name
+    if let Some(known) = state
+        .servers
+        .get(&id)
+        .filter(|known| known.name != config.name)
+    {
+        let (theirs, ours) = (&known.name, &config.name);
+        return Err(Failure::new(format!(
+            "this server is {theirs} in the grid, and {ours} in its coppice.toml"
         ))
         .hint(format!(
-            "a member's name does not change: set name = \"{}\"",
-            known.name
-        ))),
-        _ => Ok(id),
+            "a member's name does not change: set name = \"{theirs}\""
+        )));
     }
+    Ok(id)
 }
 
 fn certificate(

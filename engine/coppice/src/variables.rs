@@ -63,9 +63,10 @@ fn read(text: &str, file: &Path) -> Result<BTreeMap<String, String>, Failure> {
     for structure in body {
         match structure {
             hcl::edit::structure::Structure::Attribute(attribute) => {
-                let value = match &attribute.value {
-                    hcl::edit::expr::Expression::String(text) => text.to_string(),
-                    other => other.to_string().trim().to_owned(),
+                let value = if let hcl::edit::expr::Expression::String(text) = &attribute.value {
+                    text.to_string()
+                } else {
+                    attribute.value.to_string().trim().to_owned()
                 };
                 values.insert(attribute.key.to_string(), value);
             }
