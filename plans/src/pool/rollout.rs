@@ -59,7 +59,9 @@ impl Rollout {
         if rules.canary > 0 && seen.proven < rules.canary && seen.outdated > 0 {
             // A slot that is empty for a moment is one of those that were taken away for the canary.
             let between = size.saturating_sub(seen.all);
-            let left = rules.canary.saturating_sub(seen.updated + seen.leaving + between);
+            let left = rules
+                .canary
+                .saturating_sub(seen.updated + seen.leaving + between);
             if left < budget {
                 (budget, limit) = (left, "canary");
             }
