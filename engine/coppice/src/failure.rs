@@ -69,6 +69,13 @@ impl Failure {
         self
     }
 
+    /// As the cause of a larger operation that failed with it.
+    pub(crate) fn during(mut self, what: impl Into<String>) -> Self {
+        let cause = std::mem::replace(&mut self.what, what.into());
+        self.causes.insert(0, cause);
+        self
+    }
+
     /// Many libraries repeat their source in their own text: saying it twice helps nobody.
     fn push_cause(&mut self, cause: String) {
         let said = |earlier: &String| earlier.contains(&cause);

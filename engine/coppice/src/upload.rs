@@ -294,12 +294,8 @@ async fn gone(
 }
 
 fn refused(problem: Problem, sending: &Sending<'_>) -> Failure {
-    let mut failure = Failure::from(ClientError::Problem(Box::new(problem)));
-    let what = format!(
+    Failure::from(ClientError::Problem(Box::new(problem))).during(format!(
         "image {} version {} was not imported",
         sending.name, sending.version
-    );
-    let why = std::mem::replace(&mut failure.what, what);
-    failure.causes.insert(0, why);
-    failure
+    ))
 }

@@ -39,7 +39,12 @@ pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
         Choice::Spice => (DisplayChoice::Spice, "SPICE", "spice://"),
     };
     // Whatever stands in the way is told now, not when a viewer fails to show anything.
-    drop(client.console(&desktop, display).await?);
+    let tried = client.console(&desktop, display).await;
+    drop(
+        tried.map_err(|e| {
+            Failure::from(e).during(format!("cannot open the display of {desktop}"))
+        })?,
+    );
     let listener = listen(args.port).await?;
     let address = listener
         .local_addr()
