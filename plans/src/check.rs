@@ -203,12 +203,12 @@ fn one(
                 object,
                 "only a present desktop can leave",
             );
+            judge(
+                whole,
+                object,
+                "nothing is taken away while a server is not seen",
+            );
             if action.kind == Kind::Delete {
-                judge(
-                    whole,
-                    object,
-                    "nothing is deleted while a server is not seen",
-                );
                 let pool = Address::Pool(id.pool.clone());
                 let gone = matches!(action.reason, Reason::RemovedFromConfig);
                 judge(

@@ -1,15 +1,22 @@
 //! What a plan is. Everything a person sees of a plan is rendered from [`crate::document`], which is made of this.
 
+mod finding;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_schema::Digest;
 use coppice_schema::desired::Assignment;
+
 use coppice_schema::ids::{
-    Address, Generation, ImageName, PoolName, Revision, SecretName, ServerId, VersionName,
+    Address, Generation, ImageName, PoolName, Revision, ServerId, VersionName,
 };
+
 use coppice_schema::known::{DesktopSpec, Task};
+
 use coppice_schema::units::{Size, Span, Timestamp};
+
 use serde::{Deserialize, Serialize};
+
+pub use finding::{Finding, FindingKind, Gate, GateKind, Severity, Verdict};
 
 /// What would happen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -466,181 +473,6 @@ pub enum Response {
     NeedsAdmin,
 }
 
-/// A condition of applying a plan.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Gate {
-    /// Which.
-    pub kind: GateKind,
-    /// Its answer.
-    pub verdict: Verdict,
-    /// Why, in words.
-    pub reason: String,
-    /// What it is about.
-    pub objects: BTreeSet<Address>,
-}
-
-/// Kinds of gate. The text is what `--approve` takes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GateKind {
-    /// The loss of servers would no longer be carried.
-    ServerLoss,
-    /// More than a fifth of a pool, and more than two desktops, are deleted.
-    MassDelete,
-    /// Personal disks are destroyed.
-    PersonalData,
-    /// A protected object is destroyed.
-    Protected,
-    /// The configuration is empty.
-    EmptyConfiguration,
-    /// A window that denies is open.
-    Freeze,
-}
-
-/// A gate's answer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// Nothing stands in the way.
-    Pass,
-    /// A person must say yes to this by name.
-    NeedsApproval,
-    /// Not now.
-    Denied,
-}
-
-/// What is wrong, or waits.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Finding {
-    /// About what.
-    pub object: Address,
-    /// What.
-    pub kind: FindingKind,
-    /// How bad.
-    pub severity: Severity,
-    /// What a person can do.
-    pub remedy: String,
-}
-
-/// How bad a finding is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Good to know.
-    Note,
-    /// Something is not as wanted.
-    Warning,
-    /// Something does not work.
-    Error,
-}
-
-/// Kinds of finding.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FindingKind {
-    /// An image version is not in the catalogue.
-    ImageAbsent {
-        /// The version, where one is named.
-        version: Option<VersionName>,
-    },
-    /// The catalogue's version is of other bytes than the configuration names.
-    ImageDigest {
-        /// What the configuration says.
-        wanted: Digest,
-        /// What the grid holds.
-        held: Digest,
-    },
-    /// The image's source file was not where the plan was made.
-    SourceNotHere {
-        /// Its path.
-        path: String,
-    },
-    /// The template's disk is smaller than the image.
-    DiskTooSmall {
-        /// The template's.
-        disk: Size,
-        /// The image's.
-        image: Size,
-    },
-    /// No server can carry it.
-    NoRoom {
-        /// How many desktops have none.
-        desktops: u32,
-        /// What is lacking, in words.
-        lacking: String,
-    },
-    /// A server's hypervisor does not answer.
-    HypervisorAway {
-        /// In words.
-        error: String,
-    },
-    /// A server was not seen whole.
-    NotSeen,
-    /// A server's disk is filling.
-    DiskFilling {
-        /// Per cent at which that begins.
-        percent: u8,
-    },
-    /// A domain that is not ours has the name that a desktop needs.
-    NameTaken {
-        /// The server.
-        server: String,
-        /// The domain.
-        domain: String,
-    },
-    /// Something with our mark that the grid does not know.
-    Stray {
-        /// The life its mark names.
-        member: String,
-    },
-    /// Domains that are not ours; never touched.
-    Foreign {
-        /// How many.
-        count: u32,
-    },
-    /// An image's copy is bad, and no other is left.
-    ImageLost {
-        /// The version, where it is known.
-        version: Option<VersionName>,
-    },
-    /// An order keeps failing.
-    OrderFailing {
-        /// What, in words.
-        what: String,
-        /// Why, in words.
-        error: String,
-        /// How often.
-        attempts: u32,
-    },
-    /// The same field flips to and fro.
-    Contended {
-        /// Which.
-        path: String,
-    },
-    /// A roll-out stopped.
-    RolloutStopped {
-        /// How many failed.
-        failures: u32,
-    },
-    /// A secret is not in the grid.
-    SecretAbsent {
-        /// Which.
-        name: SecretName,
-    },
-    /// The language has it, this version does not carry it out.
-    NotCarriedOut {
-        /// What was said.
-        path: String,
-    },
-    /// Its block is gone, and it is kept because it is protected.
-    KeptProtected,
-    /// A desktop is broken.
-    Broken {
-        /// How, in words.
-        why: String,
-    },
-}
-
 /// How a pool would stand.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PoolForecast {
@@ -654,19 +486,4 @@ pub struct PoolForecast {
     pub available_after: u32,
     /// Desktops wanted.
     pub desired: u32,
-}
-
-impl Finding {
-    /// What the grid remembers a finding by: its object and its kind, without figures that change by themselves.
-    #[must_use]
-    pub fn key(&self) -> String {
-        let kind = match serde_json::to_value(&self.kind) {
-            Ok(serde_json::Value::String(word)) => word,
-            Ok(serde_json::Value::Object(fields)) => {
-                fields.keys().next().cloned().unwrap_or_default()
-            }
-            Ok(_) | Err(_) => String::new(),
-        };
-        format!("finding {} {kind}", self.object)
-    }
 }

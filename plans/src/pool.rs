@@ -1,6 +1,8 @@
 //! The desktops of one pool: which are wanted, which are well, and what is done about the others.
 
+mod drift;
 mod fate;
+mod heal;
 mod power;
 mod refresh;
 mod removal;

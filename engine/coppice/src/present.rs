@@ -44,6 +44,7 @@ pub(crate) fn holding(document: &Document) -> Holding {
         Wait::Approval { .. } => 2,
         Wait::Backoff { .. }
         | Wait::Image { .. }
+        | Wait::Disk { .. }
         | Wait::Observation { .. }
         | Wait::Room { .. }
         | Wait::RolloutStopped { .. } => 3,

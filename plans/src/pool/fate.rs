@@ -1,29 +1,28 @@
 //! What is done about one desktop that is to stay in its pool.
 
-use coppice_schema::desired::{DriftRule, DriftRules};
 use coppice_schema::ids::DesktopId;
+
 use coppice_schema::known::{
-    BrokenReason, DesktopSpec, KnownDesktop, Phase, PowerState, Request, SeenDomain, Task,
+    DesktopSpec, KnownDesktop, Phase, PowerState, Request, SeenDomain, Task,
 };
-use coppice_schema::units::{Size, Span};
+
+use coppice_schema::units::Size;
 
 use super::power::{self, Target};
-use super::rollout::{self, Rollout};
-use super::{Yard, refresh};
-use crate::draft::Draft;
-use crate::images::{self, Published};
-use crate::plan::{
-    Action, Applies, Basis, Drift, DriftKind, Edit, Estimate, Finding, FindingKind, Impact, Kind,
-    Memory, Reason, Response, Risk, Severity, Step, Wait,
-};
-use crate::specs;
 
-/// A domain written back so often within this time is fought over.
-const CONTENDED_WITHIN: Span = Span::minutes(10);
-/// That often.
-const CONTENDED_AFTER: usize = 3;
-/// A guest that did not come up after so many tries is grown anew.
-const RESTARTS: u32 = 3;
+use super::rollout::{self, Rollout};
+
+use super::{Yard, drift, heal, refresh};
+
+use crate::draft::Draft;
+
+use crate::images::{self, Published};
+
+use crate::plan::{
+    Action, Applies, Basis, Edit, Estimate, Impact, Kind, Memory, Reason, Risk, Step, Wait,
+};
+
+use crate::specs;
 
 /// What is done, before it is known what it waits for.
 pub(crate) struct Deed {
@@ -50,7 +49,7 @@ pub(crate) fn decide(
     {
         return true;
     }
-    if requested(yard, id, desktop, draft) || heal(yard, id, desktop, target, draft) {
+    if requested(yard, id, desktop, draft) || heal::heal(yard, id, desktop, target, draft) {
         return true;
     }
     let wanted = image.map(|image| {
@@ -78,7 +77,7 @@ pub(crate) fn decide(
     if let Some(wanted) = wanted.filter(|_| !edits.is_empty()) {
         return rewrite(yard, id, desktop, wanted, edits, draft);
     }
-    drifted(yard, id, desktop, draft) || reboot(yard, id, desktop, rollout, draft)
+    drift::drifted(yard, id, desktop, draft) || reboot(yard, id, desktop, rollout, draft)
 }
 
 fn requested(
@@ -121,229 +120,6 @@ fn requested(
         step: Some(Step { task, memory }),
     };
     let waits = asked_waits(yard, id, desktop, draft);
-    push(id, desktop, deed, waits, draft);
-    true
-}
-
-/// Repairs what is broken; no roll-out budget applies, for it takes nothing away from anyone.
-fn heal(
-    yard: Yard<'_>,
-    id: &DesktopId,
-    desktop: &KnownDesktop,
-    target: Option<&Target>,
-    draft: &mut Draft<'_>,
-) -> bool {
-    let member = id.member(desktop.incarnation);
-    let start = || Step {
-        task: Task::Start {
-            member: member.clone(),
-        },
-        memory: Memory::Unchanged,
-    };
-    let reason = match &desktop.phase {
-        Phase::Broken { reason, .. } => reason,
-        Phase::Off { .. } if power::always_on(target) => {
-            let drift = DriftKind::PoweredOff;
-            return repair(yard, id, desktop, drift, Kind::PowerOn, start(), draft);
-        }
-        Phase::Off { .. }
-        | Phase::Available { .. }
-        | Phase::InUse { .. }
-        | Phase::Provisioning { .. }
-        | Phase::Unknown { .. }
-        | Phase::Deleting { .. } => return false,
-    };
-    let why = explain(reason);
-    match reason {
-        BrokenReason::Crashed => repair(
-            yard,
-            id,
-            desktop,
-            DriftKind::PoweredOff,
-            Kind::PowerOn,
-            start(),
-            draft,
-        ),
-        BrokenReason::DomainMissing => {
-            let task = Task::Redefine {
-                spec: desktop.spec.clone(),
-            };
-            let step = Step {
-                task,
-                memory: Memory::Unchanged,
-            };
-            repair(
-                yard,
-                id,
-                desktop,
-                DriftKind::DomainUndefined,
-                Kind::Update,
-                step,
-                draft,
-            )
-        }
-        BrokenReason::OverlayMissing => {
-            renew_drifted(yard, id, desktop, DriftKind::OverlayMissing, draft)
-        }
-        BrokenReason::OverlayBad => {
-            renew_drifted(yard, id, desktop, DriftKind::OverlayChanged, draft)
-        }
-        BrokenReason::Paused(_) | BrokenReason::NotReady
-            if desktop.failures.count < RESTARTS || desktop.personal =>
-        {
-            let step = Step {
-                task: Task::Restart {
-                    member: member.clone(),
-                },
-                memory: Memory::Unchanged,
-            };
-            let reason = Reason::Broken { why };
-            let deed = Deed {
-                kind: Kind::Reboot,
-                reason,
-                risk: Risk::Notice,
-                step: Some(step),
-            };
-            heal_with(yard, id, desktop, deed, draft)
-        }
-        BrokenReason::Paused(_) | BrokenReason::NotReady | BrokenReason::Refused(_) => {
-            renew(yard, id, desktop, why, draft)
-        }
-    }
-}
-
-/// What is wrong, for people.
-pub(crate) fn explain(reason: &BrokenReason) -> String {
-    match reason {
-        BrokenReason::DomainMissing => "its domain is gone".to_owned(),
-        BrokenReason::OverlayMissing => "its disk is gone".to_owned(),
-        BrokenReason::OverlayBad => "its disk cannot be used".to_owned(),
-        BrokenReason::Crashed => "it ended without being asked".to_owned(),
-        BrokenReason::Paused(why) => format!("it stands still: {why}"),
-        BrokenReason::NotReady => "it did not become ready in time".to_owned(),
-        BrokenReason::Refused(why) => why.clone(),
-    }
-}
-
-/// Undoes what others did, if the pool's rules say so.
-fn repair(
-    yard: Yard<'_>,
-    id: &DesktopId,
-    desktop: &KnownDesktop,
-    kind: DriftKind,
-    act: Kind,
-    step: Step,
-    draft: &mut Draft<'_>,
-) -> bool {
-    let rule = yard.pool.policy.drift.domain.unwrap_or(DriftRule::Enforce);
-    if !report(id, desktop, kind, Vec::new(), rule, draft) {
-        return true;
-    }
-    let deed = Deed {
-        kind: act,
-        reason: Reason::Drift { what: kind },
-        risk: Risk::Safe,
-        step: Some(step),
-    };
-    heal_with(yard, id, desktop, deed, draft)
-}
-
-/// A lost disk means a lost desktop: a pooled one is grown anew, a personal one needs a person.
-fn renew_drifted(
-    yard: Yard<'_>,
-    id: &DesktopId,
-    desktop: &KnownDesktop,
-    kind: DriftKind,
-    draft: &mut Draft<'_>,
-) -> bool {
-    let rule = if desktop.personal {
-        DriftRule::Warn
-    } else {
-        yard.pool.policy.drift.disk
-    };
-    if !report(id, desktop, kind, Vec::new(), rule, draft) {
-        if desktop.personal {
-            needs_person(id, desktop, draft);
-        }
-        return true;
-    }
-    let task = Task::Remove {
-        member: id.member(desktop.incarnation),
-    };
-    let step = Step {
-        task,
-        memory: Memory::Leaving,
-    };
-    let reason = Reason::Drift { what: kind };
-    let deed = Deed {
-        kind: Kind::ReplaceDeleteFirst,
-        reason,
-        risk: Risk::Notice,
-        step: Some(step),
-    };
-    heal_with(yard, id, desktop, deed, draft)
-}
-
-fn renew(
-    yard: Yard<'_>,
-    id: &DesktopId,
-    desktop: &KnownDesktop,
-    why: String,
-    draft: &mut Draft<'_>,
-) -> bool {
-    if desktop.personal {
-        needs_person(id, desktop, draft);
-        return true;
-    }
-    let task = Task::Remove {
-        member: id.member(desktop.incarnation),
-    };
-    let step = Step {
-        task,
-        memory: Memory::Leaving,
-    };
-    let reason = Reason::Broken { why };
-    let deed = Deed {
-        kind: Kind::ReplaceDeleteFirst,
-        reason,
-        risk: Risk::Notice,
-        step: Some(step),
-    };
-    heal_with(yard, id, desktop, deed, draft)
-}
-
-fn needs_person(id: &DesktopId, desktop: &KnownDesktop, draft: &mut Draft<'_>) {
-    if let Phase::Broken { reason, .. } = &desktop.phase {
-        draft.finding(Finding {
-            object: power::address(id),
-            kind: FindingKind::Broken {
-                why: explain(reason),
-            },
-            severity: Severity::Error,
-            remedy: format!(
-                "a personal desktop is never thrown away by itself: coppice desktop regrow {id}"
-            ),
-        });
-    }
-}
-
-fn heal_with(
-    yard: Yard<'_>,
-    id: &DesktopId,
-    desktop: &KnownDesktop,
-    deed: Deed,
-    draft: &mut Draft<'_>,
-) -> bool {
-    let mut waits = ordinary_waits(yard, id, desktop, draft);
-    waits.extend(draft.backoff(desktop.failures));
-    if matches!(deed.kind, Kind::PowerOn | Kind::Reboot)
-        && waits.is_empty()
-        && !draft.ledger.power_on(desktop.server)
-    {
-        waits.push(Wait::Budget {
-            name: "power-on".to_owned(),
-        });
-    }
     push(id, desktop, deed, waits, draft);
     true
 }
@@ -443,131 +219,6 @@ fn rewrite(
     true
 }
 
-/// Compares what was seen with what was last written. Returns whether something is done.
-fn drifted(yard: Yard<'_>, id: &DesktopId, desktop: &KnownDesktop, draft: &mut Draft<'_>) -> bool {
-    let Some(domain) = seen(yard, desktop) else {
-        return false;
-    };
-    let found = specs::edits(&desktop.spec, &domain.spec);
-    if found.is_empty() {
-        return false;
-    }
-    let rule = found
-        .iter()
-        .map(|edit| rule_for(&yard.pool.policy.drift, &edit.path))
-        .min_by_key(strictness);
-    if !report(
-        id,
-        desktop,
-        DriftKind::DomainChanged,
-        found.clone(),
-        rule.unwrap_or(DriftRule::Warn),
-        draft,
-    ) {
-        return false;
-    }
-    let task = Task::Redefine {
-        spec: desktop.spec.clone(),
-    };
-    let step = Step {
-        task,
-        memory: Memory::Unchanged,
-    };
-    let reason = Reason::Drift {
-        what: DriftKind::DomainChanged,
-    };
-    let deed = Deed {
-        kind: Kind::Update,
-        reason,
-        risk: Risk::Notice,
-        step: Some(step),
-    };
-    let waits = ordinary_waits(yard, id, desktop, draft);
-    push(id, desktop, deed, waits, draft);
-    if let Some(action) = draft.actions.last_mut() {
-        let undo = |edit: Edit| Edit {
-            before: edit.after,
-            after: edit.before,
-            ..edit
-        };
-        action.edits = found.into_iter().map(undo).collect();
-    }
-    true
-}
-
-/// Identity, disks and network are put right unless the policy says otherwise; the rest is told.
-fn rule_for(rules: &DriftRules, path: &str) -> DriftRule {
-    rules.domain.unwrap_or(match path {
-        "hostname" | "image" | "disk" | "network" => DriftRule::Enforce,
-        _ => DriftRule::Warn,
-    })
-}
-
-fn strictness(rule: &DriftRule) -> u8 {
-    match rule {
-        DriftRule::Enforce => 0,
-        DriftRule::Warn => 1,
-        DriftRule::Ignore => 2,
-    }
-}
-
-/// Puts drift into the plan. Returns whether it is to be repaired.
-fn report(
-    id: &DesktopId,
-    desktop: &KnownDesktop,
-    kind: DriftKind,
-    edits: Vec<Edit>,
-    rule: DriftRule,
-    draft: &mut Draft<'_>,
-) -> bool {
-    if rule == DriftRule::Ignore {
-        return false;
-    }
-    let object = power::address(id);
-    let contended = kind == DriftKind::DomainChanged && contended(id, draft);
-    let response = match rule {
-        _ if contended => Response::Contended,
-        DriftRule::Enforce => Response::Repaired,
-        DriftRule::Warn | DriftRule::Ignore if desktop.personal => Response::NeedsAdmin,
-        DriftRule::Warn | DriftRule::Ignore => Response::Told,
-    };
-    if contended {
-        let path = edits
-            .iter()
-            .map(|edit| edit.path.as_str())
-            .collect::<Vec<_>>()
-            .join(", ");
-        draft.finding(Finding {
-            object: object.clone(),
-            kind: FindingKind::Contended { path },
-            severity: Severity::Warning,
-            remedy: "find out who else writes this domain; it is left alone until ten minutes have passed".to_owned(),
-        });
-    }
-    let since = draft.since(&object, kind);
-    draft.drift(Drift {
-        object,
-        server: Some(desktop.server),
-        kind,
-        edits,
-        since,
-        response,
-    });
-    response == Response::Repaired
-}
-
-fn contended(id: &DesktopId, draft: &mut Draft<'_>) -> bool {
-    let Some(repairs) = draft.known.repairs.get(id) else {
-        return false;
-    };
-    let Some(oldest) = repairs.first().filter(|_| repairs.len() >= CONTENDED_AFTER) else {
-        return false;
-    };
-    let until = oldest.after(CONTENDED_WITHIN);
-    draft.wake(until);
-    until > draft.now
-}
-
 /// Reboots an idle pooled desktop that runs with older hardware than it is defined with.
 fn reboot(
     yard: Yard<'_>,
@@ -617,7 +268,7 @@ fn reboot(
     true
 }
 
-fn seen<'a>(yard: Yard<'a>, desktop: &KnownDesktop) -> Option<&'a SeenDomain> {
+pub(crate) fn seen<'a>(yard: Yard<'a>, desktop: &KnownDesktop) -> Option<&'a SeenDomain> {
     let server = yard
         .known
         .servers
@@ -653,6 +304,7 @@ fn asked_waits(
     draft: &mut Draft<'_>,
 ) -> Vec<Wait> {
     let mut waits = ordinary_waits(yard, id, desktop, draft);
+    waits.extend(draft.unseen());
     waits.extend(draft.freeze.clone());
     waits
 }

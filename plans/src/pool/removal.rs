@@ -73,8 +73,7 @@ pub(crate) fn surplus(
         return alive.into_iter().map(|(id, _)| id.clone()).collect();
     }
     for (id, desktop) in &alive {
-        let mut waits = fate::disruptive_waits(yard, id, desktop, draft);
-        waits.extend(draft.unseen());
+        let waits = fate::disruptive_waits(yard, id, desktop, draft);
         if !draft.busy.contains(*id) {
             let reason = Reason::Scale { from, to: target };
             push_removal(id, desktop, reason, Memory::Leaving, waits, draft);
