@@ -1,5 +1,7 @@
 //! Laws of the plan, over worlds and configurations by chance. What shrinks is the seed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use coppice_plans::plan::{Action, Memory, Plan};

@@ -3,11 +3,11 @@
 #
 #     sh tests/run.sh [--full] [--seeds N] [--no-install]
 #
-#   --full        the long form: 20,000 seeds, and tests that take minutes
+#   --full        the long form: 20,000 seeds
 #   --seeds N     so many seeded storms (1,000)
 #   --no-install  what the tests need is there already; the way on anything but Debian 12
 #
-# CARGO_TARGET_DIR is honoured. Tests read COPPICE_TEST_SEEDS and, in the long form, COPPICE_TEST_FULL=1.
+# CARGO_TARGET_DIR is honoured. The storms read COPPICE_SEEDS.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -32,9 +32,8 @@ done
 case ${seeds:-1} in
     *[!0-9]* | 0*) usage "--seeds wants a number from 1 on, not $seeds" ;;
 esac
-if [ -n "$full" ]; then export COPPICE_TEST_FULL=1; fi
 : "${seeds:=$([ -n "$full" ] && echo 20000 || echo 1000)}"
-export COPPICE_TEST_SEEDS="$seeds"
+export COPPICE_SEEDS="$seeds"
 export RUST_BACKTRACE="${RUST_BACKTRACE:-1}"
 PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 

@@ -121,6 +121,14 @@ fn one(
         .servers
         .values()
         .all(|s| s.current || !holds_desktops(s.state));
+    if let Task::DropImage { root } = &step.task {
+        let mut clones = known.desktops.values();
+        judge(
+            !clones.any(|desktop| desktop.spec.image == *root),
+            object,
+            "an image that has clones stays",
+        );
+    }
     let Some(member) = step.task.member() else {
         return;
     };

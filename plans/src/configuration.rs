@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use coppice_schema::Known;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::Address;
+use coppice_schema::table::{self, TakesEffect};
+use coppice_schema::units::{Size, Span};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -122,8 +124,8 @@ fn action(object: Address, kind: Kind, reason: Reason, edits: Vec<Edit>) -> Acti
 
 fn edits(address: &Address, before: &Value, after: &Value) -> Vec<Edit> {
     let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
-    flatten(before, String::new(), &mut old);
-    flatten(after, String::new(), &mut new);
+    flatten(address, before, String::new(), &mut old);
+    flatten(address, after, String::new(), &mut new);
     if matches!(address, Address::Pool(_)) {
         // The merged policy repeats what the policies' own actions say.
         old.retain(|path, _| !path.starts_with("policy."));
@@ -144,7 +146,11 @@ fn edits(address: &Address, before: &Value, after: &Value) -> Vec<Edit> {
         .collect()
 }
 
-fn flatten(value: &Value, path: String, into: &mut BTreeMap<String, String>) {
+fn flatten(address: &Address, value: &Value, path: String, into: &mut BTreeMap<String, String>) {
+    if let Some(share) = share(value) {
+        into.insert(path, share);
+        return;
+    }
     match value {
         Value::Null => {}
         Value::Object(fields) => {
@@ -154,38 +160,84 @@ fn flatten(value: &Value, path: String, into: &mut BTreeMap<String, String>) {
                 } else {
                     format!("{path}.{name}")
                 };
-                flatten(value, path, into);
+                flatten(address, value, path, into);
             }
         }
-        Value::String(text) => {
-            into.insert(path, text.clone());
+        Value::String(_) | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+            let path = attribute(&path);
+            let text = words(address, &path, value);
+            into.insert(path, text);
         }
+    }
+}
+
+/// A part of a pool, as the language writes it.
+fn share(value: &Value) -> Option<String> {
+    let fields = value.as_object().filter(|fields| fields.len() == 1)?;
+    let percent = fields.get("percent").map(|n| format!("{n}%"));
+    percent.or_else(|| fields.get("count").map(Value::to_string))
+}
+
+/// The attribute as the language calls it, where the resolved form has another shape.
+fn attribute(path: &str) -> String {
+    match path {
+        "displays" => "display".to_owned(),
+        "networks" => "network".to_owned(),
+        "origin.version" => "version".to_owned(),
+        "origin.source.path" => "source".to_owned(),
+        "origin.source.digest" => "digest of the source".to_owned(),
+        other => other.strip_prefix("target.").unwrap_or(other).to_owned(),
+    }
+}
+
+/// A value as the language writes it.
+fn words(address: &Address, path: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
         Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(plain).collect();
-            into.insert(path, format!("[{}]", items.join(", ")));
+            let items: Vec<String> = items
+                .iter()
+                .map(|item| words(address, path, item))
+                .collect();
+            format!("[{}]", items.join(", "))
         }
-        Value::Bool(_) | Value::Number(_) => {
-            into.insert(path, value.to_string());
-        }
+        Value::Number(number) => match (number.as_u64(), kind(address, path)) {
+            (Some(bytes), Some(table::Kind::Size(..))) => Size(bytes).to_string(),
+            (Some(milliseconds), Some(table::Kind::Duration(..))) => Span(milliseconds).to_string(),
+            (_, _) => number.to_string(),
+        },
+        Value::Null | Value::Bool(_) | Value::Object(_) => value.to_string(),
     }
 }
 
-fn plain(value: &Value) -> String {
-    if let Value::String(text) = value {
-        text.clone()
-    } else {
-        value.to_string()
-    }
+fn kind(address: &Address, path: &str) -> Option<table::Kind> {
+    Some(table::find(&format!("{}.{path}", block(address)?))?.kind)
 }
 
-/// When a change of an attribute reaches a desktop. The language's table says so for what an admin writes.
+/// The block that an address is written as.
+fn block(address: &Address) -> Option<&'static str> {
+    Some(match address {
+        Address::Grid => "grid",
+        Address::Window(_) => "window",
+        Address::Network(_) => "network",
+        Address::Directory(_) => "directory",
+        Address::Location(_) => "location",
+        Address::Image(_) => "image",
+        Address::Template(_) => "template",
+        Address::Policy(_) => "policy",
+        Address::Pool(_) => "pool",
+        Address::Server(_) | Address::Desktop(_) | Address::Secret(_) => return None,
+    })
+}
+
+/// When a change of an attribute reaches a desktop, by the language's own table.
 fn applies(address: &Address, path: &str) -> Applies {
-    if !matches!(address, Address::Template(_)) {
+    let (Some(block), Address::Template(_)) = (block(address), address) else {
         return Applies::Live;
-    }
-    match path.split('.').next().unwrap_or_default() {
-        "cpus" | "memory" | "displays" | "video" | "cache" | "libvirt_xml" => Applies::NextBoot,
-        "image" | "disk" | "firmware" | "tpm" | "networks" | "guest" => Applies::Regrow,
-        _ => Applies::Live,
+    };
+    match table::takes_effect(&format!("{block}.{path}")) {
+        TakesEffect::Live => Applies::Live,
+        TakesEffect::NextBoot => Applies::NextBoot,
+        TakesEffect::Regrow => Applies::Regrow,
     }
 }

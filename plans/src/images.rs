@@ -1,12 +1,17 @@
 //! Which bytes an image block means now, and what is wrong with the copies.
 
-use coppice_schema::Known;
+use std::collections::BTreeSet;
+
 use coppice_schema::desired::{Desired, DriftRule, Image, Origin};
 use coppice_schema::ids::{Address, ImageName, VersionName};
-use coppice_schema::known::{CopyState, ImageVersion};
+use coppice_schema::known::{CopyState, ImageVersion, Task};
+use coppice_schema::{Digest, Known};
 
 use crate::draft::Draft;
-use crate::plan::{Drift, DriftKind, Finding, FindingKind, Response, Severity, Wait};
+use crate::plan::{
+    Action, Drift, DriftKind, Finding, FindingKind, Impact, Kind, Memory, Reason, Response, Risk,
+    Severity, Step, Wait,
+};
 
 /// A version that can be cloned.
 #[derive(Clone, Copy)]
@@ -57,16 +62,79 @@ pub(crate) fn published<'a>(
 }
 
 /// The version of `name` whose stored form has that root.
-pub(crate) fn version_of(
-    known: &Known,
-    name: &ImageName,
-    root: coppice_schema::Digest,
-) -> Option<VersionName> {
+pub(crate) fn version_of(known: &Known, name: &ImageName, root: Digest) -> Option<VersionName> {
     let versions = known.images.get(name)?;
     versions
         .iter()
         .find(|(_, record)| record.root == root)
         .map(|(version, _)| version.clone())
+}
+
+/// Copies that nothing needs any more: versions beyond `keep`, neither published nor cloned. The youngest are kept.
+pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+    let cloned: BTreeSet<Digest> = known
+        .desktops
+        .values()
+        .map(|desktop| desktop.spec.image)
+        .collect();
+    for (name, image) in &desired.images {
+        let Some(versions) = known.images.get(name) else {
+            continue;
+        };
+        let Ok(published) = published(known, name, image) else {
+            continue;
+        };
+        let mut earlier: Vec<&ImageVersion> = versions
+            .values()
+            .filter(|record| record.root != published.record.root)
+            .collect();
+        earlier.sort_by_key(|record| std::cmp::Reverse(record.imported));
+        let keep = usize::try_from(image.keep).unwrap_or(usize::MAX);
+        let kept: BTreeSet<Digest> = earlier
+            .iter()
+            .take(keep)
+            .map(|record| record.root)
+            .collect();
+        for record in earlier.into_iter().skip(keep) {
+            if !cloned.contains(&record.root) && !kept.contains(&record.root) {
+                drop_copies(known, name, record.root, draft);
+            }
+        }
+    }
+}
+
+fn drop_copies(known: &Known, name: &ImageName, root: Digest, draft: &mut Draft<'_>) {
+    let task = Task::DropImage { root };
+    for (id, server) in known.servers.iter().filter(|(_, server)| server.current) {
+        let here = server
+            .look
+            .as_ref()
+            .is_some_and(|look| look.images.contains_key(&root));
+        let ordered = known
+            .orders
+            .values()
+            .any(|order| order.server == *id && order.task == task);
+        if !here || ordered {
+            continue;
+        }
+        draft.actions.push(Action {
+            object: Address::Image(name.clone()),
+            kind: Kind::Delete,
+            server: Some(*id),
+            needs: Vec::new(),
+            wave: 0,
+            reason: Reason::Unused,
+            risk: Risk::Safe,
+            reversible: false,
+            impact: Impact::default(),
+            waits: Vec::new(),
+            edits: Vec::new(),
+            step: Some(Step {
+                task: task.clone(),
+                memory: Memory::Unchanged,
+            }),
+        });
+    }
 }
 
 /// Findings and drift of every image.

@@ -10,6 +10,7 @@ pub mod document;
 mod draft;
 mod gates;
 mod images;
+mod language;
 pub mod markdown;
 mod place;
 pub mod plan;
@@ -39,6 +40,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     let changes = configuration::compare(desired, known, &mut draft);
     servers::survey(known, &mut draft);
     images::survey(desired, known, &mut draft);
+    language::survey(desired, known, &mut draft);
     for (name, pool) in &desired.pools {
         if let Some(yard) = pool::Yard::new(desired, known, name, pool) {
             pool::plan(yard, &mut draft);
@@ -46,6 +48,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     }
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
+    images::collect(desired, known, &mut draft);
     let gates = gates::judge(desired, known, &draft);
     let looked = known.servers.iter().map(|(id, server)| {
         let look = server.look.as_ref();

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::document::{Document, Group};
-use crate::plan::{Risk, Verdict};
+use crate::plan::{Kind, Risk, Verdict};
 use crate::text;
 
 /// Longest comment; review systems refuse above 65,535 characters.
@@ -106,11 +106,10 @@ fn row(group: &Group, page: &mut String) {
 }
 
 fn changes(document: &Document, page: &mut String) {
+    let whole = |kind| matches!(kind, Kind::Create | Kind::Delete);
     let edited = || {
-        document
-            .actions
-            .iter()
-            .filter(|group| !group.edits.is_empty())
+        let groups = document.actions.iter();
+        groups.filter(|group| !group.edits.is_empty() && !whole(group.kind))
     };
     if edited().next().is_none() {
         return;

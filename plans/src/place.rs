@@ -247,27 +247,34 @@ pub(crate) fn rule(desired: &Desired, server: &KnownServer) -> ServerRule {
     all
 }
 
-/// Whether `name` matches `pattern`, in which `*` stands for any text.
+/// Whether `name` matches `pattern`, in which `*` stands for any text and `?` for any one character.
 fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let Some(first) = parts.next() else {
-        return false;
-    };
-    let Some(mut rest) = name.strip_prefix(first) else {
-        return false;
-    };
-    let mut last = None;
-    for part in parts {
-        last = Some(part);
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    // Where to go back to: the last star, and how much of the name it has taken.
+    let mut back: Option<(usize, usize)> = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                back = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == '?' || Some(c) == name.get(n) => (p, n) = (p + 1, n + 1),
+            Some(_) | None => match back {
+                Some((star, taken)) => {
+                    (p, n) = (star + 1, taken + 1);
+                    back = Some((star, taken + 1));
+                }
+                None => return false,
+            },
         }
     }
-    match last {
-        None => rest.is_empty(),
-        Some(part) => part.is_empty() || name.ends_with(part),
-    }
+    pattern
+        .get(p..)
+        .unwrap_or_default()
+        .iter()
+        .all(|c| *c == '*')
 }
 
 #[cfg(test)]
@@ -285,6 +292,9 @@ mod tests {
             ("a*c", "abcd", false),
             ("a*b*c", "a-b-c", true),
             ("*-lab", "s1-lab", true),
+            ("s?", "s1", true),
+            ("s?", "s", false),
+            ("*a?c*", "xxabcxx", true),
         ] {
             assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
         }

@@ -359,6 +359,13 @@ pub enum Wait {
         /// The version, where one is named.
         version: Option<VersionName>,
     },
+    /// For a template whose disk holds the image.
+    Disk {
+        /// The template's.
+        disk: Size,
+        /// The image's.
+        image: Size,
+    },
     /// For a server to be seen whole.
     Observation {
         /// Which.

@@ -69,6 +69,7 @@ impl<'a> Yard<'a> {
         members(self.known, self.name)
     }
 
+    /// The version its desktops are clones of, or what they wait for.
     fn published(&self) -> Result<Published<'a>, Wait> {
         let missing = || Wait::Image {
             image: self.template.image.clone(),
@@ -79,7 +80,18 @@ impl<'a> Yard<'a> {
             .images
             .get(&self.template.image)
             .ok_or_else(missing)?;
-        images::published(self.known, &self.template.image, image)
+        let published = images::published(self.known, &self.template.image, image)?;
+        match self
+            .template
+            .disk
+            .filter(|disk| *disk < published.record.size)
+        {
+            Some(disk) => Err(Wait::Disk {
+                disk,
+                image: published.record.size,
+            }),
+            None => Ok(published),
+        }
     }
 }
 
@@ -102,6 +114,14 @@ pub(crate) fn members<'a>(
 /// Everything that would be done to a pool.
 pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let published = yard.published();
+    if let Err(Wait::Disk { disk, image }) = published {
+        draft.finding(Finding {
+            object: Address::Template(yard.pool.template.clone()),
+            kind: FindingKind::DiskTooSmall { disk, image },
+            severity: Severity::Error,
+            remedy: format!("write disk = \"{image}\" or more, or leave it out"),
+        });
+    }
     let image = published.as_ref().ok().copied();
     removal::leaving(yard, draft);
     let rollout = rollout::Rollout::survey(yard, image, draft);

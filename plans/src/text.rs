@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use coppice_schema::units::Span;
 
 use crate::document::{Document, Group};
-use crate::plan::{Risk, Severity, Verdict};
+use crate::plan::{Kind, Risk, Severity, Verdict};
 
 pub use lines::{estimate, finding, kind_word, moment, reason, symbol, wait};
 
@@ -143,7 +143,9 @@ fn one(group: &Group, detail: Detail, page: &mut Page) {
         "  {sign} {subject} {what:<30}  {}",
         reason(&group.reason)
     ));
-    for edit in &group.edits {
+    // Of a whole new or vanished block the files say more than a list of its attributes.
+    let told = detail == Detail::Full || !matches!(group.kind, Kind::Create | Kind::Delete);
+    for edit in group.edits.iter().filter(|_| told) {
         page.line(&format!(
             "        {}",
             lines::edit(edit, &page.colour_edit())

@@ -52,14 +52,29 @@ impl Scenario {
         let mut steps = Vec::new();
         for line in text.lines() {
             if let Some(command) = line.strip_prefix("> ") {
-                steps.push(Step::Command { line: command.trim().to_owned(), block: String::new() });
+                steps.push(Step::Command {
+                    line: command.trim().to_owned(),
+                    block: String::new(),
+                });
             } else if line.starts_with('#') {
                 steps.push(Step::Comment(line.to_owned()));
-            } else if let (Some(Step::Command { line: command, block }), Some(text)) =
-                (steps.last_mut(), line.strip_prefix("    "))
-                && command == "config"
+            } else if let (
+                Some(Step::Command {
+                    line: command,
+                    block,
+                }),
+                Some(text),
+            ) = (
+                steps.last_mut(),
+                line.strip_prefix("    ").or(line.is_empty().then_some("")),
+            ) && command == "config"
             {
                 let _ = writeln!(block, "{text}");
+            }
+        }
+        for step in &mut steps {
+            if let Step::Command { block, .. } = step {
+                block.truncate(block.trim_end().len());
             }
         }
         Self { steps }
@@ -82,7 +97,9 @@ impl Scenario {
                     for text in block.lines() {
                         let _ = writeln!(transcript, "{}", format!("    {text}").trim_end());
                     }
-                    let given = stage.command(line, block).map_err(|e| format!("`> {line}`: {e}"))?;
+                    let given = stage
+                        .command(line, block)
+                        .map_err(|e| format!("`> {line}`: {e}"))?;
                     for text in given.lines() {
                         // Nothing a command prints can be taken for a command or a comment.
                         let _ = writeln!(transcript, "{}", format!("  {text}").trim_end());

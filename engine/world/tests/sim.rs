@@ -1,7 +1,5 @@
 //! The simulated server keeps the contract of a hypervisor, as the real ones do.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -57,7 +57,11 @@ impl Rollout {
         let mut budget = seen.ready.saturating_sub(floor);
         let mut limit = "max_unavailable";
         if rules.canary > 0 && seen.proven < rules.canary && seen.outdated > 0 {
-            let left = rules.canary.saturating_sub(seen.updated + seen.leaving);
+            // A slot that is empty for a moment is one of those that were taken away for the canary.
+            let between = size.saturating_sub(seen.all);
+            let left = rules
+                .canary
+                .saturating_sub(seen.updated + seen.leaving + between);
             if left < budget {
                 (budget, limit) = (left, "canary");
             }
@@ -135,6 +139,7 @@ impl Rollout {
 
 #[derive(Default)]
 struct Census {
+    all: u32,
     ready: u32,
     outdated: u32,
     updated: u32,
@@ -154,6 +159,7 @@ impl Census {
         now: Timestamp,
         draft: &mut Draft<'_>,
     ) {
+        self.all += 1;
         if matches!(desktop.phase, Phase::Deleting { .. }) {
             self.leaving += 1;
             return;

@@ -142,6 +142,9 @@ pub fn wait(wait: &Wait) -> String {
             Some(version) => format!("image {image}@{version} to be imported"),
             None => format!("a version of image {image} to be imported"),
         },
+        Wait::Disk { disk, image } => {
+            format!("a template disk of {image} or more instead of {disk}")
+        }
         Wait::Observation { server } => format!("server {server} to be seen"),
         Wait::Room { lacking } => format!("room: {lacking}"),
         Wait::Paused { until } => match until {

@@ -103,7 +103,9 @@ const ROLLOUT: Block = block(
         )
         .unit("desktops")
         .default(Default::Number(1)),
-        live("rollback", Kind::Flag, "When it stops, it goes back.").default(Default::Flag(true)),
+        live("rollback", Kind::Flag, "When it stops, it goes back.")
+            .default(Default::Flag(true))
+            .later(),
         live("window", Kind::Ref("window"), "Only within that window."),
     ],
 );
@@ -225,6 +227,8 @@ const DRIFT: Block = block(
         )),
         live("disk", RULES, "Overlays.").default(Default::Text("enforce")),
         live("image", RULES, "Images.").default(Default::Text("enforce")),
-        live("server", RULES, "Servers.").default(Default::Text("warn")),
+        live("server", RULES, "Servers.")
+            .default(Default::Text("warn"))
+            .later(),
     ],
 );

@@ -98,6 +98,7 @@ pub(super) const SERVER: Block = block(
             Kind::Size(0, 1 << 60),
             "Disk that desktops leave free.",
         )
+        .later()
         .default(Default::Text("0B")),
         live("cordon", Kind::Flag, "They get no new desktops.").default(Default::Flag(false)),
     ],

@@ -17,7 +17,9 @@ impl Stage {
             ["kill", desktop] => self.meddle(desktop, |sim, d| sim.kill(d.spec.uuid)),
             ["off", desktop] => self.meddle(desktop, |sim, d| sim.switch_off(d.spec.uuid)),
             ["mute", desktop] => self.meddle(desktop, |sim, d| sim.mute(d.spec.uuid)),
-            ["undefine", desktop] => self.meddle(desktop, |sim, d| sim.undefine_by_hand(d.spec.uuid)),
+            ["undefine", desktop] => {
+                self.meddle(desktop, |sim, d| sim.undefine_by_hand(d.spec.uuid))
+            }
             ["unlink", desktop] => self.meddle(desktop, |sim, d| {
                 // A file can be unlinked while it is used; the guest ends when it is next read.
                 sim.kill(d.spec.uuid);
@@ -40,19 +42,28 @@ impl Stage {
             }
             ["elect", server] => {
                 let index = self.index(server)?;
-                self.world.log.elect(u64::try_from(index).map_err(|e| e.to_string())? + 1);
+                self.world
+                    .log
+                    .elect(u64::try_from(index).map_err(|e| e.to_string())? + 1);
                 Ok(String::new())
             }
             ["restart", desktop] => self.ask(desktop, Request::Restart),
             ["regrow", desktop] => self.ask(desktop, Request::Regrow),
             ["pause", address] => {
                 let address = self.address(address)?;
-                let entry = Entry::Paused { address, until: None, author: "ada".to_owned() };
+                let entry = Entry::Paused {
+                    address,
+                    until: None,
+                    author: "ada".to_owned(),
+                };
                 Ok(said(&self.world.log.append(entry)))
             }
             ["resume", address] => {
                 let address = self.address(address)?;
-                Ok(said(&self.world.log.append(Entry::Resumed { address, author: "ada".to_owned() })))
+                Ok(said(&self.world.log.append(Entry::Resumed {
+                    address,
+                    author: "ada".to_owned(),
+                })))
             }
             ["wait", span] => self.wait(span),
             _ => Err("no such command".to_owned()),
@@ -61,7 +72,13 @@ impl Stage {
 
     fn desktop(&self, desktop: &str) -> Result<KnownDesktop, String> {
         let id: DesktopId = desktop.parse().map_err(|e| format!("{e}"))?;
-        self.world.log.state().desktops.get(&id).cloned().ok_or_else(|| format!("no desktop {id}"))
+        self.world
+            .log
+            .state()
+            .desktops
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| format!("no desktop {id}"))
     }
 
     fn address(&self, text: &str) -> Result<Address, String> {
@@ -69,26 +86,39 @@ impl Stage {
     }
 
     fn index(&self, server: &str) -> Result<usize, String> {
-        let found = self.world.machines.iter().position(|machine| machine.name.as_str() == server);
+        let found = self
+            .world
+            .machines
+            .iter()
+            .position(|machine| machine.name.as_str() == server);
         found.ok_or_else(|| format!("no server {server}"))
     }
 
     fn machine(&mut self, index: usize) -> Result<&mut Machine, String> {
-        self.world.machines.get_mut(index).ok_or_else(|| "no such server".to_owned())
+        self.world
+            .machines
+            .get_mut(index)
+            .ok_or_else(|| "no such server".to_owned())
     }
 
     /// Servers look, so that the next command sees what was done.
     fn look(&mut self) -> Result<String, String> {
-        for index in 0..self.world.machines.len() {
-            self.world.server_round(index);
-        }
+        self.servers_round();
         Ok(String::new())
     }
 
-    fn meddle(&mut self, desktop: &str, act: impl FnOnce(&Arc<SimServer>, &KnownDesktop)) -> Result<String, String> {
+    fn meddle(
+        &mut self,
+        desktop: &str,
+        act: impl FnOnce(&Arc<SimServer>, &KnownDesktop),
+    ) -> Result<String, String> {
         let known = self.desktop(desktop)?;
         let log = Arc::clone(&self.world.log);
-        let home = self.world.machines.iter().find(|machine| machine.id(&log) == Some(known.server));
+        let home = self
+            .world
+            .machines
+            .iter()
+            .find(|machine| machine.id(&log) == Some(known.server));
         act(&home.ok_or("its server is not here")?.sim, &known);
         self.look()
     }
@@ -113,7 +143,10 @@ impl Stage {
 
     fn foreign(&mut self, name: &str, index: usize) -> Result<String, String> {
         let mut bytes = [0; 16];
-        bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        bytes
+            .iter_mut()
+            .zip(name.bytes())
+            .for_each(|(to, from)| *to = from);
         let uuid = uuid::Builder::from_custom_bytes(bytes).into_uuid();
         self.machine(index)?.sim.define_foreign(name, uuid, None);
         self.look()
@@ -121,15 +154,24 @@ impl Stage {
 
     fn spoil(&mut self, name: &str, version: &str) -> Result<String, String> {
         let state = self.world.log.state();
-        let all = state.images.iter().find(|(image, _)| image.as_str() == name);
+        let all = state
+            .images
+            .iter()
+            .find(|(image, _)| image.as_str() == name);
         let record = all.and_then(|(_, all)| all.iter().find(|(v, _)| v.as_str() == version));
         let root = record.ok_or("no such image")?.1.root;
-        self.world.machines.iter().for_each(|machine| machine.sim.spoil_image(root, true));
+        self.world
+            .machines
+            .iter()
+            .for_each(|machine| machine.sim.spoil_image(root, true));
         self.look()
     }
 
     fn fill(&mut self, percent: &str) -> Result<String, String> {
-        let percent: u64 = percent.trim_end_matches('%').parse().map_err(|_| "not a number")?;
+        let percent: u64 = percent
+            .trim_end_matches('%')
+            .parse()
+            .map_err(|_| "not a number")?;
         for machine in &self.world.machines {
             let all = machine.sim.setup().capacity.disk.0;
             machine.sim.others_use(Size(all / 100 * percent));
@@ -149,12 +191,17 @@ impl Stage {
         request: impl FnOnce(coppice_schema::ids::Member) -> Request,
     ) -> Result<String, String> {
         let member = self.desktop(desktop)?.spec.member;
-        let entry = Entry::Requested { request: request(member), author: "ada".to_owned() };
+        let entry = Entry::Requested {
+            request: request(member),
+            author: "ada".to_owned(),
+        };
         Ok(said(&self.world.log.append(entry)))
     }
 
     fn wait(&mut self, span: &str) -> Result<String, String> {
-        let split = span.find(|c: char| !c.is_ascii_digit()).ok_or("a number and a unit")?;
+        let split = span
+            .find(|c: char| !c.is_ascii_digit())
+            .ok_or("a number and a unit")?;
         let (number, unit) = span.split_at(split);
         let number: u64 = number.parse().map_err(|_| "not a number")?;
         let span = match unit {

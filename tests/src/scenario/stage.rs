@@ -27,7 +27,10 @@ pub(super) struct Stage {
 
 impl Default for Stage {
     fn default() -> Self {
-        Self { world: new_world(1), texts: String::new() }
+        Self {
+            world: new_world(1),
+            texts: String::new(),
+        }
     }
 }
 
@@ -79,7 +82,15 @@ impl Stage {
         for machine in &self.world.machines {
             machine.sim.put_image(record.root, record.size, record.data);
         }
-        let server = self.world.log.state().servers.keys().next().copied().ok_or("no server")?;
+        let server = self
+            .world
+            .log
+            .state()
+            .servers
+            .keys()
+            .next()
+            .copied()
+            .ok_or("no server")?;
         let outcome = self.world.log.append(Entry::ImageImported {
             image: name.parse().map_err(|e| format!("{e}"))?,
             version: version.parse().map_err(|e| format!("{e}"))?,
@@ -88,23 +99,40 @@ impl Stage {
             author: "ada".to_owned(),
         });
         self.pass()?;
-        Ok(if outcome == Outcome::Done { String::new() } else { format!("{outcome:?}") })
+        Ok(if outcome == Outcome::Done {
+            String::new()
+        } else {
+            format!("{outcome:?}")
+        })
     }
 
     fn configure(&mut self, block: &str) -> Result<String, String> {
         self.texts = block.to_owned();
         let loaded = coppice_schema::load(&self.bundle());
         let texts = self.bundle().texts;
-        Ok(coppice_schema::render(&loaded.diagnostics, &texts, false, 100))
+        Ok(coppice_schema::render(
+            &loaded.diagnostics,
+            &texts,
+            false,
+            100,
+        ))
     }
 
     fn bundle(&self) -> Bundle {
-        let text = SourceText { path: "grid.hcl".to_owned(), text: self.texts.clone() };
-        Bundle { texts: vec![text], ..Bundle::default() }
+        let text = SourceText {
+            path: "grid.hcl".to_owned(),
+            text: self.texts.clone(),
+        };
+        Bundle {
+            texts: vec![text],
+            ..Bundle::default()
+        }
     }
 
     fn desired(&self) -> Result<Desired, String> {
-        coppice_schema::load(&self.bundle()).desired.ok_or_else(|| "the configuration has errors".to_owned())
+        coppice_schema::load(&self.bundle())
+            .desired
+            .ok_or_else(|| "the configuration has errors".to_owned())
     }
 
     fn plan(&self, desired: &Desired) -> Result<(Plan, Document), String> {
@@ -128,12 +156,14 @@ impl Stage {
         }
         let approved: BTreeSet<GateKind> = gates
             .iter()
-            .map(|gate| serde_json::from_value(serde_json::Value::from(*gate)).map_err(|e| e.to_string()))
+            .map(|gate| {
+                serde_json::from_value(serde_json::Value::from(*gate)).map_err(|e| e.to_string())
+            })
             .collect::<Result<_, _>>()?;
         for gate in &plan.gates {
             let open = gate.verdict == Verdict::NeedsApproval && approved.contains(&gate.kind);
             if !open {
-                return Ok(format!("refused: {:?}: {}", gate.verdict, gate.reason));
+                return Ok(format!("refused by gate {:?}: {}", gate.kind, gate.reason));
             }
         }
         let outcome = self.world.log.append(Entry::Committed(Box::new(Commit {
@@ -141,7 +171,10 @@ impl Stage {
             texts: loaded.digest,
             base: plan.base,
             plan: document.plan_id,
-            bounds: coppice_plans::plan::Bounds { approved, ..Default::default() },
+            bounds: coppice_plans::plan::Bounds {
+                approved,
+                ..Default::default()
+            },
             author: "ada".to_owned(),
             changes: plan.changes,
         })));
@@ -158,13 +191,24 @@ impl Stage {
         if let Some(report) = self.world.leader_round()
             && !report.violations.is_empty()
         {
-            return Err(format!("the leader's plan breaks rules: {:#?}", report.violations));
+            return Err(format!(
+                "the leader's plan breaks rules: {:#?}",
+                report.violations
+            ));
         }
-        for index in 0..self.world.machines.len() {
-            self.world.server_round(index);
-        }
+        self.servers_round();
         self.world.clock.advance(Span::seconds(5));
         Ok(())
+    }
+
+    /// Every server hears of what was agreed, looks and acts.
+    pub(super) fn servers_round(&mut self) {
+        for index in 0..self.world.machines.len() {
+            if let Some(machine) = self.world.machines.get(index) {
+                machine.agreement.catch_up();
+            }
+            self.world.server_round(index);
+        }
     }
 
     fn settle(&mut self) -> Result<String, String> {
@@ -181,7 +225,10 @@ impl Stage {
                 return Ok(format!("waits\n{}", self.desktops()));
             }
         }
-        Ok(format!("not settled after {PASSES} passes\n{}", self.desktops()))
+        Ok(format!(
+            "not settled after {PASSES} passes\n{}",
+            self.desktops()
+        ))
     }
 
     fn soon(&self) -> Timestamp {
@@ -192,20 +239,43 @@ impl Stage {
         let state = self.world.log.state();
         let mut lines = String::new();
         for (id, desktop) in state.desktops.iter() {
-            let server = state.servers.get(&desktop.server).map(|server| server.name.to_string());
+            let server = state
+                .servers
+                .get(&desktop.server)
+                .map(|server| server.name.to_string());
             let server = server.unwrap_or_default();
-            let why = if let Phase::Broken { reason, .. } = &desktop.phase { format!(" {reason:?}") } else { String::new() };
-            let _ = writeln!(lines, "{id}@{} {server} {}{why}", desktop.incarnation, desktop.phase.word());
+            let why = if let Phase::Broken { reason, .. } = &desktop.phase {
+                format!(" {reason:?}")
+            } else {
+                String::new()
+            };
+            let _ = writeln!(
+                lines,
+                "{id}@{} {server} {}{why}",
+                desktop.incarnation,
+                desktop.phase.word()
+            );
         }
-        if lines.is_empty() { "no desktops".to_owned() } else { lines }
+        if lines.is_empty() {
+            "no desktops".to_owned()
+        } else {
+            lines
+        }
     }
 
     fn findings(&self) -> Result<String, String> {
         let committed = self.world.log.state().committed.as_ref().clone();
         let (plan, _) = self.plan(&committed)?;
-        let lines: Vec<String> =
-            plan.findings.iter().map(|f| format!("{}: {}", f.object, text::finding(&f.kind))).collect();
-        Ok(if lines.is_empty() { "no findings".to_owned() } else { lines.join("\n") })
+        let lines: Vec<String> = plan
+            .findings
+            .iter()
+            .map(|f| format!("{}: {}", f.object, text::finding(&f.kind)))
+            .collect();
+        Ok(if lines.is_empty() {
+            "no findings".to_owned()
+        } else {
+            lines.join("\n")
+        })
     }
 
     fn drift(&self) -> Result<String, String> {
@@ -221,6 +291,9 @@ impl Stage {
 
 /// The document's text. Its number depends on every word of it, and says nothing to a reader.
 fn show(document: &Document) -> String {
-    let options = text::Options { colour: false, detail: text::Detail::Normal };
+    let options = text::Options {
+        colour: false,
+        detail: text::Detail::Normal,
+    };
     text::render(document, options).replace(&document.plan_id.short(), "PLAN")
 }

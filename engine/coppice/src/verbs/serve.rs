@@ -23,7 +23,7 @@ Writes one line to standard output when it is ready, and its log to standard err
 
 Examples:
   coppice serve --config /var/lib/coppice/coppice.toml
-  systemd-run --unit coppice coppice serve --config /var/lib/coppice/coppice.toml"
+  systemd-run --unit coppice --property KillMode=process coppice serve --config /var/lib/coppice/coppice.toml"
 )]
 pub(crate) struct Args {
     /// The server's own file, which `coppice init` wrote

@@ -140,9 +140,9 @@ fn run(seed: u64, lying: bool) -> Run {
     })
 }
 
-/// Those of `COPPICE_SEEDS` (`FROM..TO`), or a few.
+/// Those of `COPPICE_GRID_SEEDS` (`FROM..TO`), or a few.
 fn seeds() -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("COPPICE_SEEDS") else {
+    let Ok(text) = std::env::var("COPPICE_GRID_SEEDS") else {
         return 0..60;
     };
     let bounds = text
@@ -150,7 +150,7 @@ fn seeds() -> std::ops::Range<u64> {
         .map(|(from, to)| (from.parse(), to.parse()));
     match bounds {
         Some((Ok(from), Ok(to))) => from..to,
-        _ => panic!("COPPICE_SEEDS is {text:?}; expected FROM..TO"),
+        _ => panic!("COPPICE_GRID_SEEDS is {text:?}; expected FROM..TO"),
     }
 }
 

@@ -1,7 +1,9 @@
 //! A grid in memory: strict fakes that refuse what no test asked for.
 
+mod screens;
+mod shelf;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -12,11 +14,9 @@ use coppice_portal::api::{Code, Problem};
 use coppice_portal::{App, mint, router};
 use coppice_schema::Digest;
 use coppice_schema::desired::{Cache, Display, Firmware, Os, Video};
-use coppice_schema::ids::{
-    DesktopId, Epoch, GridId, Incarnation, Member, SecretName, ServerId, Stamp,
-};
+use coppice_schema::ids::{DesktopId, Epoch, GridId, Incarnation, SecretName, ServerId};
 use coppice_schema::known::{
-    Capacity, CopyState, DesktopSpec, DiskLevel, GuestState, Hardware, Health, KnownDesktop, Phase,
+    Capacity, CopyState, DesktopSpec, DiskLevel, Hardware, Health, KnownDesktop, Phase,
 };
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::entry::{Entry, Envelope, NewServer, Outcome, Report};
@@ -24,12 +24,6 @@ use coppice_state::secret::{Vault, VaultError};
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Agreement, AgreementError, Leadership, State, apply};
 use coppice_world::clock::Clock;
-use coppice_world::disks::{
-    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage,
-};
-use coppice_world::hypervisor::{
-    ByteStream, Definition, Domain, Hypervisor, HypervisorError, Mark,
-};
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{self, BoxStream};
@@ -38,9 +32,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tokio_util::compat::TokioAsyncReadCompatExt;
 use tower::ServiceExt;
-use uuid::Uuid;
+
+pub(crate) use screens::Screens;
+pub(crate) use shelf::{Shelf, root_of};
 
 pub(crate) const TERM: u64 = 3;
 pub(crate) const SCOPES: [Scope; 5] = [
@@ -155,7 +150,12 @@ impl World {
             hardware: hardware(),
         };
         self.hypervisor.0.lock().unwrap().push(uuid);
-        self.disks.0.lock().unwrap().overlays.push(overlay(&member));
+        self.disks
+            .0
+            .lock()
+            .unwrap()
+            .overlays
+            .push(shelf::overlay(&member));
         let server = self.grid.server();
         self.grid.edit(|state| {
             let since = state.time;
@@ -407,204 +407,6 @@ impl Vault for Key {
 
     fn tag(&self, purpose: &'static str, bytes: &[u8]) -> Digest {
         Digest::of(&[purpose.as_bytes(), b"\0key\0", bytes].concat())
-    }
-}
-
-/// A hypervisor of which only screens are asked. Its VNC displays say what they are told, in capitals.
-#[derive(Default)]
-pub(crate) struct Screens(pub(crate) Mutex<Vec<Uuid>>);
-
-impl Screens {
-    fn known(&self, uuid: Uuid) -> Result<(), HypervisorError> {
-        let known = self.0.lock().unwrap().contains(&uuid);
-        if known {
-            Ok(())
-        } else {
-            Err(HypervisorError::Absent(uuid))
-        }
-    }
-}
-
-macro_rules! nobody_asks {
-    ($($call:ident($($name:ident: $kind:ty),*) -> $answer:ty;)*) => {$(
-        fn $call<'a>(&'a self, $($name: $kind),*) -> BoxFuture<'a, Result<$answer, HypervisorError>> {
-            $(let _ = $name;)*
-            panic!("the portal has no business with {}", stringify!($call))
-        }
-    )*};
-}
-
-impl Hypervisor for Screens {
-    nobody_asks! {
-        capacity() -> Capacity;
-        list() -> Vec<Domain>;
-        start(uuid: Uuid) -> ();
-        stop(uuid: Uuid, patience: Span) -> ();
-        power_off(uuid: Uuid) -> ();
-        undefine(uuid: Uuid) -> ();
-        ask_guest(uuid: Uuid) -> GuestState;
-    }
-
-    fn define<'a>(&'a self, _: &'a Definition) -> BoxFuture<'a, Result<(), HypervisorError>> {
-        panic!("the portal has no business with define")
-    }
-
-    fn console(
-        &self,
-        uuid: Uuid,
-        display: Display,
-    ) -> BoxFuture<'_, Result<ByteStream, HypervisorError>> {
-        async move {
-            self.known(uuid)?;
-            if display != Display::Vnc {
-                let domain = uuid.to_string();
-                return Err(HypervisorError::NoDisplay { domain, display });
-            }
-            let (ours, theirs) = tokio::io::duplex(1 << 12);
-            tokio::spawn(shout(theirs));
-            Ok(Box::pin(ours.compat()) as ByteStream)
-        }
-        .boxed()
-    }
-
-    fn screenshot(&self, uuid: Uuid) -> BoxFuture<'_, Result<Vec<u8>, HypervisorError>> {
-        ready(self.known(uuid).map(|()| b"\x89PNG and so on".to_vec())).boxed()
-    }
-
-    fn watch(&self) -> BoxStream<'static, ()> {
-        panic!("the portal has no business with watch")
-    }
-}
-
-async fn shout(stream: tokio::io::DuplexStream) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let (mut from, mut to) = tokio::io::split(stream);
-    to.write_all(b"RFB 003.008\n").await.unwrap();
-    let mut chunk = [0; 512];
-    while let Ok(n @ 1..) = from.read(&mut chunk).await {
-        if to
-            .write_all(&chunk[..n].to_ascii_uppercase())
-            .await
-            .is_err()
-        {
-            break;
-        }
-    }
-}
-
-/// Disks of which only overlays, space and imports are asked.
-#[derive(Default)]
-pub(crate) struct Shelf(pub(crate) Mutex<Held>);
-
-/// What a [`Shelf`] holds.
-pub(crate) struct Held {
-    pub(crate) overlays: Vec<Overlay>,
-    pub(crate) images: Vec<Digest>,
-    pub(crate) free: Size,
-    /// An import waits for this to become true.
-    pub(crate) open: watch::Sender<bool>,
-}
-
-impl Default for Held {
-    fn default() -> Self {
-        Self {
-            overlays: Vec::new(),
-            images: Vec::new(),
-            free: Size::gib(1),
-            open: watch::channel(true).0,
-        }
-    }
-}
-
-/// The root under which a [`Shelf`] stores bytes.
-pub(crate) fn root_of(bytes: &[u8]) -> Digest {
-    Digest::of(&[b"root of ", bytes].concat())
-}
-
-impl Disks for Shelf {
-    fn space(&self) -> BoxFuture<'_, Result<Space, DiskError>> {
-        let free = self.0.lock().unwrap().free;
-        let space = Space {
-            total: Size::gib(2),
-            free,
-        };
-        ready(Ok(space)).boxed()
-    }
-
-    fn overlays(&self) -> BoxFuture<'_, Result<Vec<Overlay>, DiskError>> {
-        ready(Ok(self.0.lock().unwrap().overlays.clone())).boxed()
-    }
-
-    fn make_overlays(&self, _: Vec<NewOverlay>) -> BoxFuture<'_, Result<Vec<PathBuf>, DiskError>> {
-        panic!("the portal makes no overlays")
-    }
-
-    fn remove_overlay<'a>(&'a self, _: &'a Member) -> BoxFuture<'a, Result<(), DiskError>> {
-        panic!("the portal removes no overlays")
-    }
-
-    fn images(&self) -> BoxFuture<'_, Result<Vec<StoredImage>, DiskError>> {
-        panic!("the portal reads the catalogue, not the disk")
-    }
-
-    fn verify_image(&self, _: Digest) -> BoxFuture<'_, Result<CopyState, DiskError>> {
-        panic!("the portal verifies nothing")
-    }
-
-    fn drop_image(&self, root: Digest) -> BoxFuture<'_, Result<(), DiskError>> {
-        let mut held = self.0.lock().unwrap();
-        assert!(held.images.contains(&root), "there is no such image");
-        held.images.retain(|other| *other != root);
-        ready(Ok(())).boxed()
-    }
-
-    fn import_image(
-        &self,
-        source: PathBuf,
-        progress: Arc<dyn Fn(Progress) + Send + Sync>,
-    ) -> BoxFuture<'_, Result<Imported, DiskError>> {
-        let mut open = self.0.lock().unwrap().open.subscribe();
-        async move {
-            let bytes = std::fs::read(&source).unwrap();
-            let size = u64::try_from(bytes.len()).unwrap();
-            let said = Progress {
-                step: "hashing",
-                done: size,
-                total: size,
-            };
-            progress(said);
-            open.wait_for(|open| *open).await.unwrap();
-            if !bytes.starts_with(b"QFI") {
-                return Err(DiskError::BadSource {
-                    source_file: "the upload".to_owned(),
-                    why: "no format that qemu-img reads".to_owned(),
-                });
-            }
-            self.0.lock().unwrap().images.push(root_of(&bytes));
-            Ok(Imported {
-                source: Digest::of(&bytes),
-                root: root_of(&bytes),
-                size: Size(size),
-                data: Size(size),
-            })
-        }
-        .boxed()
-    }
-}
-
-fn overlay(member: &Member) -> Overlay {
-    Overlay {
-        path: format!("/disks/{member}.qcow2").into(),
-        mark: Some(Mark {
-            grid: GRID,
-            epoch: EPOCH,
-            member: member.clone(),
-            image: Digest([7; 32]),
-            stamp: Stamp::default(),
-        }),
-        sound: true,
-        size: Size::gib(1),
-        allocated: Size::mib(1),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The catalogue of image versions.
 
+use coppice_schema::Digest;
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
 use coppice_schema::known::ImageVersion;
@@ -91,4 +92,33 @@ pub(super) fn removed(
     let what = format!("{image}@{version} was removed by {author}");
     state.record(Address::Image(image.clone()), Happening::Image { what });
     Ok(Outcome::Done)
+}
+
+/// A server dropped its copy: a version of which no other server has one is forgotten.
+pub(super) fn dropped(state: &mut State, server: ServerId, root: Digest) {
+    let elsewhere = state.servers.iter().any(|(id, other)| {
+        *id != server
+            && other
+                .look
+                .as_ref()
+                .is_some_and(|look| look.images.contains_key(&root))
+    });
+    if elsewhere {
+        return;
+    }
+    let gone: Vec<(ImageName, VersionName)> = state
+        .images
+        .iter()
+        .flat_map(|(image, versions)| {
+            versions
+                .iter()
+                .map(move |(version, record)| (image, version, record))
+        })
+        .filter(|(_, _, record)| record.root == root)
+        .map(|(image, version, _)| (image.clone(), version.clone()))
+        .collect();
+    for (image, version) in gone {
+        // What is published or cloned is refused there, and stays.
+        let _ = removed(state, &image, &version, "the grid, beyond `keep`");
+    }
 }

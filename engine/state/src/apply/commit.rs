@@ -88,23 +88,40 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
     Ok(Outcome::Committed { revision })
 }
 
-/// Protection outlives the block that gave it: only saying `protect = false` lifts it.
+/// Protection outlives the block that gave it: only saying `protect = false` lifts it. What the commit does not
+/// change keeps the protection it has.
 fn protect(state: &mut State, commit: &Commit) {
-    let images = commit
-        .desired
-        .images
+    for (address, _) in commit
+        .changes
         .iter()
-        .map(|(name, image)| (Address::Image(name.clone()), image.protect));
-    let pools = commit
-        .desired
-        .pools
-        .iter()
-        .map(|(name, pool)| (Address::Pool(name.clone()), pool.protect));
-    for (address, protected) in images.chain(pools) {
+        .filter(|(_, intent)| **intent == Intent::Set)
+    {
+        let protected = match address {
+            Address::Image(name) => commit
+                .desired
+                .images
+                .get(name)
+                .is_some_and(|image| image.protect),
+            Address::Pool(name) => commit
+                .desired
+                .pools
+                .get(name)
+                .is_some_and(|pool| pool.protect),
+            Address::Grid
+            | Address::Window(_)
+            | Address::Network(_)
+            | Address::Directory(_)
+            | Address::Location(_)
+            | Address::Template(_)
+            | Address::Policy(_)
+            | Address::Server(_)
+            | Address::Desktop(_)
+            | Address::Secret(_) => continue,
+        };
         if protected {
-            state.protections.insert(address);
+            state.protections.insert(address.clone());
         } else {
-            state.protections.remove(&address);
+            state.protections.remove(address);
         }
     }
 }

@@ -232,6 +232,9 @@ pub(super) fn receipt(
             state.record(address, Happening::Done { what });
             if let Task::Remove { member } = &task {
                 mark_removed(state, &member.desktop, member.incarnation);
+            }
+            if let Task::DropImage { root } = &task {
+                super::catalogue::dropped(state, server, *root);
             } else if let Some(member) = task.member() {
                 // What it changed was reported before; while the order was open, what was seen meant less.
                 rederive(state, &member.desktop);
