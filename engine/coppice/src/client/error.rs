@@ -168,11 +168,6 @@ pub(crate) fn refused(problem: Problem) -> Failure {
         let name = serde_json::to_value(gate.gate).unwrap_or_default();
         let name = name.as_str().unwrap_or_default();
         failure = failure.cause(format!("{name}: {}", gate.reason));
-        if gate.verdict == coppice_plans::plan::Verdict::NeedsApproval {
-            failure = failure.hint(format!(
-                "read the plan; if this is what you want: --approve {name}"
-            ));
-        }
     }
     for object in &problem.stale {
         failure = failure.cause(format!(

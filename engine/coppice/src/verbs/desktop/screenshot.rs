@@ -30,7 +30,9 @@ pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
     }
     let id = super::find(client, &args.name).await?.id;
     let path = format!("/desktops/{}/screenshot", segment(&id.to_string()));
-    let picture = client.bytes(Method::GET, &path, client::empty()).await?;
+    let taken = client.bytes(Method::GET, &path, client::empty()).await;
+    let picture =
+        taken.map_err(|e| Failure::from(e).during(format!("cannot see the screen of {id}")))?;
     if to_stdout {
         let mut out = terminal::stdout();
         out.write_all(&picture)
