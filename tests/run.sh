@@ -74,6 +74,8 @@ scripts() {
 }
 docs() { RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked; }
 tests() {
+    # The tests end to end run the program itself. With --tests it is built from the same crates as the tests are.
+    cargo build --workspace --bins --tests --locked || return
     if cargo nextest --version >/dev/null 2>&1; then
         # All failures, not only the first; what passes is only counted.
         cargo nextest run --config-file tests/nextest.toml --workspace --locked --no-fail-fast --status-level fail --final-status-level fail

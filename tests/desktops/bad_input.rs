@@ -1,0 +1,1 @@
+//! What is wrong is told with what to do about it, and nothing is lost.
