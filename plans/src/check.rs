@@ -359,7 +359,18 @@ fn pools(
             .desktops
             .saturating_sub(rules.max_unavailable.of(pool.desktops));
         let gone = taken.get(name).copied().unwrap_or(0);
-        let left = count(&|desktop| ready(&desktop.phase)).saturating_sub(gone);
+        let going = |desktop: &KnownDesktop| {
+            let order = known
+                .orders
+                .values()
+                .find(|o| o.task.member() == Some(&desktop.spec.member));
+            let task = order.map(|order| &order.task);
+            matches!(
+                task,
+                Some(Task::Restart { .. } | Task::Stop { .. } | Task::Remove { .. })
+            )
+        };
+        let left = count(&|desktop| ready(&desktop.phase) && !going(desktop)).saturating_sub(gone);
         judge(
             gone == 0 || left >= floor,
             &object,

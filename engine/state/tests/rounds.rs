@@ -379,3 +379,34 @@ fn a_protected_pool_outlives_its_block() {
     grid.settle();
     assert!(grid.phases().is_empty());
 }
+
+#[test]
+fn a_desktop_that_is_being_restarted_is_not_there_for_the_budget() {
+    let mut grid = Grid::founded();
+    let mut desired = config(2);
+    pool(&mut desired).policy.rollout.max_unavailable = Share::Count(1);
+    grid.commit(&desired);
+    grid.settle();
+    template(&mut desired).memory = Size::mib(128);
+    grid.commit(&desired);
+    grid.round();
+    // The order to restart the first is given, and its server has not reported since.
+    let plan = grid.plan_for(&desired);
+    let restarts: Vec<_> = plan
+        .actions
+        .iter()
+        .filter(|action| action.kind == Kind::Reboot)
+        .cloned()
+        .collect();
+    let (now, later): (Vec<_>, Vec<_>) = restarts
+        .into_iter()
+        .partition(|action| action.waits.is_empty());
+    assert_eq!((now.len(), later.len()), (1, 1), "one of two at a time");
+    grid.order(&now[0]);
+    let plan = grid.plan_for(&desired);
+    assert!(
+        plan.actions.iter().all(|action| !action.waits.is_empty()),
+        "{:#?}",
+        plan.actions
+    );
+}

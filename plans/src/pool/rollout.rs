@@ -41,14 +41,15 @@ impl Rollout {
         let rules = &yard.pool.policy.rollout;
         let now = draft.now;
         let mut seen = Census::default();
-        for (_, desktop) in yard.members() {
+        for (id, desktop) in yard.members() {
             let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
             // Switched off by the pool's own figures, or by others who may, it can be had; otherwise it cannot.
             let policy = &yard.pool.policy;
             let enforced = policy.drift.domain.unwrap_or(DriftRule::Enforce);
             let stays_on = policy.power.is_none() && enforced == DriftRule::Enforce;
             let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
-            let ready = is_ready(&desktop.phase) && !fallen;
+            // One that is being restarted looks as it did until its server reports again.
+            let ready = is_ready(&desktop.phase) && !fallen && !draft.busy.contains(id);
             seen.count(desktop, ready, outdated, rules.healthy_after, now, draft);
         }
         let size = yard.pool.desktops;

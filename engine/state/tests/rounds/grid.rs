@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_plans::plan::{Bounds, Plan};
+use coppice_plans::plan::{Action, Bounds, Plan};
 use coppice_schema::Digest;
 use coppice_schema::desired::*;
 use coppice_schema::ids::*;
@@ -207,6 +207,25 @@ impl Grid {
         self.report();
         self.now = self.now.after(Span::seconds(5));
         count
+    }
+
+    /// Gives one order, and nobody carries it out yet.
+    pub(crate) fn order(&mut self, action: &Action) {
+        let step = action.step.clone().unwrap();
+        let order = NewOrder {
+            server: action.server.unwrap(),
+            task: step.task,
+            not_before: self.now,
+            deadline: self.now.after(Span::minutes(10)),
+            memory: step.memory,
+        };
+        let outcome = self.propose(Entry::Planned {
+            base: Default::default(),
+            orders: vec![order],
+            findings: BTreeSet::new(),
+            settled: false,
+        });
+        assert_eq!(outcome, Outcome::Done);
     }
 
     fn act(&mut self, stamp: Stamp, task: &Task) {
