@@ -10,6 +10,7 @@ mod ffi;
 mod gate;
 mod guest;
 mod inventory;
+mod leftovers;
 mod link;
 mod merge;
 mod picture;

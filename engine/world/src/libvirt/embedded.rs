@@ -10,6 +10,7 @@ use std::sync::Mutex;
 
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
+use super::leftovers;
 use super::threads::locked;
 
 /// Settings of the driver. Nothing here needs systemd, D-Bus, SELinux or AppArmor; sockets and disks belong to us.
@@ -71,6 +72,7 @@ pub(super) fn claim(root: &Path) -> Result<(), String> {
             root.display()
         ));
     }
+    leftovers::clear(root);
     *claimed = Some(root.to_owned());
     Ok(())
 }
