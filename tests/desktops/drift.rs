@@ -29,16 +29,18 @@ fn what_other_hands_did_is_put_right_and_what_is_theirs_stays() {
 
     // While it is down: one is changed, one loses its disk, one is undefined, and one is defined that is not ours.
     lab.stop();
-    lab.virsh(&["setvcpus", "lab-001", "2", "--config", "--maximum"])
-        .code(0);
+    lab.virsh(&["setvcpus", "lab-001", "2", "--config", "--maximum"]);
     lab.kill_guest("lab-002");
     std::fs::remove_file(&before[1].overlay).unwrap();
-    lab.virsh(&["destroy", "lab-003"]).code(0);
-    lab.virsh(&["undefine", "lab-003"]).code(0);
+    lab.kill_guest("lab-003");
+    lab.virsh(&["undefine", "lab-003"]);
     lab.write("stranger.xml", STRANGER);
     let stranger = lab.path("stranger.xml");
-    lab.virsh(&["define", stranger.to_str().unwrap()]).code(0);
+    lab.virsh(&["define", stranger.to_str().unwrap()]);
     let theirs = std::fs::read(lab.path("d/h/etc/qemu/lab-004.xml")).unwrap();
+    let changed = std::fs::read_to_string(lab.path("d/h/etc/qemu/lab-001.xml")).unwrap();
+    assert!(changed.contains(">2</vcpu>"), "{changed}");
+    assert!(!lab.domains().contains_key("lab-003"));
 
     lab.start();
     until("drift that is told, or put right", || {
@@ -90,7 +92,7 @@ fn a_name_that_is_taken_is_told_and_the_stranger_is_left_alone() {
     lab.stop();
     lab.write("stranger.xml", STRANGER.replace("lab-004", "lab-001"));
     let stranger = lab.path("stranger.xml");
-    lab.virsh(&["define", stranger.to_str().unwrap()]).code(0);
+    lab.virsh(&["define", stranger.to_str().unwrap()]);
     let file = lab.path("d/h/etc/qemu/lab-001.xml");
     let theirs = std::fs::read(&file).unwrap();
     lab.start();
@@ -104,7 +106,7 @@ fn a_name_that_is_taken_is_told_and_the_stranger_is_left_alone() {
     });
     assert_eq!(std::fs::read(&file).unwrap(), theirs);
     lab.stop();
-    lab.virsh(&["undefine", "lab-001"]).code(0);
+    lab.virsh(&["undefine", "lab-001"]);
     lab.start();
     lab.settle(2);
     let desktops = lab.desktops();

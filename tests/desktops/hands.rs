@@ -13,7 +13,9 @@ use crate::lab::{Desktop, Lab, Ran};
 use crate::machine::until;
 
 impl Lab {
-    /// Asks libvirt itself. The daemon must be down: one process at a time has the directory open.
+    /// Asks libvirt itself. The daemon must be down: one process at a time has the directory open. What it did is
+    /// seen by its effect, not by its exit code: it ends while its threads are still busy with the guests that run,
+    /// and sometimes crashes over that.
     pub(crate) fn virsh(&self, arguments: &[&str]) -> Ran {
         let uri = format!("qemu:///embed?root={}", self.path("d/h").display());
         Ran::of(
@@ -110,7 +112,7 @@ impl Lab {
             .map(|d| (d.id.clone(), d.uuid.clone()))
             .collect();
         self.kill();
-        let listed = self.virsh(&["list", "--name"]).code(0);
+        let listed = self.virsh(&["list", "--name"]);
         let running: BTreeSet<&str> = listed
             .words
             .lines()

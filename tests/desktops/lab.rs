@@ -21,6 +21,9 @@ pub(crate) struct Lab {
     _turn: File,
 }
 
+/// Names of the directories of these tests begin so.
+const PREFIX: &str = "ce2e-";
+
 struct Daemon {
     child: Child,
     url: String,
@@ -81,9 +84,10 @@ impl Lab {
             return None;
         }
         let turn = machine::turn();
+        clear_abandoned();
         // In /tmp whatever TMPDIR says: guests have sockets below it, whose paths hold 107 bytes.
         let place = tempfile::Builder::new()
-            .prefix("ce-")
+            .prefix(PREFIX)
             .tempdir_in("/tmp")
             .unwrap();
         // Sparse: it takes as much memory as is written. Without it, the machine's own disk has to do.
@@ -309,32 +313,57 @@ impl Drop for Lab {
             let _ = daemon.child.wait();
         }
         // Nothing orders a start any more, so those that run are all.
-        for pid in guests(self.place.path()) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
+        end_all(self.place.path());
         if self.mounted {
-            let mut umount = Command::new("umount");
-            let unmounted = umount.arg("-l").arg(self.place.path()).status();
-            assert!(
-                unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(),
-                "{} is still mounted",
-                self.place.path().display()
-            );
+            unmount(self.place.path());
         }
     }
 }
 
-/// Processes of QEMU whose command line names a file below `place`: the grid's own, by their disks.
+/// Clears away what a test left that was killed itself: whoever has the turn is alone.
+fn clear_abandoned() {
+    for entry in std::fs::read_dir("/tmp").unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let place = entry.path();
+            for pid in processes(|pid, _| {
+                std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == place)
+            }) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            end_all(&place);
+            unmount(&place);
+            let _ = std::fs::remove_dir_all(&place);
+        }
+    }
+}
+
+fn end_all(place: &Path) {
+    for pid in guests(place) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+fn unmount(place: &Path) {
+    let mut umount = Command::new("umount");
+    let _ = umount.arg("-l").arg(place).stderr(Stdio::null()).status();
+}
+
+/// Processes of QEMU whose command line names a file below `place`: guests by their disks, and those that libvirt
+/// asks what QEMU can do.
 fn guests(place: &Path) -> Vec<Pid> {
     let below = format!("{}/", place.display());
+    processes(|_, line| line.contains("qemu-system-") && line.contains(&below))
+}
+
+/// Processes by their number and command line.
+fn processes(wanted: impl Fn(i32, &str) -> bool) -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| {
             let number: i32 = entry.file_name().to_str()?.parse().ok()?;
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
             let line = String::from_utf8_lossy(&line);
-            let ours = line.starts_with("/usr/bin/qemu-system-") && line.contains(&below);
-            ours.then(|| Pid::from_raw(number))?
+            wanted(number, &line).then(|| Pid::from_raw(number))?
         })
         .collect()
 }

@@ -56,7 +56,7 @@ pub trait Disks: Send + Sync {
 /// Space of a file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Space {
-    /// All of it.
+    /// All that unprivileged processes could use.
     pub total: Size,
     /// What an unprivileged process could still use.
     pub free: Size,
