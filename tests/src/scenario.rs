@@ -50,26 +50,26 @@ impl Scenario {
     #[must_use]
     pub fn read(text: &str) -> Self {
         let mut steps = Vec::new();
+        // The files of a `config` end where what it gave begins.
+        let mut in_block = false;
         for line in text.lines() {
+            let indented = line.strip_prefix("    ").or(line.is_empty().then_some(""));
             if let Some(command) = line.strip_prefix("> ") {
+                in_block = command.trim() == "config";
+                let line = command.trim().to_owned();
                 steps.push(Step::Command {
-                    line: command.trim().to_owned(),
+                    line,
                     block: String::new(),
                 });
             } else if line.starts_with('#') {
+                in_block = false;
                 steps.push(Step::Comment(line.to_owned()));
-            } else if let (
-                Some(Step::Command {
-                    line: command,
-                    block,
-                }),
-                Some(text),
-            ) = (
-                steps.last_mut(),
-                line.strip_prefix("    ").or(line.is_empty().then_some("")),
-            ) && command == "config"
+            } else if let (true, Some(text), Some(Step::Command { block, .. })) =
+                (in_block, indented, steps.last_mut())
             {
                 let _ = writeln!(block, "{text}");
+            } else {
+                in_block = false;
             }
         }
         for step in &mut steps {

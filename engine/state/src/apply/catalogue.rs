@@ -1,9 +1,11 @@
 //! The catalogue of image versions.
 
+use std::sync::Arc;
+
 use coppice_schema::Digest;
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
-use coppice_schema::known::ImageVersion;
+use coppice_schema::known::{CopyState, ImageVersion};
 
 use super::{generation, member};
 use crate::entry::{Outcome, Refusal};
@@ -17,7 +19,8 @@ pub(super) fn imported(
     server: ServerId,
     author: &str,
 ) -> Result<Outcome, Refusal> {
-    let place = member(state, server)?.name.clone();
+    let known = member(state, server)?;
+    let place = known.name.clone();
     if let Some(held) = state
         .images
         .get(image)
@@ -33,6 +36,12 @@ pub(super) fn imported(
             held.source.short()
         );
         return Err(Refusal::Exists(what));
+    }
+    // Its server read every chunk back before it said so; until it reports again, that is its last word.
+    if let Some(look) = member(state, server)?.look.as_mut() {
+        Arc::make_mut(look)
+            .images
+            .insert(record.root, CopyState::Verified);
     }
     let mut record = record.clone();
     record.imported = state.time;
