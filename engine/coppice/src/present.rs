@@ -43,7 +43,6 @@ pub(crate) fn holding(document: &Document) -> Holding {
         Wait::Window { .. } | Wait::Freeze { .. } | Wait::Logoff { .. } | Wait::Paused { .. } => 1,
         Wait::Approval { .. } => 2,
         Wait::Backoff { .. }
-        | Wait::Disk { .. }
         | Wait::Image { .. }
         | Wait::Disk { .. }
         | Wait::Observation { .. }
