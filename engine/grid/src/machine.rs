@@ -1,6 +1,6 @@
 //! The state at the end of the log, in memory, and its snapshots.
 //!
-//! The state is a value that [`apply`] moves on; what is durable of it is the last snapshot, and the log since.
+//! The state is a value that [`apply()`] moves on; what is durable of it is the last snapshot, and the log since.
 //! openraft builds snapshots by count of entries and purges the log only behind a durable one.
 
 use std::io;

@@ -55,7 +55,7 @@ pub struct Imported {
     pub confinement: Option<Confinement>,
 }
 
-/// Why there is no image. Nothing is left behind but what the next [`Store::open`] removes.
+/// Why there is no image. Nothing is left behind but what the next [`Store::open`](crate::Store::open) removes.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The source cannot be read.

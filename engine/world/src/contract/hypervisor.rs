@@ -1,4 +1,4 @@
-//! The contract of [`Hypervisor`](crate::hypervisor::Hypervisor).
+//! The contract of [`Hypervisor`].
 
 mod disturbed;
 mod guests;
