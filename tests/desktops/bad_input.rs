@@ -55,7 +55,7 @@ fn an_image_that_is_none_is_refused_and_nothing_of_it_stays() {
     .code(0);
     import("hostile.qcow2")
         .code(1)
-        .says("backing file")
+        .says("based on another file")
         .says("try:");
 
     let images = lab.run(&["image", "list", "--json"]).code(0).json();

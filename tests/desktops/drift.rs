@@ -19,9 +19,10 @@ fn what_other_hands_did_is_put_right_and_what_is_theirs_stays() {
     let before = lab.desktops();
 
     // While the daemon runs: a guest ends by itself.
-    lab.kill_guest("lab-001");
+    let killed = lab.kill_guest("lab-001");
     until("a guest that was started again", || {
-        let again = lab.processes().contains_key("lab-001");
+        let now = lab.processes().get("lab-001").copied();
+        let again = now.is_some_and(|pid| pid != killed);
         again.then_some(()).ok_or_else(|| lab.log())
     });
     lab.settle(3);

@@ -58,14 +58,15 @@ impl Lab {
             .collect()
     }
 
-    /// Ends a guest as a fault of its process would.
-    pub(crate) fn kill_guest(&self, name: &str) {
+    /// Ends a guest as a fault of its process would, and says which process that was.
+    pub(crate) fn kill_guest(&self, name: &str) -> Pid {
         let pid = self.processes()[name];
         kill_process(pid, Signal::KILL).unwrap();
         until("the end of a killed guest", || {
             let gone = !self.guests().contains(&pid);
             gone.then_some(()).ok_or_else(|| name.to_owned())
         });
+        pid
     }
 
     /// What a guest's own agent says its host name is. The daemon must be down: an agent serves one at a time.
