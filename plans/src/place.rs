@@ -57,12 +57,12 @@ pub(crate) enum Lacks {
 impl Lacks {
     fn words(&self) -> String {
         match self {
-            Self::Image => "no verified copy of the image".to_owned(),
-            Self::Labels => "other labels".to_owned(),
-            Self::Memory => "too little free memory".to_owned(),
-            Self::Disk => "a disk that is more than 80 % full".to_owned(),
-            Self::Feature(feature) => format!("no {feature:?}").to_lowercase(),
-            Self::Part => "not taking new desktops".to_owned(),
+            Self::Image => "has no verified copy of the image".to_owned(),
+            Self::Labels => "has other labels".to_owned(),
+            Self::Memory => "has too little free memory".to_owned(),
+            Self::Disk => "has a disk that is more than 80 % full".to_owned(),
+            Self::Feature(feature) => format!("has no {feature:?}").to_lowercase(),
+            Self::Part => "takes no new desktops".to_owned(),
         }
     }
 }
@@ -121,7 +121,7 @@ impl Ledger {
             let load = self.loads.get(id).cloned().unwrap_or_default();
             match lacks(desired, server, &load, need) {
                 Some(lack) => {
-                    lacking.insert(format!("{} has {}", server.name, lack.words()));
+                    lacking.insert(format!("{} {}", server.name, lack.words()));
                 }
                 None => {
                     let share = load.dominant_share(server, need);

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Desired, Pool, Template};
 use coppice_schema::ids::{Address, DesktopId, Incarnation, PoolName, ServerId, Slot};
-use coppice_schema::known::{KnownDesktop, Phase, Task};
+use coppice_schema::known::{KnownDesktop, Phase, ServerState, Task};
 use coppice_schema::units::Span;
 
 use crate::draft::Draft;
@@ -331,16 +331,27 @@ fn create(
                     memory,
                 });
             }
-            Err(lacking) => {
-                let text = lacking.iter().cloned().collect::<Vec<_>>().join("; ");
-                waits.push(Wait::Room { lacking: text });
-                refusal = Err(lacking);
-            }
+            Err(lacking) => match joining(yard.known) {
+                // In a moment it says what it can carry; until then nobody knows that there is no room.
+                Some(server) => waits.push(Wait::Observation { server }),
+                None => {
+                    let text = lacking.iter().cloned().collect::<Vec<_>>().join("; ");
+                    waits.push(Wait::Room { lacking: text });
+                    refusal = Err(lacking);
+                }
+            },
         },
     }
     action.waits = waits;
     draft.actions.push(action);
     refusal
+}
+
+/// A member that has not said yet what it can carry.
+fn joining(known: &Known) -> Option<String> {
+    let mut servers = known.servers.values();
+    let joining = servers.find(|server| server.state == ServerState::Joining)?;
+    Some(joining.name.to_string())
 }
 
 fn place(
