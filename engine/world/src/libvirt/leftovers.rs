@@ -4,6 +4,8 @@
 //! taken over as one that is being started for ever, and every act on it fails with "cannot acquire state change
 //! lock". And the QEMU that libvirt asked for its capabilities waits for ever for the next question.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -22,6 +24,33 @@ pub(super) fn clear(root: &Path) {
     for probe in below(&root.join("lib/qemu"), "qmp-", "") {
         end_probe(&probe);
     }
+    orphans(root);
+}
+
+/// Removes directories of guests that no note of a start names: one was killed between the two.
+fn orphans(root: &Path) {
+    let notes = below(&root.join("run/qemu"), "", ".xml");
+    // What one note cannot be asked might be its own.
+    let owned: Option<BTreeSet<OsString>> = notes.iter().map(|note| own_directory(note)).collect();
+    let Some(owned) = owned else { return };
+    let lib = root.join("lib/qemu");
+    for place in [lib.join("channel/target"), lib] {
+        for directory in below(&place, "domain-", "") {
+            if directory
+                .file_name()
+                .is_some_and(|name| !owned.contains(name))
+            {
+                let _absent = fs::remove_dir_all(directory);
+            }
+        }
+    }
+}
+
+/// The name of the directories that the guest of a note of a start has: `domain-ID-NAME`.
+fn own_directory(note: &Path) -> Option<OsString> {
+    let status = Element::parse(&fs::read_to_string(note).ok()?).ok()?;
+    let monitor = Path::new(status.find(&["monitor"])?.attribute("path")?);
+    Some(monitor.parent()?.file_name()?.to_owned())
 }
 
 /// Paths of the entries of a directory whose names begin and end so.
@@ -127,6 +156,19 @@ mod tests {
             .read_exact(&mut ready)
             .unwrap();
         child
+    }
+
+    #[test]
+    fn a_directory_that_no_start_names_goes_and_others_stay() {
+        let root = tempfile::tempdir().unwrap();
+        status(root.path(), "lab-001", Uuid::from_u128(1), 4_194_303);
+        let target = root.path().join("lib/qemu/channel/target");
+        for name in ["domain-2-lab-001", "domain-3-lab-002"] {
+            fs::create_dir_all(target.join(name)).unwrap();
+        }
+        clear(root.path());
+        assert!(target.join("domain-2-lab-001").exists());
+        assert!(!target.join("domain-3-lab-002").exists());
     }
 
     fn status(root: &Path, name: &str, uuid: Uuid, pid: u32) {
