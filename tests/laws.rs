@@ -13,6 +13,7 @@ use coppice_tests::configs;
 use coppice_tests::storm::Storm;
 use coppice_world::sim::Chance;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 /// What is known of a grid in the middle of a storm, a configuration that somebody may want of it, and the time.
 fn known(seed: u64) -> (Known, Desired, Timestamp) {
@@ -44,7 +45,14 @@ fn due(plan: &Plan) -> impl Iterator<Item = &Action> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 0, ..ProptestConfig::default() })]
+    // The storms try new worlds; here the same ones every time, so that a failure is the change's own.
+    #![proptest_config(ProptestConfig {
+        cases: 64,
+        max_shrink_iters: 0,
+        rng_seed: RngSeed::Fixed(2026),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_same_inputs_give_the_same_plan(seed: u64) {

@@ -143,6 +143,28 @@ impl Machine {
         self.journal.push(Change { at, by, deed });
     }
 
+    /// Others undefined that domain last: whoever asks for it could not know.
+    pub(super) fn taken_away(&self, uuid: Uuid) -> bool {
+        let last = self
+            .journal
+            .iter()
+            .rev()
+            .find_map(|change| match &change.deed {
+                Deed::Undefined { uuid: u, .. } | Deed::Defined { uuid: u, .. } if *u == uuid => {
+                    Some((change.by, matches!(change.deed, Deed::Undefined { .. })))
+                }
+                Deed::Defined { .. }
+                | Deed::Undefined { .. }
+                | Deed::Started { .. }
+                | Deed::Ended { .. }
+                | Deed::OverlayMade { .. }
+                | Deed::OverlayRemoved { .. }
+                | Deed::ImageMade(_)
+                | Deed::ImageGone(_) => None,
+            });
+        last == Some((Hand::Other, true))
+    }
+
     /// Keeps what a correct program never asks, in words.
     pub(super) fn scold(&mut self, what: String) {
         self.misuse.push(what);
