@@ -213,10 +213,14 @@ impl Directory {
         self.path.join(SNAPSHOTS)
     }
 
-    /// Notes that the disk failed, so that no later start trusts what may be in memory only. Best effort: the
-    /// disk failed, after all.
-    pub(crate) fn suspect(&self, why: &str) {
+    /// Notes that the disk failed while `what` was written, so that no later start trusts what may be in memory only.
+    /// A disk that was only full is trusted. Best effort: the disk failed, after all.
+    pub(crate) fn failed_to_write(&self, what: &str, error: &io::Error) {
+        if is_full(error) {
+            return;
+        }
         let file = self.path.join(SUSPECT);
+        let why = format!("writing {what}: {}", describe(error));
         // In place and not given up when a sync fails: half a note is as good as a whole one.
         let noted = fs::write(&file, why).and_then(|()| File::open(&file)?.sync_all());
         if let Err(e) = noted {
@@ -330,4 +334,46 @@ pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     }
+}
+
+/// The error and what caused it, in one line.
+pub(crate) fn describe(error: &io::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Whether space was lacking: the one failure of a write that says nothing about the disk. What was written before
+/// is there; what was not is known not to be (and is written again at the next start, see `open`).
+fn is_full(error: &io::Error) -> bool {
+    let full = |e: &io::Error| {
+        matches!(
+            e.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if inner.downcast_ref::<io::Error>().is_some_and(full) {
+            return true;
+        }
+        // What the database reports for later writes, or when its background work failed; our own failed write is
+        // always reported with its cause.
+        if let Some(fjall::Error::Poisoned) = inner.downcast_ref() {
+            return true;
+        }
+        cause = inner.source().or_else(|| {
+            let io = inner.downcast_ref::<io::Error>()?;
+            io.get_ref()
+                .map(|e| e as &(dyn std::error::Error + 'static))
+        });
+    }
+    false
 }

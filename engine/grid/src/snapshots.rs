@@ -158,7 +158,7 @@ impl Snapshots for SnapshotFiles {
         let directory = self.directory.upgrade();
         Box::pin(async move {
             Real::spawn_blocking(move || {
-                let _held = directory.ok_or_else(|| {
+                let held = directory.ok_or_else(|| {
                     io::Error::new(io::ErrorKind::BrokenPipe, "the directory is closed")
                 })?;
                 let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,12 +168,16 @@ impl Snapshots for SnapshotFiles {
                 }
                 let (term, index) = id.map_or((0, 0), |id| (id.leader_id.term, id.index()));
                 let file = dir.join(format!("{PREFIX}{term:020}-{index:020}"));
-                replace(&file, &write(&snapshot)?)?;
-                *newest = id;
-                for old in list(&dir)?.into_iter().skip(KEPT) {
-                    fs::remove_file(&old)?;
-                }
-                sync_parent(&file)
+                let bytes = write(&snapshot)?;
+                let written = replace(&file, &bytes).and_then(|()| {
+                    *newest = id;
+                    for old in list(&dir)?.into_iter().skip(KEPT) {
+                        fs::remove_file(&old)?;
+                    }
+                    sync_parent(&file)
+                });
+                // A start after this would find the file, and cut the log behind it, though it may not last.
+                written.inspect_err(|e| held.failed_to_write("a snapshot", e))
             })
             .await?
         })

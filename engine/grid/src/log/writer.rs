@@ -13,7 +13,7 @@ use openraft::storage::IOFlushed;
 
 use super::mark::{Mark, MarkFile};
 use super::{Shared, encode};
-use crate::directory::Directory;
+use crate::directory::{Directory, describe};
 use crate::types::{GridTypes, Leader, LogEntry, LogId};
 
 /// How many calls share a sync at most, so that the first of them is not kept waiting for ever.
@@ -259,9 +259,7 @@ impl<C: GridTypes> Writer<C> {
     fn fail(mut self, queue: &mpsc::Receiver<Op<C>>, error: &io::Error) {
         let why = describe(error);
         tracing::error!(error = %why, "the log cannot be written");
-        if !is_full(error) {
-            self.directory.suspect(&format!("writing the log: {why}"));
-        }
+        self.directory.failed_to_write("the log", error);
         if let Some(tell) = self.on_failure.take() {
             tell(why.clone());
         }
@@ -291,46 +289,4 @@ impl<C: GridTypes> Writer<C> {
             .write()
             .unwrap_or_else(PoisonError::into_inner) = None;
     }
-}
-
-/// The error and what caused it, in one line.
-fn describe(error: &io::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
-/// Whether space was lacking: the one failure of a write that says nothing about the disk. What was written before
-/// is there; what was not is known not to be (and is written again at the next start, see `open`).
-fn is_full(error: &io::Error) -> bool {
-    let full = |e: &io::Error| {
-        matches!(
-            e.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
-    };
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(inner) = cause {
-        if inner.downcast_ref::<io::Error>().is_some_and(full) {
-            return true;
-        }
-        // What the database reports for later writes, or when its background work failed; our own failed write is
-        // always reported with its cause.
-        if let Some(fjall::Error::Poisoned) = inner.downcast_ref() {
-            return true;
-        }
-        cause = inner.source().or_else(|| {
-            let io = inner.downcast_ref::<io::Error>()?;
-            io.get_ref()
-                .map(|e| e as &(dyn std::error::Error + 'static))
-        });
-    }
-    false
 }
