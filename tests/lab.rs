@@ -224,6 +224,53 @@ fn only_root_installs() {
     assert_eq!(machine.apt_calls(), "");
 }
 
+/// A mirror that has another version of a package than this machine's lists say.
+const MIRROR: &str = r#"case "$*" in
+    *update*) touch {fresh} ;;
+    *download*) [ -e {fresh} ] || { echo '404 Not Found'; exit 100; }
+        for last; do :; done
+        : >"${last%=*}_$(echo "${last#*=}" | sed 's/:/%3a/g')_amd64.deb" ;;
+esac"#;
+
+#[test]
+fn an_image_is_built_also_when_the_package_lists_are_older_than_the_archive() {
+    let machine = Machine::new();
+    let fresh = machine.path("fresh").display().to_string();
+    machine.program("apt-get", &MIRROR.replace("{fresh}", &fresh));
+    machine.program(
+        "apt-cache",
+        &r#"[ -e {fresh} ] && version=1:2 || version=1:1
+        case "$1" in
+            depends) echo '  Depends: linux-image-6.1-cloud-amd64' ;;
+            policy) shift; for name; do printf '%s:\n  Candidate: %s\n' "$name" "$version"; done ;;
+        esac"#
+            .replace("{fresh}", &fresh),
+    );
+    // Far enough: all packages are there, and are unpacked next.
+    machine.program("dpkg", "echo amd64");
+    machine.program("dpkg-deb", "echo 'unpacks'; exit 1");
+    let (out, cache) = (machine.path("tiny.qcow2"), machine.path("cache"));
+    let arguments = [
+        "--out",
+        out.to_str().unwrap(),
+        "--cache",
+        cache.to_str().unwrap(),
+    ];
+    let words = refuses(machine.run("image/build.sh", &arguments));
+    let kept: Vec<_> = fs::read_dir(&cache).unwrap().collect();
+    assert_eq!(
+        (kept.len(), words.contains("unpacks")),
+        (9, true),
+        "{words}"
+    );
+
+    machine.program("id", "echo 1000");
+    fs::remove_dir_all(&cache).unwrap();
+    fs::remove_file(machine.path("fresh")).unwrap();
+    let words = refuses(machine.run("image/build.sh", &arguments));
+    assert!(words.contains("run apt-get update as root"), "{words}");
+}
+
 #[test]
 fn a_proxmox_host_is_refused_untouched() {
     let machine = Machine::new();

@@ -50,26 +50,34 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 # --- packages -----------------------------------------------------------------------------------------------
-# The kernel has a version in its package's name; the other package of that family only points to it.
-kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image/ { print $2; exit }')
-if [ -z "$kernel" ]; then # no package lists on this machine: what the cache holds will do
-    kernel=$(find "$cache" -name 'linux-image-*_amd64.deb' -printf '%f\n' | sort -V | tail -n 1 | cut -d_ -f1)
-    [ -n "$kernel" ] || fail 'apt knows no linux-image-cloud-amd64: run apt-get update as root, then try again'
-fi
-packages="$kernel busybox-static qemu-guest-agent
-    libc6 libglib2.0-0 libnuma1 libpcre2-8-0 libudev1 liburing2"
-
-# shellcheck disable=SC2086  # a list of words
-apt-cache policy $packages 2>/dev/null | awk '
-    /^[^ ]/ { sub(/:$/, ""); name = $0 }
-    /^  Candidate:/ && $2 != "(none)" { print name, $2 }' >"$work/candidates"
+# choose: which packages, and which versions of them apt offers.
+choose() {
+    # The kernel has a version in its package's name; the other package of that family only points to it.
+    kernel=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image/ { print $2; exit }')
+    if [ -z "$kernel" ]; then # no package lists on this machine: what the cache holds will do
+        kernel=$(find "$cache" -name 'linux-image-*_amd64.deb' -printf '%f\n' | sort -V | tail -n 1 | cut -d_ -f1)
+        if [ -z "$kernel" ]; then
+            lacking='apt knows no linux-image-cloud-amd64'
+            return 1
+        fi
+    fi
+    packages="$kernel busybox-static qemu-guest-agent
+        libc6 libglib2.0-0 libnuma1 libpcre2-8-0 libudev1 liburing2"
+    # shellcheck disable=SC2086  # a list of words
+    apt-cache policy $packages 2>/dev/null | awk '
+        /^[^ ]/ { sub(/:$/, ""); name = $0 }
+        /^  Candidate:/ && $2 != "(none)" { print name, $2 }' >"$work/candidates"
+}
 
 # package NAME: puts the path of its .deb into $deb, downloading it unless the cache has that very version.
 package() {
     version=$(awk -v name="$1" '$1 == name { print $2 }' "$work/candidates")
     if [ -z "$version" ]; then # no package lists: the newest that the cache holds
         deb=$(find "$cache" -name "$1_*_amd64.deb" | sort -V | tail -n 1)
-        [ -n "$deb" ] || fail "apt knows no package $1: run apt-get update as root, then try again"
+        if [ -z "$deb" ]; then
+            lacking="apt knows no package $1"
+            return 1
+        fi
         return
     fi
     deb=$cache/$1_$(printf %s "$version" | sed 's/:/%3a/g')_amd64.deb # as apt-get download names it
@@ -78,16 +86,33 @@ package() {
     sandbox=_apt
     if [ "$(id -u)" = 0 ]; then sandbox=root; fi # _apt may not write into root's temporary directory
     mkdir -p "$work/download"
-    (cd "$work/download" && apt-get -qq -o "APT::Sandbox::User=$sandbox" download "$1=$version") ||
-        fail "cannot download $1 $version: is the network up? Otherwise run apt-get update as root, then try again"
+    if ! (cd "$work/download" && apt-get -qq -o "APT::Sandbox::User=$sandbox" download "$1=$version") >"$work/apt" 2>&1; then
+        lacking="cannot download $1 $version"
+        return 1
+    fi
     mv "$work/download/${deb##*/}" "$cache/" || fail "cannot keep ${deb##*/} in $cache"
 }
 
-debs=''
-for name in $packages; do
-    package "$name"
-    debs="$debs $deb"
-done
+# collect: all packages are in the cache, and $debs names them.
+collect() {
+    choose || return 1
+    debs=''
+    for name in $packages; do
+        package "$name" || return 1
+        debs="$debs $deb"
+    done
+}
+
+# The archive drops a version when the next one comes: lists that are older than that cost one update.
+: >"$work/apt"
+if ! collect; then
+    [ "$(id -u)" = 0 ] || fail "$lacking. Only root can bring the package lists up to date: run apt-get update as root, then try again"
+    if ! apt-get -qq -o DPkg::Lock::Timeout=900 update </dev/null >"$work/apt" 2>&1 || ! collect; then
+        cat "$work/apt" >&2
+        fail "$lacking, also with new package lists; apt's words are above, if it had any. Is the network up, and" \
+            'has /etc/apt/sources.list the main archive of Debian 12?'
+    fi
+fi
 
 # An image of the same packages, files and tools is the same image.
 # shellcheck disable=SC2086  # one word per package, none with a space
