@@ -102,9 +102,16 @@ impl Tables {
         let Some(bytes) = self.entries.checked_mul(8).filter(|bytes| *bytes <= L1_MAX) else {
             return Err(Refusal::Unsupported("a table of more than 32 MiB".to_owned()).into());
         };
+        let mut read = 0u64;
         for entry in self.whole(file, len, self.l1, bytes)?.as_chunks::<8>().0 {
             let at = u64::from_be_bytes(*entry) & self.mask;
             if at != 0 {
+                // Each table is named once. Four million names of one table would be terabytes to read.
+                read = read.saturating_add(self.l2_len);
+                if read > len {
+                    let why = "its tables overlap: together they are longer than the file";
+                    return Err(Refusal::Damaged(why.to_owned()).into());
+                }
                 show(&self.whole(file, len, at, self.l2_len)?)?;
             }
         }

@@ -235,6 +235,30 @@ fn a_damaged_disk() {
     assert!(matches!(refusal(&scratch, &path), Refusal::Unsupported(_)));
 }
 
+/// Four million entries that name one table would be terabytes to read, before any size is compared.
+#[test]
+fn a_table_that_is_named_again_and_again() {
+    let scratch = Scratch::new();
+    let raw = scratch.file("disk.raw", 8 * MIB, &[(0, noise(1, 3_000_000))]);
+    let path = scratch.path("endless.qcow2");
+    qemu_img(&["convert", "-O", "qcow2", text(&raw), text(&path)]);
+    let entry = {
+        let mut entry = [0; 8];
+        let file = std::fs::File::open(&path).unwrap();
+        file.read_exact_at(&mut entry, 3 * 65_536).unwrap();
+        entry
+    };
+    let entries = 4_000_000u32;
+    patch(&path, 36, &entries.to_be_bytes());
+    let end = std::fs::metadata(&path).unwrap().len();
+    patch(&path, 40, &end.to_be_bytes());
+    patch(&path, end, &entry.repeat(4_000_000));
+    let Refusal::Damaged(why) = refusal(&scratch, &path) else {
+        panic!("refused as something else");
+    };
+    assert!(why.contains("overlap"), "{why}");
+}
+
 #[test]
 fn headers_without_anything_behind() {
     let scratch = Scratch::new();
