@@ -17,7 +17,11 @@ esac
 case $lab in
     *[!A-Za-z0-9/._-]* | */../* | */..) fail "COPPICE_LAB_DIR is $lab: only letters, digits and / . _ - are allowed, without .." ;;
 esac
-lab=${lab%/}
+# As the programs spell it: desktops are known by the paths that they hold open.
+lab=$(realpath -m -- "$lab")
+case $lab in
+    *[!A-Za-z0-9/._-]*) fail "COPPICE_LAB_DIR leads to $lab: only letters, digits and / . _ - are allowed" ;;
+esac
 # A unix socket's path holds 107 bytes, and each desktop's begins with this directory.
 [ ${#lab} -le 40 ] || fail "COPPICE_LAB_DIR is $lab: choose one of at most 40 characters, as desktops keep unix sockets in it"
 
