@@ -59,9 +59,12 @@ impl Libvirt {
     }
 }
 
+/// Longest host name that is passed on, in bytes: RFC 1035, 2.3.4.
+const HOST_NAME_MAX: usize = 253;
+
 /// A guest that does not answer, or nonsense, is silent.
 fn question(domain: &Domain) -> GuestState {
-    let Some(HostName { host_name }) = put(domain, r#"{"execute":"guest-get-host-name"}"#) else {
+    let Some(host_name) = put(domain, r#"{"execute":"guest-get-host-name"}"#).map(told_name) else {
         return GuestState::Silent;
     };
     let users: Option<Vec<User>> = put(domain, r#"{"execute":"guest-get-users"}"#);
@@ -69,6 +72,14 @@ fn question(domain: &Domain) -> GuestState {
         hostname: host_name,
         users: users.and_then(|users| u32::try_from(users.len()).ok()),
     }
+}
+
+/// The name as far as it can be one. What a guest says goes into the grid's log: it may not choose how much.
+fn told_name(HostName { host_name }: HostName) -> String {
+    if host_name.len() > HOST_NAME_MAX || host_name.contains(char::is_control) {
+        return String::new();
+    }
+    host_name
 }
 
 fn put<T: for<'de> Deserialize<'de>>(domain: &Domain, question: &str) -> Option<T> {
@@ -85,6 +96,17 @@ fn understand<T: for<'de> Deserialize<'de>>(said: &str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_does_not_choose_how_much_is_remembered_of_its_name() {
+        let told = |host_name: &str| {
+            let host_name = host_name.to_owned();
+            told_name(HostName { host_name })
+        };
+        assert_eq!(told("lab-007.example"), "lab-007.example");
+        assert_eq!(told(&"a".repeat(254)), "");
+        assert_eq!(told("lab\n007"), "");
+    }
 
     #[test]
     fn answers_are_understood_and_nonsense_is_not() {
