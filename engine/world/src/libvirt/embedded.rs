@@ -4,6 +4,7 @@
 //! are not children of ours: they run on when we end, and are found again by the next process that opens `DIR`. One
 //! process at a time can do that, and it can open one `DIR` only.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,9 +14,10 @@ use rustix::process::{Flock, FlockType, fcntl_getlk};
 use super::leftovers;
 use super::threads::locked;
 
+/// The first line of the driver's settings: by it a directory is known to be an embedded hypervisor's.
+const OURS: &str = "# Written by Coppice at each start: changes here are lost.\n";
 /// Settings of the driver. Nothing here needs systemd, D-Bus, SELinux or AppArmor; sockets and disks belong to us.
 const COMMON: &str = "\
-# Written by Coppice at each start: changes here are lost.
 stdio_handler = \"file\"
 security_driver = \"none\"
 ";
@@ -28,21 +30,25 @@ namespaces = [ ]
 cgroup_controllers = [ ]
 ";
 
+fn settings(root: &Path) -> PathBuf {
+    root.join("etc/qemu.conf")
+}
+
 /// Makes the directory ready to be opened. Only its owner may enter it: whoever can write there is the hypervisor.
 pub(super) fn prepare(root: &Path) -> io::Result<()> {
-    let settings = root.join("etc/qemu.conf");
-    let mut text = COMMON.to_owned();
+    let settings = settings(root);
+    let mut text = format!("{OURS}{COMMON}");
     if rustix::process::geteuid().is_root() {
         text.push_str(AS_ROOT);
     }
-    std::fs::create_dir_all(root.join("etc"))?;
-    std::fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-    if std::fs::read_to_string(&settings).is_ok_and(|present| present == text) {
+    fs::create_dir_all(root.join("etc"))?;
+    fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    if fs::read_to_string(&settings).is_ok_and(|present| present == text) {
         return Ok(());
     }
     let fresh = root.join("etc/qemu.conf.new");
-    std::fs::write(&fresh, text)?;
-    std::fs::rename(&fresh, &settings)
+    fs::write(&fresh, text)?;
+    fs::rename(&fresh, &settings)
 }
 
 /// The directory that this process has open, or is about to.
@@ -66,6 +72,13 @@ pub(super) fn claim(root: &Path) -> Result<(), String> {
         }
         None => {}
     }
+    if !is_free(root) {
+        return Err(format!(
+            "{} holds something else, and the hypervisor would make it its own: name an empty directory, or one that \
+             does not exist yet",
+            root.display()
+        ));
+    }
     if let Some(who) = holder(root) {
         return Err(format!(
             "{who} has {} open, and only one can: stop it, or give this one a directory of its own",
@@ -77,9 +90,23 @@ pub(super) fn claim(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether it is an embedded hypervisor's already, or is nothing yet. One that cannot be read is found out by whoever
+/// uses it.
+fn is_free(root: &Path) -> bool {
+    let ours = || fs::read_to_string(settings(root)).is_ok_and(|text| text.starts_with(OURS));
+    // An `etc` alone was left by a first start that was cut off before it wrote there.
+    let begun = |name: std::ffi::OsString| {
+        name == "etc" && fs::read_dir(root.join("etc")).is_ok_and(|mut etc| etc.next().is_none())
+    };
+    match fs::read_dir(root) {
+        Ok(entries) => ours() || entries.flatten().all(|entry| begun(entry.file_name())),
+        Err(_) => true,
+    }
+}
+
 /// The process that holds libvirt's lock on the directory.
 fn holder(root: &Path) -> Option<String> {
-    let file = std::fs::File::options()
+    let file = fs::File::options()
         .read(true)
         .write(true)
         .open(root.join("run/qemu/driver.pid"))
@@ -89,6 +116,33 @@ fn holder(root: &Path) -> Option<String> {
         return Some("a process of another namespace".to_owned());
     };
     let number = pid.as_raw_nonzero();
-    let name = std::fs::read_to_string(format!("/proc/{number}/comm")).unwrap_or_default();
+    let name = fs::read_to_string(format!("/proc/{number}/comm")).unwrap_or_default();
     Some(format!("process {number} ({})", name.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_something_else_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("hv");
+        assert!(is_free(&root));
+        fs::create_dir_all(root.join("etc")).unwrap();
+        assert!(is_free(&root));
+        prepare(&root).unwrap();
+        fs::create_dir(root.join("lib")).unwrap();
+        assert!(is_free(&root));
+
+        let other = folder.path().join("srv");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("letters"), "of love").unwrap();
+        let refused = claim(&other).unwrap_err();
+        assert!(refused.contains("holds something else"), "{refused}");
+        // Also where somebody else's QEMU is configured.
+        fs::create_dir(other.join("etc")).unwrap();
+        fs::write(other.join("etc/qemu.conf"), "user = \"qemu\"\n").unwrap();
+        assert!(claim(&other).is_err());
+    }
 }
