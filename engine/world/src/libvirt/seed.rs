@@ -3,6 +3,7 @@
 //! <https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>: a file system labelled `cidata` with
 //! the files `meta-data` and `user-data`. It is an ISO 9660 image (ECMA-119) with Rock Ridge names, written whole.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -38,25 +39,42 @@ pub(super) fn write(directory: &Path, uuid: Uuid, hostname: &str) -> io::Result<
         return Ok(path);
     }
     std::fs::create_dir_all(directory)?;
-    let fresh = directory.join(format!("{uuid}.new"));
+    let fresh = fresh(directory, uuid);
     let used = image
         .iter()
         .rposition(|byte| *byte != 0)
         .map_or(0, |last| last + 1);
-    let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(&image[..used])?;
-    // The rest is a hole.
-    file.set_len(u64::try_from(image.len()).unwrap_or(u64::MAX))?;
-    std::fs::rename(&fresh, &path)?;
-    Ok(path)
+    let written = (|| {
+        let mut file = File::create(&fresh)?;
+        file.write_all(&image[..used])?;
+        // The rest is a hole.
+        file.set_len(u64::try_from(image.len()).unwrap_or(u64::MAX))?;
+        // Before it has its name: after a power cut nobody would write it again, and the guest would have no name.
+        file.sync_all()?;
+        std::fs::rename(&fresh, &path)?;
+        File::open(directory)?.sync_all()
+    })();
+    if written.is_err() {
+        // On a full disk, half a seed must not keep its space.
+        let _absent = std::fs::remove_file(&fresh);
+    }
+    written.map(|()| path)
+}
+
+/// Under this name it is written.
+fn fresh(directory: &Path, uuid: Uuid) -> PathBuf {
+    directory.join(format!("{uuid}.new"))
 }
 
 /// Removes the seed of a desktop, if there is one.
 pub(super) fn remove(directory: &Path, uuid: Uuid) -> io::Result<()> {
-    match std::fs::remove_file(path(directory, uuid)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
+    for file in [fresh(directory, uuid), path(directory, uuid)] {
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
     }
+    Ok(())
 }
 
 /// The image: the same bytes for the same desktop.
@@ -217,6 +235,8 @@ mod tests {
         assert!(content.contains(&format!(
             "instance-id: {uuid}\nlocal-hostname: \"lab-008\"\n"
         )));
+        // One that was cut off goes with it.
+        std::fs::write(fresh(directory.path(), uuid), "half").unwrap();
         remove(directory.path(), uuid).unwrap();
         remove(directory.path(), uuid).unwrap();
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
