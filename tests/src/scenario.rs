@@ -19,6 +19,7 @@
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
 //! | `fill PERCENT` | others fill the disks |
 //! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
+//! | `slow SERVER OPERATION DURATION` | its next `start`, `stop`, `define` or `verify` takes that long |
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |

@@ -84,19 +84,11 @@ impl World {
         }
     }
 
-    /// A round of the daemon of machine `index`. `None`: it died in it, and another daemon stands there now.
+    /// Rounds of the daemon of machine `index`: one, and another whenever an act ended at once. An act that takes
+    /// time goes on beside its later rounds. `None`: it died, and another daemon stands there now.
     pub fn server_round(&mut self, index: usize) -> Option<ServerReport> {
-        let now = self.clock.now();
-        let clock = self.clock.clone();
         let machine = self.machines.get_mut(index)?;
-        let ports = machine.ports.clone();
-        let (sim, agreement) = (Arc::clone(&machine.sim), Arc::clone(&machine.agreement));
-        let dead = || sim.crashed() || agreement.crashed();
-        let report = drive(
-            &clock,
-            dead,
-            server::round(&mut machine.daemon, &ports, now),
-        );
+        let report = machine.rounds(&self.clock);
         if report.is_none() {
             machine.restart();
         }
@@ -120,6 +112,32 @@ impl World {
 }
 
 impl Machine {
+    fn rounds(&mut self, clock: &SimClock) -> Option<ServerReport> {
+        let (sim, agreement) = (Arc::clone(&self.sim), Arc::clone(&self.agreement));
+        let dead = || sim.crashed() || agreement.crashed();
+        let mut all = ServerReport::default();
+        loop {
+            let now = clock.now();
+            let round = server::round(&mut self.daemon, &self.ports, now);
+            let report = drive(clock, dead, round)?;
+            all = ServerReport {
+                begun: [all.begun, report.begun].concat(),
+                tried: [all.tried, report.tried].concat(),
+                trouble: [all.trouble, report.trouble].concat(),
+                reported: all.reported || report.reported,
+                ..report
+            };
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            let landed = pin!(self.daemon.landing()).poll(&mut context);
+            if dead() {
+                return None;
+            }
+            if landed.is_pending() {
+                return Some(all);
+            }
+        }
+    }
+
     /// Its daemon is killed, and started again.
     pub fn restart(&mut self) {
         self.sim.revive();
@@ -231,11 +249,13 @@ fn drive<T>(
     let mut round = pin!(round);
     let mut context = Context::from_waker(std::task::Waker::noop());
     loop {
-        if let Poll::Ready(done) = round.as_mut().poll(&mut context) {
-            return Some(done);
-        }
+        let polled = round.as_mut().poll(&mut context);
+        // Also when the round itself got to its end: what was under way beside it had died.
         if dead() {
             return None;
+        }
+        if let Poll::Ready(done) = polled {
+            return Some(done);
         }
         let alarm = clock.next_alarm();
         clock.advance_to(alarm.expect("a round that waits for nothing"));

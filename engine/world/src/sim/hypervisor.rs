@@ -41,7 +41,8 @@ impl Hypervisor for SimServer {
         let name = definition.spec.member.desktop.to_string();
         let uuid = definition.spec.uuid;
         let grid = self.setup.grid;
-        let act = move |machine: &mut Machine, now| define(machine, definition, grid, now);
+        let asked = self.machine().journal.len();
+        let act = move |machine: &mut Machine, now| define(machine, definition, grid, asked, now);
         Box::pin(self.call(Operation::Define, name, Some(uuid), act))
     }
 
@@ -186,10 +187,12 @@ impl SimServer {
     }
 }
 
+/// `asked`: how long the journal was when this was asked for.
 fn define(
     machine: &mut Machine,
     definition: Definition,
     grid: Option<GridId>,
+    asked: usize,
     now: Timestamp,
 ) -> Outcome<()> {
     let Definition {
@@ -208,8 +211,11 @@ fn define(
     let stands = machine.domains.get(&uuid).or(named);
     if let Some(there) = stands {
         if !is_ours(grid, there.mark.as_ref()) {
-            let (domain, owner) = (there.name.clone(), there.mark.clone());
-            machine.scold(format!("define over {domain}, which is not ours"));
+            let (domain, owner, theirs) = (there.name.clone(), there.mark.clone(), there.uuid);
+            // Others may define one while ours is slow to come about.
+            if !machine.appeared(theirs, asked) {
+                machine.scold(format!("define over {domain}, which is not ours"));
+            }
             return Err(not_ours(domain, owner.as_ref()));
         }
         if there.uuid != uuid {

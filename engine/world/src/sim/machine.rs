@@ -165,6 +165,15 @@ impl Machine {
         last == Some((Hand::Other, true))
     }
 
+    /// Others defined that domain after the first `seen` changes.
+    pub(super) fn appeared(&self, uuid: Uuid, seen: usize) -> bool {
+        let since = self.journal.get(seen..).unwrap_or_default();
+        since.iter().any(|change| {
+            change.by == Hand::Other
+                && matches!(change.deed, Deed::Defined { uuid: u, .. } if u == uuid)
+        })
+    }
+
     /// Keeps what a correct program never asks, in words.
     pub(super) fn scold(&mut self, what: String) {
         self.misuse.push(what);
