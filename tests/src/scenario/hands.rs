@@ -16,7 +16,12 @@ impl Stage {
         match words {
             ["kill", desktop] => self.meddle(desktop, |sim, d| sim.kill(d.spec.uuid)),
             ["off", desktop] => self.meddle(desktop, |sim, d| sim.switch_off(d.spec.uuid)),
-            ["mute", desktop] => self.meddle(desktop, |sim, d| sim.mute(d.spec.uuid)),
+            ["mute", desktops @ ..] => {
+                for desktop in desktops {
+                    self.touch(desktop, |sim, d| sim.mute(d.spec.uuid))?;
+                }
+                self.look()
+            }
             ["undefine", desktop] => {
                 self.meddle(desktop, |sim, d| sim.undefine_by_hand(d.spec.uuid))
             }
@@ -67,6 +72,10 @@ impl Stage {
                 })))
             }
             ["wait", span] => self.wait(span),
+            ["live", span] => {
+                self.world.live(read_span(span)?);
+                self.look()
+            }
             _ => Err("no such command".to_owned()),
         }
     }
@@ -113,6 +122,15 @@ impl Stage {
         desktop: &str,
         act: impl FnOnce(&Arc<SimServer>, &KnownDesktop),
     ) -> Result<String, String> {
+        self.touch(desktop, act)?;
+        self.look()
+    }
+
+    fn touch(
+        &self,
+        desktop: &str,
+        act: impl FnOnce(&Arc<SimServer>, &KnownDesktop),
+    ) -> Result<(), String> {
         let known = self.desktop(desktop)?;
         let log = Arc::clone(&self.world.log);
         let home = self
@@ -121,7 +139,7 @@ impl Stage {
             .iter()
             .find(|machine| machine.id(&log) == Some(known.server));
         act(&home.ok_or("its server is not here")?.sim, &known);
-        self.look()
+        Ok(())
     }
 
     fn change(&mut self, desktop: &str, change: &str) -> Result<String, String> {
@@ -192,8 +210,7 @@ impl Stage {
             "start" => Operation::Start,
             "stop" => Operation::Stop,
             "define" => Operation::Define,
-            "verify" => Operation::VerifyImage,
-            _ => return Err("the operation is start, stop, define or verify".to_owned()),
+            _ => return Err("the operation is start, stop or define".to_owned()),
         };
         let (index, span) = (self.index(server)?, read_span(span)?);
         let sim = &self.machine(index)?.sim;
