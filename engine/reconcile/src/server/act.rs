@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use coppice_schema::ids::{Epoch, GridId, Member, Stamp};
-use coppice_schema::known::{DesktopSpec, Order, Task};
+use coppice_schema::known::{DesktopSpec, Ending, Order, Task};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_state::State;
 use coppice_state::entry::Attempt;
@@ -234,6 +234,8 @@ impl Marking {
 struct Found {
     /// Its domain.
     domain: Option<Uuid>,
+    /// Its guest has not answered since it was started.
+    unheard: bool,
     /// Its overlay's file; to be created, what became of making it.
     overlay: Option<Result<PathBuf, DiskError>>,
 }
@@ -245,6 +247,7 @@ impl Found {
         let file = member.and_then(|member| sight.files.get(member));
         Self {
             domain: seen.map(|domain| domain.uuid),
+            unheard: seen.is_some_and(|domain| sight.unheard.contains(&domain.uuid)),
             overlay: made.or(file.cloned().map(Ok)),
         }
     }
@@ -253,7 +256,11 @@ impl Found {
 /// Does what the task says, once. Each part can be done again, so a task that was cut off is simply done again.
 async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Result<(), ActError> {
     let (hypervisor, disks) = (&ports.hypervisor, &ports.disks);
-    let Found { domain, overlay } = found;
+    let Found {
+        domain,
+        unheard,
+        overlay,
+    } = found;
     match task {
         Task::Create { spec, start } => {
             let uuid = spec.uuid;
@@ -279,9 +286,12 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
                 hypervisor.stop(uuid, PATIENCE).await?;
             }
         }
-        Task::Restart { .. } => {
+        Task::Restart { ending, .. } => {
             if let Some(uuid) = domain {
-                hypervisor.stop(uuid, PATIENCE).await?;
+                match ending {
+                    Ending::AskedIfUp if unheard => hypervisor.power_off(uuid).await?,
+                    Ending::AskedIfUp | Ending::Asked => hypervisor.stop(uuid, PATIENCE).await?,
+                }
                 hypervisor.start(uuid).await?;
             }
         }
