@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Setup;
 use super::chance::mixed;
+use super::fault::Operation;
 use super::journal::{Change, Deed, Hand};
 use crate::hypervisor::Mark;
 
@@ -78,6 +79,8 @@ pub(super) struct Machine {
     pub(super) images: BTreeMap<Digest, SimImage>,
     pub(super) journal: Vec<Change>,
     pub(super) misuse: Vec<String>,
+    /// Changing calls whose callers still wait for their end.
+    pub(super) called: BTreeMap<Uuid, Operation>,
     /// Until when a changing call of a domain is under way.
     pub(super) busy: BTreeMap<Uuid, Timestamp>,
     pub(super) late: Vec<(Timestamp, Effect)>,
@@ -99,6 +102,7 @@ impl Machine {
             images: BTreeMap::new(),
             journal: Vec::new(),
             misuse: Vec::new(),
+            called: BTreeMap::new(),
             busy: BTreeMap::new(),
             late: Vec::new(),
             watchers: Vec::new(),
