@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
-use coppice_schema::known::{CopyState, Known, KnownDesktop, Phase, ServerState, Task};
+use coppice_schema::known::{CopyState, Ending, Known, KnownDesktop, Phase, ServerState, Task};
 
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
 
@@ -283,6 +283,18 @@ fn one(
                 !(used && off) || action.reason == Reason::Requested,
                 object,
                 "nobody is cut off",
+            );
+            let cut = matches!(
+                &step.task,
+                Task::Restart {
+                    ending: Ending::AskedIfUp,
+                    ..
+                }
+            );
+            judge(
+                !(cut && present.is_some_and(|desktop| desktop.personal)),
+                object,
+                "a personal desktop is asked before its power goes",
             );
         }
         (Task::VerifyImage { .. } | Task::DropImage { .. }, _) => {}

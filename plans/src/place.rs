@@ -86,7 +86,7 @@ impl Ledger {
             .values()
             .filter_map(|order| match &order.task {
                 Task::Create { spec, start: true } => Some(&spec.member),
-                Task::Start { member } | Task::Restart { member } => Some(member),
+                Task::Start { member } | Task::Restart { member, .. } => Some(member),
                 Task::Create { .. }
                 | Task::Redefine { .. }
                 | Task::Stop { .. }

@@ -496,6 +496,9 @@ pub enum Task {
     Restart {
         /// The desktop.
         member: Member,
+        /// How it is stopped.
+        #[serde(default)]
+        ending: Ending,
     },
     /// Power it off, undefine its domain, and remove its overlay.
     Remove {
@@ -514,6 +517,18 @@ pub enum Task {
     },
 }
 
+/// How a guest is stopped that is to be started again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Agent, then ACPI, then power: it is given its time, whatever it does.
+    #[default]
+    Asked,
+    /// As above, if it has answered since it was started. One that never did holds nothing, and hears nobody: its
+    /// power goes at once.
+    AskedIfUp,
+}
+
 impl Task {
     /// The life it is about, if it is about one.
     #[must_use]
@@ -522,7 +537,7 @@ impl Task {
             Self::Create { spec, .. } | Self::Redefine { spec } => Some(&spec.member),
             Self::Start { member }
             | Self::Stop { member }
-            | Self::Restart { member }
+            | Self::Restart { member, .. }
             | Self::Remove { member } => Some(member),
             Self::VerifyImage { .. } | Self::DropImage { .. } => None,
         }
@@ -536,7 +551,7 @@ impl Task {
             Self::Redefine { spec } => format!("define {} again", spec.member.desktop),
             Self::Start { member } => format!("start {}", member.desktop),
             Self::Stop { member } => format!("stop {}", member.desktop),
-            Self::Restart { member } => format!("restart {}", member.desktop),
+            Self::Restart { member, .. } => format!("restart {}", member.desktop),
             Self::Remove { member } => format!("remove {member}"),
             Self::VerifyImage { root } => format!("verify image {}", root.short()),
             Self::DropImage { root } => format!("drop image {}", root.short()),

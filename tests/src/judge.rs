@@ -319,7 +319,9 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
     let mut taken: BTreeMap<&PoolName, u32> = BTreeMap::new();
     for order in orders {
         let member = match &order.task {
-            Task::Remove { member } | Task::Restart { member } | Task::Stop { member } => member,
+            Task::Remove { member } | Task::Restart { member, .. } | Task::Stop { member } => {
+                member
+            }
             Task::Create { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }

@@ -13,17 +13,20 @@
 //! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `desktops`, `findings`, `drift` | looks |
-//! | `kill`, `off`, `undefine`, `unlink`, `mute` DESKTOP | what others do to a desktop |
+//! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |
+//! | `mute DESKTOP ...` | guests fall silent until they are started again, all before anybody looks |
 //! | `change DESKTOP FIELD=VALUE` | others change a domain: `cpus`, `memory` in MiB |
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
 //! | `fill PERCENT` | others fill the disks |
 //! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
+//! | `slow SERVER OPERATION DURATION` | its next `start`, `stop` or `define` takes that long |
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |
 //! | `pause`, `resume` ADDRESS | a person stops work on something, and lets it go on |
-//! | `wait DURATION` | time passes |
+//! | `wait DURATION` | time passes, and then the grid is given one pass |
+//! | `live DURATION` | the grid goes on by itself, as its daemons do, which are started before and killed after it |
 
 mod hands;
 mod stage;

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use coppice_reconcile::server::{Description, Ports, Server, ServerReport};
 use coppice_reconcile::{leader, leader::LeaderReport, server};
@@ -16,6 +17,7 @@ use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Entry, Envelope, State, apply};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps};
+use futures::future::{FutureExt, select_all};
 
 use crate::agreement::{SimAgreement, SimLog};
 use crate::configs;
@@ -84,23 +86,52 @@ impl World {
         }
     }
 
-    /// A round of the daemon of machine `index`. `None`: it died in it, and another daemon stands there now.
+    /// Rounds of the daemon of machine `index`: one, and another whenever an act ended at once. An act that takes
+    /// time goes on beside its later rounds. `None`: it died, and another daemon stands there now.
     pub fn server_round(&mut self, index: usize) -> Option<ServerReport> {
-        let now = self.clock.now();
-        let clock = self.clock.clone();
         let machine = self.machines.get_mut(index)?;
-        let ports = machine.ports.clone();
-        let (sim, agreement) = (Arc::clone(&machine.sim), Arc::clone(&machine.agreement));
-        let dead = || sim.crashed() || agreement.crashed();
-        let report = drive(
-            &clock,
-            dead,
-            server::round(&mut machine.daemon, &ports, now),
-        );
+        let report = machine.rounds(&self.clock);
         if report.is_none() {
             machine.restart();
         }
         report
+    }
+
+    /// Leader and servers go on by themselves for `span`, woken as in a daemon. Then their daemons are killed, and others
+    /// stand there.
+    ///
+    /// # Panics
+    /// When they end by themselves.
+    pub fn live(&mut self, span: Span) {
+        let end = self.clock.now().after(span);
+        let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+        let mut loops = Vec::new();
+        for machine in &mut self.machines {
+            let agreement = Arc::clone(&machine.agreement) as _;
+            loops.push(leader::run(agreement, Arc::clone(&clock)).boxed());
+            let daemon = machine.start();
+            let own = server::run(daemon, machine.ports.clone(), Arc::clone(&clock));
+            loops.push(own.boxed());
+        }
+        let mut loops = select_all(loops);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        loop {
+            // Everything that can be done without time passing, before it does.
+            while woken.0.swap(false, Ordering::SeqCst) {
+                for machine in &self.machines {
+                    machine.agreement.catch_up();
+                }
+                let polled = loops.poll_unpin(&mut Context::from_waker(&waker));
+                assert!(polled.is_pending(), "a loop has ended");
+            }
+            let alarm = self.clock.next_alarm().filter(|at| *at <= end);
+            let Some(alarm) = alarm else { break };
+            self.clock.advance_to(alarm);
+        }
+        self.clock.advance_to(end);
+        drop(loops);
+        self.machines.iter_mut().for_each(Machine::restart);
     }
 
     /// A round of the leader. `None`: its daemon died in it.
@@ -120,12 +151,42 @@ impl World {
 }
 
 impl Machine {
+    fn rounds(&mut self, clock: &SimClock) -> Option<ServerReport> {
+        let (sim, agreement) = (Arc::clone(&self.sim), Arc::clone(&self.agreement));
+        let dead = || sim.crashed() || agreement.crashed();
+        let mut all = ServerReport::default();
+        loop {
+            let now = clock.now();
+            let round = server::round(&mut self.daemon, &self.ports, now);
+            let report = drive(clock, dead, round)?;
+            all = ServerReport {
+                begun: [all.begun, report.begun].concat(),
+                tried: [all.tried, report.tried].concat(),
+                trouble: [all.trouble, report.trouble].concat(),
+                reported: all.reported || report.reported,
+                ..report
+            };
+            let mut context = Context::from_waker(Waker::noop());
+            let landed = pin!(self.daemon.landing()).poll(&mut context);
+            if dead() {
+                return None;
+            }
+            if landed.is_pending() {
+                return Some(all);
+            }
+        }
+    }
+
     /// Its daemon is killed, and started again.
     pub fn restart(&mut self) {
         self.sim.revive();
         self.agreement.revive();
+        self.daemon = self.start();
+    }
+
+    fn start(&mut self) -> Server {
         self.boot += 1;
-        self.daemon = Server::new(self.name.clone(), self.boot, description(&self.name));
+        Server::new(self.name.clone(), self.boot, description(&self.name))
     }
 
     /// Its number in the grid.
@@ -219,6 +280,22 @@ fn machine(
     }
 }
 
+/// Whether something is to be polled again.
+struct Woken(AtomicBool);
+
+impl Default for Woken {
+    /// Everything is polled once.
+    fn default() -> Self {
+        Self(AtomicBool::new(true))
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Runs `round` to its end, moving the clock on whenever it waits; `None`: whoever ran it died.
 ///
 /// # Panics
@@ -229,13 +306,15 @@ fn drive<T>(
     round: impl Future<Output = T>,
 ) -> Option<T> {
     let mut round = pin!(round);
-    let mut context = Context::from_waker(std::task::Waker::noop());
+    let mut context = Context::from_waker(Waker::noop());
     loop {
-        if let Poll::Ready(done) = round.as_mut().poll(&mut context) {
-            return Some(done);
-        }
+        let polled = round.as_mut().poll(&mut context);
+        // Also when the round itself got to its end: what was under way beside it had died.
         if dead() {
             return None;
+        }
+        if let Poll::Ready(done) = polled {
+            return Some(done);
         }
         let alarm = clock.next_alarm();
         clock.advance_to(alarm.expect("a round that waits for nothing"));

@@ -1,12 +1,15 @@
-//! A server's round: look, report what changed, carry out what was ordered, report again, and say how it went.
+//! A server's round: look, report what changed, say how orders went that ended before the look, and begin those that
+//! are due. What was begun goes on between the rounds and beside them.
 
 mod act;
 mod allowed;
+mod flight;
 mod look;
 mod report;
 mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
 
 use coppice_schema::desired::NetworkTarget;
@@ -22,6 +25,7 @@ use coppice_world::stamps::Stamps;
 
 pub use self::run::run;
 
+use self::flight::{Act, Flight, Object};
 use self::look::{Guests, Sight};
 
 /// What a server's round works with.
@@ -48,14 +52,20 @@ pub struct Description {
     pub api: String,
 }
 
-/// One server's memory between its rounds, for one start of its daemon. Losing it costs nothing but a whole report:
-/// all that must outlive the daemon is in the state, in the world, or behind [`Stamps`].
+/// One server between its rounds, for one start of its daemon. Losing it costs nothing but a whole report, and what
+/// was under way is begun again: all that must outlive the daemon is in the state, in the world, or behind [`Stamps`].
 #[derive(Debug)]
 pub struct Server {
+    memory: Memory,
+    flight: Flight,
+}
+
+/// What it remembers.
+#[derive(Debug)]
+struct Memory {
     name: ServerName,
     boot: u64,
     description: Description,
-    at_once: usize,
     /// The index that the log had reached after the start; until it is applied here nothing is acted on.
     caught_up: Option<u64>,
     capacity: Option<(Timestamp, Capacity)>,
@@ -71,7 +81,9 @@ pub struct ServerReport {
     pub whole: bool,
     /// Something changed since the last report, and the grid knows it now.
     pub reported: bool,
-    /// Orders that were tried, in the order of their stamps.
+    /// Orders that were begun, or wait for others to end.
+    pub begun: Vec<(Stamp, String)>,
+    /// Orders that were tried before, and of which it is known now how that went.
     pub tried: Vec<(Stamp, String, Attempt)>,
     /// What did not work, in words, beside orders.
     pub trouble: Vec<String>,
@@ -79,8 +91,6 @@ pub struct ServerReport {
     pub again: Option<Span>,
 }
 
-/// How many orders are carried out at once: a server's disk serves few boots well, and many badly.
-pub const AT_ONCE: usize = 4;
 /// What a server can carry is asked again after that long: memory is added, features come with an upgrade.
 const CAPACITY_LASTS: Span = Span::minutes(5);
 /// A guest that starts is asked again that soon; people wait for it.
@@ -92,68 +102,108 @@ impl Server {
     /// The server called `name` in start number `boot` of its daemon, which is greater than in every start before.
     #[must_use]
     pub fn new(name: ServerName, boot: u64, description: Description) -> Self {
-        Self {
+        let memory = Memory {
             name,
             boot,
             description,
-            at_once: AT_ONCE,
             caught_up: None,
             capacity: None,
             guests: Guests::default(),
             receipts: BTreeMap::new(),
+        };
+        Self {
+            memory,
+            flight: Flight::default(),
         }
     }
 
     /// Changes what it says of itself.
     pub fn describe(&mut self, description: Description) {
-        self.description = description;
+        self.memory.description = description;
+    }
+
+    /// Does `work`; acts that are under way go on meanwhile.
+    pub async fn along<T>(&mut self, work: impl Future<Output = T>) -> T {
+        self.flight.along(work).await
+    }
+
+    /// Until an act that is under way has ended, and the next round has something to tell; for ever when none is.
+    pub async fn landing(&mut self) {
+        self.flight.landing().await;
     }
 }
 
-/// One round at `now`.
+/// One round at `now`. Acts that earlier rounds began go on beside it, none begins in it, and it waits for none.
 ///
 /// It can be dropped at any point. Nothing that was not seen is ever reported as absent; a server that is not whole
-/// acts on nothing; an object without this grid's mark is never touched.
+/// begins nothing; an object without this grid's mark is never touched.
 pub async fn round(server: &mut Server, ports: &Ports, now: Timestamp) -> ServerReport {
     let mut report = ServerReport::default();
-    let Some(state) = catch_up(server, ports, &mut report).await else {
-        return report;
+    let Server { memory, flight } = server;
+    // What an act did is seen before it is said to be done, so that the state never holds a desktop for broken because
+    // its receipt came before its sight: only what ended before this round looks is told in it.
+    for landed in flight.land() {
+        let (stamp, what) = (landed.stamp, landed.order.task.describe());
+        let attempt = act::attempt(landed, now);
+        memory.receipts.insert(stamp, attempt.clone());
+        report.tried.push((stamp, what, attempt));
+    }
+    // What waits is judged anew, by what is seen now.
+    flight.queue(Vec::new());
+    let busy = flight.objects();
+    let acts = flight
+        .along(attend(memory, ports, now, busy, &mut report))
+        .await;
+    flight.queue(acts);
+    report
+}
+
+/// The round itself: returns the acts to begin. `busy` is what those are about that are under way.
+async fn attend(
+    memory: &mut Memory,
+    ports: &Ports,
+    now: Timestamp,
+    mut busy: BTreeSet<Object>,
+    report: &mut ServerReport,
+) -> Vec<Act> {
+    let Some(state) = catch_up(memory, ports, report).await else {
+        return Vec::new();
     };
-    let Some((grid, me)) = placed(server, &state) else {
-        return report;
+    let Some((grid, me)) = placed(memory, &state) else {
+        return Vec::new();
     };
     let round = Round { me, grid, now };
 
-    let state = describe(server, ports, &round, state, &mut report).await;
-    let sight = look::look(&mut server.guests, ports, &round, &state).await;
+    let state = describe(memory, ports, &round, state, report).await;
+    let sight = look::look(&mut memory.guests, ports, &round, &state).await;
     report.whole = sight.whole;
     report.trouble.extend(sight.trouble.clone());
-    let Some(state) = tell(server, ports, &round, &state, &sight, &mut report).await else {
+    let told = tell(memory, ports, &round, &state, &sight, report).await;
+    let Some(state) = told.filter(|_| sight.whole) else {
         report.again = Some(TROUBLED);
-        return report;
+        return Vec::new();
     };
-    if !sight.whole {
-        report.again = Some(TROUBLED);
-        return report;
-    }
 
-    let tried = act::carry_out(server, ports, &round, &state, &sight, &mut report).await;
-    if !tried.is_empty() {
-        server.receipts.extend(tried);
-        // What an act did is seen before it is said to be done: the state never holds a desktop for broken because
-        // its receipt came before its sight.
-        let sight = look::look(&mut server.guests, ports, &round, &state).await;
-        report.trouble.extend(sight.trouble.clone());
-        let told = tell(server, ports, &round, &state, &sight, &mut report).await;
-        report.whole = sight.whole;
-        if !sight.whole || told.is_none() {
-            report.again = Some(TROUBLED);
-            return report;
-        }
+    let prepared = act::prepare(memory, ports, &round, &state, &sight, &busy).await;
+    let (acts, refused) = prepared.unwrap_or_else(|e| {
+        report.trouble.push(e);
+        Default::default()
+    });
+    for (stamp, attempt) in refused {
+        let order = state.orders.get(&stamp);
+        let what = order.map(|order| order.task.describe());
+        report
+            .tried
+            .push((stamp, what.unwrap_or_default(), attempt.clone()));
+        memory.receipts.insert(stamp, attempt);
     }
-    send_receipts(server, ports, &round, &mut report).await;
-    report.again = again(server, &round, &ports.agreement.local());
-    report
+    for Act { stamp, order, .. } in &acts {
+        report.begun.push((*stamp, order.task.describe()));
+        busy.insert(Object::of(&order.task));
+    }
+    send_receipts(memory, ports, &round, report).await;
+    report.again = again(memory, &round, &ports.agreement.local(), &busy);
+    acts
 }
 
 /// What does not change in a round.
@@ -165,14 +215,14 @@ struct Round {
 
 /// The state, once everything that the log held at the start is in it.
 async fn catch_up(
-    server: &mut Server,
+    memory: &mut Memory,
     ports: &Ports,
     report: &mut ServerReport,
 ) -> Option<Arc<State>> {
-    let index = match server.caught_up {
+    let index = match memory.caught_up {
         Some(index) => index,
         None => match ports.agreement.read().await {
-            Ok(state) => *server.caught_up.insert(state.index),
+            Ok(state) => *memory.caught_up.insert(state.index),
             Err(e) => {
                 report
                     .trouble
@@ -190,14 +240,14 @@ async fn catch_up(
     Some(state)
 }
 
-fn placed(server: &Server, state: &State) -> Option<(GridId, ServerId)> {
-    let (id, _) = state.server_named(&server.name)?;
+fn placed(memory: &Memory, state: &State) -> Option<(GridId, ServerId)> {
+    let (id, _) = state.server_named(&memory.name)?;
     Some((state.grid?, id))
 }
 
 /// Proposes an entry. `None`: it may or may not have come about, so the next round reads the grid's state anew.
 async fn propose(
-    server: &mut Server,
+    memory: &mut Memory,
     ports: &Ports,
     entry: Entry,
     report: &mut ServerReport,
@@ -205,7 +255,7 @@ async fn propose(
     match ports.agreement.propose(entry).await {
         Ok(outcome) => Some(outcome),
         Err(e) => {
-            server.caught_up = None;
+            memory.caught_up = None;
             report.trouble.push(e.to_string());
             None
         }
@@ -214,26 +264,26 @@ async fn propose(
 
 /// Says what this server is, where that changed.
 async fn describe(
-    server: &mut Server,
+    memory: &mut Memory,
     ports: &Ports,
     round: &Round,
     state: Arc<State>,
     report: &mut ServerReport,
 ) -> Arc<State> {
     let fresh = |(at, _): &&(Timestamp, _)| round.now.since(*at) < CAPACITY_LASTS;
-    if server.capacity.as_ref().filter(fresh).is_none() {
+    if memory.capacity.as_ref().filter(fresh).is_none() {
         match ports.hypervisor.capacity().await {
-            Ok(capacity) => server.capacity = Some((round.now, capacity)),
+            Ok(capacity) => memory.capacity = Some((round.now, capacity)),
             Err(e) => report.trouble.push(e.to_string()),
         }
     }
-    let (Some((_, capacity)), Some(known)) = (&server.capacity, state.servers.get(&round.me))
+    let (Some((_, capacity)), Some(known)) = (&memory.capacity, state.servers.get(&round.me))
     else {
         return state;
     };
     let mut capacity = capacity.clone();
-    capacity.networks.clone_from(&server.description.networks);
-    let Description { labels, api, .. } = &server.description;
+    capacity.networks.clone_from(&memory.description.networks);
+    let Description { labels, api, .. } = &memory.description;
     let same = known.labels == *labels
         && known.capacity == capacity
         && known.api == *api
@@ -248,14 +298,14 @@ async fn describe(
         api: api.clone(),
         feature_level: FEATURE_LEVEL,
     };
-    propose(server, ports, entry, report).await;
+    propose(memory, ports, entry, report).await;
     ports.agreement.local()
 }
 
 /// Reports what differs from what the state holds as last reported, and confirms it in a new term. `None`: the grid
 /// may not know.
 async fn tell(
-    server: &mut Server,
+    memory: &mut Memory,
     ports: &Ports,
     round: &Round,
     state: &Arc<State>,
@@ -263,11 +313,11 @@ async fn tell(
     report: &mut ServerReport,
 ) -> Option<Arc<State>> {
     let look = state.servers.get(&round.me).and_then(|s| s.look.as_deref());
-    if let Some(change) = report::difference(round.me, server.boot, look, sight) {
-        match propose(server, ports, Entry::Reported(Box::new(change)), report).await? {
+    if let Some(change) = report::difference(round.me, memory.boot, look, sight) {
+        match propose(memory, ports, Entry::Reported(Box::new(change)), report).await? {
             Outcome::Done => report.reported = true,
             Outcome::Refused(refusal) => {
-                server.caught_up = None;
+                memory.caught_up = None;
                 report.trouble.push(format!("report: {refusal}"));
                 return None;
             }
@@ -280,7 +330,7 @@ async fn tell(
         Leadership::Here { term } | Leadership::There { term, .. } => term,
         Leadership::Nobody => return Some(state),
     };
-    let look = known.look.as_ref().filter(|l| l.boot == server.boot)?;
+    let look = known.look.as_ref().filter(|l| l.boot == memory.boot)?;
     if known.confirmed_term < term {
         let entry = Entry::Confirmed {
             server: round.me,
@@ -288,41 +338,42 @@ async fn tell(
             sequence: look.sequence,
             term,
         };
-        propose(server, ports, entry, report).await?;
+        propose(memory, ports, entry, report).await?;
     }
     Some(ports.agreement.local())
 }
 
 async fn send_receipts(
-    server: &mut Server,
+    memory: &mut Memory,
     ports: &Ports,
     round: &Round,
     report: &mut ServerReport,
 ) {
-    for (stamp, result) in server.receipts.clone() {
+    for (stamp, result) in memory.receipts.clone() {
         let entry = Entry::Receipt {
             server: round.me,
             stamp,
             result,
         };
         // Refused: the order was withdrawn meanwhile, and nobody waits for its receipt.
-        if propose(server, ports, entry, report).await.is_some() {
-            server.receipts.remove(&stamp);
+        if propose(memory, ports, entry, report).await.is_some() {
+            memory.receipts.remove(&stamp);
         }
     }
 }
 
 /// When to look again without being woken.
-fn again(server: &Server, round: &Round, state: &State) -> Option<Span> {
+fn again(memory: &Memory, round: &Round, state: &State, busy: &BTreeSet<Object>) -> Option<Span> {
+    // The end of what is under way wakes by itself.
     let retries = state
         .orders
         .values()
-        .filter(|order| order.server == round.me)
+        .filter(|order| order.server == round.me && !busy.contains(&Object::of(&order.task)))
         .map(|order| order.not_before.since(round.now).max(Span(1)));
     let here = state.desktops.values().filter(|d| d.server == round.me);
     let booting = here
         .filter(|d| matches!(d.phase, Phase::Provisioning { .. }))
         .map(|_| BOOTING);
-    let unsaid = server.receipts.keys().map(|_| TROUBLED);
+    let unsaid = memory.receipts.keys().map(|_| TROUBLED);
     retries.chain(booting).chain(unsaid).min()
 }

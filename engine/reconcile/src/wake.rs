@@ -18,9 +18,13 @@ pub(crate) fn full_pass(who: &str, pass: u64) -> Span {
     Span(FULL_PASS.0 - fifth + spread(&format!("{who} {pass}")) % (2 * fifth + 1))
 }
 
-/// Waits until one of `streams` has something, or until `longest` is over. Streams that ended are left out.
-pub(crate) async fn next(clock: &dyn Clock, streams: &mut Streams, longest: Span) {
+/// Waits as long as there must be between two rounds.
+pub(crate) async fn breathe(clock: &dyn Clock) {
     clock.sleep(BREATH).await;
+}
+
+/// Waits until one of `streams` has something, or until `longest` is over. Streams that ended are left out.
+pub(crate) async fn event(clock: &dyn Clock, streams: &mut Streams, longest: Span) {
     let over = clock.sleep(longest);
     match select(over, streams.next()).await {
         // Every stream has ended: only time is left.

@@ -39,7 +39,8 @@ pub trait Hypervisor: Send + Sync {
     /// Starts a defined domain.
     fn start(&self, uuid: Uuid) -> BoxFuture<'_, Result<(), HypervisorError>>;
 
-    /// Shuts it down: the agent is asked, then ACPI, each for `patience`, then the power goes.
+    /// Shuts it down: the agent is asked, then ACPI, each for `patience`, then the power goes. An agent that does not
+    /// answer a ping within seconds is passed over.
     fn stop(&self, uuid: Uuid, patience: Span) -> BoxFuture<'_, Result<(), HypervisorError>>;
 
     /// Cuts its power.

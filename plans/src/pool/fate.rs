@@ -3,7 +3,7 @@
 use coppice_schema::ids::DesktopId;
 
 use coppice_schema::known::{
-    DesktopSpec, KnownDesktop, Phase, PowerState, Request, SeenDomain, Task,
+    DesktopSpec, Ending, KnownDesktop, Phase, PowerState, Request, SeenDomain, Task,
 };
 
 use coppice_schema::units::Size;
@@ -97,6 +97,7 @@ fn requested(
             Kind::Reboot,
             Task::Restart {
                 member: member.clone(),
+                ending: ending(desktop),
             },
             Memory::Unchanged,
         ),
@@ -250,6 +251,7 @@ fn reboot(
     }
     let task = Task::Restart {
         member: id.member(desktop.incarnation),
+        ending: ending(desktop),
     };
     let step = Step {
         task,
@@ -266,6 +268,16 @@ fn reboot(
         action.wave = wave;
     }
     true
+}
+
+/// How `desktop` is stopped to be started again. In a pooled one that never came up there is nothing to lose; what a
+/// personal one had begun to write is somebody's, and a guest without an agent never says that it is up.
+pub(crate) fn ending(desktop: &KnownDesktop) -> Ending {
+    if desktop.personal || !desktop.spec.hardware.agent {
+        Ending::Asked
+    } else {
+        Ending::AskedIfUp
+    }
 }
 
 pub(crate) fn seen<'a>(yard: Yard<'a>, desktop: &KnownDesktop) -> Option<&'a SeenDomain> {

@@ -4,7 +4,7 @@ use coppice_schema::desired::DriftRule;
 use coppice_schema::ids::DesktopId;
 use coppice_schema::known::{BrokenReason, KnownDesktop, Phase, Task};
 
-use super::fate::{Deed, ordinary_waits, push};
+use super::fate::{self, Deed, ordinary_waits, push};
 use super::power::{self, Target};
 use super::{Yard, drift};
 use crate::draft::Draft;
@@ -84,6 +84,7 @@ pub(crate) fn heal(
             let step = Step {
                 task: Task::Restart {
                     member: member.clone(),
+                    ending: fate::ending(desktop),
                 },
                 memory: Memory::Unchanged,
             };

@@ -1,6 +1,6 @@
 //! How many desktops run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::ids::{Address, DesktopId};
 use coppice_schema::known::{KnownDesktop, Phase, Task};
@@ -32,16 +32,32 @@ pub(crate) fn target(yard: Yard<'_>, draft: &mut Draft<'_>) -> Option<Target> {
             Now::Closed { opens } => opens.into_iter().for_each(|at| draft.wake(at)),
         }
     }
-    let count = |test: &dyn Fn(&KnownDesktop) -> bool| {
-        let found = yard.members().filter(|(_, desktop)| test(desktop)).count();
-        u32::try_from(found).unwrap_or(u32::MAX)
+    let count = |test: &dyn Fn(&DesktopId, &KnownDesktop) -> bool| {
+        let found = yard.members().filter(|(id, desktop)| test(id, desktop));
+        u32::try_from(found.count()).unwrap_or(u32::MAX)
     };
-    let used = count(&|desktop| matches!(desktop.phase, Phase::InUse { .. }));
-    let running = count(&|desktop| {
-        matches!(
+    let orders = yard.known.orders.values();
+    let told: BTreeMap<&DesktopId, &Task> = orders
+        .filter_map(|order| Some((&order.task.member()?.desktop, &order.task)))
+        .collect();
+    let used = count(&|_, desktop| matches!(desktop.phase, Phase::InUse { .. }));
+    // What is under way counts as it will be: a guest may take minutes to shut down, and another one must not be
+    // stopped in its place.
+    let running = count(&|id, desktop| match told.get(id) {
+        Some(Task::Stop { .. }) => false,
+        Some(Task::Start { .. }) => true,
+        Some(
+            Task::Create { .. }
+            | Task::Redefine { .. }
+            | Task::Restart { .. }
+            | Task::Remove { .. }
+            | Task::VerifyImage { .. }
+            | Task::DropImage { .. },
+        )
+        | None => matches!(
             desktop.phase,
             Phase::Available { .. } | Phase::InUse { .. } | Phase::Provisioning { .. }
-        )
+        ),
     });
     let wanted = used
         .saturating_add(spare)

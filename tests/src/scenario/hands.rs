@@ -5,7 +5,7 @@ use coppice_schema::known::{KnownDesktop, Request};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::{Entry, Outcome};
 use coppice_world::clock::Clock;
-use coppice_world::sim::SimServer;
+use coppice_world::sim::{Fault, Operation, SimServer};
 use std::sync::Arc;
 
 use super::stage::Stage;
@@ -16,7 +16,12 @@ impl Stage {
         match words {
             ["kill", desktop] => self.meddle(desktop, |sim, d| sim.kill(d.spec.uuid)),
             ["off", desktop] => self.meddle(desktop, |sim, d| sim.switch_off(d.spec.uuid)),
-            ["mute", desktop] => self.meddle(desktop, |sim, d| sim.mute(d.spec.uuid)),
+            ["mute", desktops @ ..] => {
+                for desktop in desktops {
+                    self.touch(desktop, |sim, d| sim.mute(d.spec.uuid))?;
+                }
+                self.look()
+            }
             ["undefine", desktop] => {
                 self.meddle(desktop, |sim, d| sim.undefine_by_hand(d.spec.uuid))
             }
@@ -35,6 +40,7 @@ impl Stage {
             ["fill", percent] => self.fill(percent),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
             ["back", server] => self.away(server, None),
+            ["slow", server, operation, span] => self.slow(server, operation, span),
             ["crash", server] => {
                 let index = self.index(server)?;
                 self.machine(index)?.restart();
@@ -66,6 +72,10 @@ impl Stage {
                 })))
             }
             ["wait", span] => self.wait(span),
+            ["live", span] => {
+                self.world.live(read_span(span)?);
+                self.look()
+            }
             _ => Err("no such command".to_owned()),
         }
     }
@@ -112,6 +122,15 @@ impl Stage {
         desktop: &str,
         act: impl FnOnce(&Arc<SimServer>, &KnownDesktop),
     ) -> Result<String, String> {
+        self.touch(desktop, act)?;
+        self.look()
+    }
+
+    fn touch(
+        &self,
+        desktop: &str,
+        act: impl FnOnce(&Arc<SimServer>, &KnownDesktop),
+    ) -> Result<(), String> {
         let known = self.desktop(desktop)?;
         let log = Arc::clone(&self.world.log);
         let home = self
@@ -120,7 +139,7 @@ impl Stage {
             .iter()
             .find(|machine| machine.id(&log) == Some(known.server));
         act(&home.ok_or("its server is not here")?.sim, &known);
-        self.look()
+        Ok(())
     }
 
     fn change(&mut self, desktop: &str, change: &str) -> Result<String, String> {
@@ -185,6 +204,20 @@ impl Stage {
         self.look()
     }
 
+    /// Nobody looks afterwards: what is slow is still to be asked for.
+    fn slow(&mut self, server: &str, operation: &str, span: &str) -> Result<String, String> {
+        let operation = match operation {
+            "start" => Operation::Start,
+            "stop" => Operation::Stop,
+            "define" => Operation::Define,
+            _ => return Err("the operation is start, stop or define".to_owned()),
+        };
+        let (index, span) = (self.index(server)?, read_span(span)?);
+        let sim = &self.machine(index)?.sim;
+        sim.next_fault(operation, Fault::Slow(span));
+        Ok(String::new())
+    }
+
     fn ask(
         &mut self,
         desktop: &str,
@@ -199,22 +232,26 @@ impl Stage {
     }
 
     fn wait(&mut self, span: &str) -> Result<String, String> {
-        let split = span
-            .find(|c: char| !c.is_ascii_digit())
-            .ok_or("a number and a unit")?;
-        let (number, unit) = span.split_at(split);
-        let number: u64 = number.parse().map_err(|_| "not a number")?;
-        let span = match unit {
-            "s" => Span::seconds(number),
-            "m" => Span::minutes(number),
-            "h" => Span::hours(number),
-            "d" => Span::hours(number * 24),
-            _ => return Err("the unit is s, m, h or d".to_owned()),
-        };
+        let span = read_span(span)?;
         let end = self.world.clock.now().after(span);
         self.world.clock.advance_to(end);
         self.pass()?;
         Ok(String::new())
+    }
+}
+
+fn read_span(text: &str) -> Result<Span, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or("a number and a unit")?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| "not a number")?;
+    match unit {
+        "s" => Ok(Span::seconds(number)),
+        "m" => Ok(Span::minutes(number)),
+        "h" => Ok(Span::hours(number)),
+        "d" => Ok(Span::hours(number * 24)),
+        _ => Err("the unit is s, m, h or d".to_owned()),
     }
 }
 

@@ -197,6 +197,11 @@ impl Stage {
             ));
         }
         self.servers_round();
+        for machine in &self.world.machines {
+            if let Some(misuse) = machine.sim.misuse().first() {
+                return Err(format!("misuse of {}: {misuse}", machine.name));
+            }
+        }
         self.world.clock.advance(Span::seconds(5));
         Ok(())
     }

@@ -15,7 +15,7 @@ pub fn limit(task: &Task) -> Span {
         Task::Create { .. } | Task::Start { .. } => Span::minutes(10),
         // Nothing waits behind it.
         Task::Redefine { .. } => Span::minutes(5),
-        // Guests are asked twice, a minute each, and a Windows guest that installs updates takes its time.
+        // Guests are asked twice, a minute each at most, and a Windows guest that installs updates takes its time.
         Task::Stop { .. } | Task::Restart { .. } => Span::minutes(15),
         // A disk that is busy elsewhere may hold the removal up.
         Task::Remove { .. } => Span::minutes(10),

@@ -33,7 +33,8 @@ pub async fn run(agreement: Arc<dyn Agreement>, clock: Arc<dyn Clock>) {
         let slow = wake::full_pass("leader", pass);
         let next = report.next.map(|at| at.since(now).max(Span(1)));
         let longest = next.map_or(slow, |next| next.min(slow));
-        wake::next(clock.as_ref(), &mut streams, longest).await;
+        wake::breathe(clock.as_ref()).await;
+        wake::event(clock.as_ref(), &mut streams, longest).await;
     }
 }
 

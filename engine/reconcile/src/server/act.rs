@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use coppice_schema::ids::{Member, Stamp};
-use coppice_schema::known::{DesktopSpec, Order, Task};
-use coppice_schema::units::Span;
+use coppice_schema::ids::{Epoch, GridId, Member, Stamp};
+use coppice_schema::known::{DesktopSpec, Ending, Order, Task};
+use coppice_schema::units::{Span, Timestamp};
 use coppice_state::State;
 use coppice_state::entry::Attempt;
 use coppice_world::disks::{DiskError, NewOverlay};
 use coppice_world::hypervisor::{Definition, HypervisorError, Mark};
-use futures::stream::{self, StreamExt};
+use uuid::Uuid;
 
+use super::flight::{Act, Landed, Object};
 use super::look::Sight;
-use super::{Ports, Round, Server, ServerReport, allowed};
+use super::{Memory, Ports, Round, allowed};
 use crate::backoff;
 
 /// How long a guest is asked to shut down in each way, before the next is tried: a loaded Windows guest takes most
@@ -22,7 +23,7 @@ const PATIENCE: Span = Span::seconds(60);
 
 /// Why an act failed.
 #[derive(Debug, thiserror::Error)]
-enum ActError {
+pub(super) enum ActError {
     #[error(transparent)]
     Hypervisor(#[from] HypervisorError),
     #[error(transparent)]
@@ -55,67 +56,63 @@ impl ActError {
     }
 }
 
-/// Tries every order that is due, each once and each on its own, and returns how each went.
-pub(super) async fn carry_out(
-    server: &Server,
+/// Acts to begin, and how those orders went that may not be carried out. The stamps of the former are on the medium.
+pub(super) async fn prepare(
+    memory: &Memory,
     ports: &Ports,
     round: &Round,
     state: &State,
     sight: &Sight,
-    report: &mut ServerReport,
-) -> Vec<(Stamp, Attempt)> {
-    let due = due(server, round, state);
+    busy: &BTreeSet<Object>,
+) -> Result<(Vec<Act>, BTreeMap<Stamp, Attempt>), String> {
+    let due = due(memory, round, state, busy);
     if due.is_empty() {
-        return Vec::new();
+        return Ok((Vec::new(), BTreeMap::new()));
     }
-    let (may, mut tried) = match judge(&due, ports, round, state, sight).await {
-        Ok(judged) => judged,
-        Err(e) => {
-            report.trouble.push(e);
-            return Vec::new();
+    let (may, refused) = judge(&due, ports, round, state, sight).await?;
+    let mut overlays = make_overlays(&may, ports, round, state).await;
+    let acts = may.into_iter().map(|(stamp, order)| {
+        let overlay = order.task.member().and_then(|m| overlays.remove(m));
+        let found = Found::of(&order.task, overlay, sight);
+        let mark = Marking {
+            grid: round.grid,
+            epoch: state.epoch,
+            stamp,
+        };
+        let work = perform(order.task.clone(), found, mark, ports.clone());
+        Act {
+            stamp,
+            order: order.clone(),
+            work: Box::pin(work),
         }
-    };
-    let overlays = make_overlays(&may, ports, round, state).await;
-    let acts: Vec<_> = may
-        .iter()
-        .map(|(stamp, order)| {
-            let overlay = order.task.member().and_then(|m| overlays.get(m));
-            act(*stamp, order, overlay, ports, round, state, sight)
-        })
-        .collect();
-    let done: Vec<_> = stream::iter(acts)
-        .buffer_unordered(server.at_once)
-        .collect()
-        .await;
-    tried.extend(done);
-    tried.sort_by_key(|(stamp, _)| *stamp);
-    for (stamp, attempt) in &tried {
-        let what = due.iter().find(|(s, _)| s == stamp);
-        let what = what.map(|(_, order)| order.task.describe());
-        report
-            .tried
-            .push((*stamp, what.unwrap_or_default(), attempt.clone()));
+    });
+    Ok((acts.collect(), refused))
+}
+
+/// How an act went, told at `now`, when it is known.
+pub(super) fn attempt(landed: Landed, now: Timestamp) -> Attempt {
+    match landed.result {
+        Ok(()) => Attempt::Done,
+        Err(e) if e.may_pass() => failed(&landed.order, e.to_string(), now),
+        Err(e) => Attempt::Refused {
+            error: e.to_string(),
+        },
     }
-    tried
 }
 
 type Due<'a> = Vec<(Stamp, &'a Order)>;
 
-/// Orders of mine whose time has come, the oldest of each slot, and not those whose receipt is still unsaid.
-fn due<'a>(server: &Server, round: &Round, state: &'a State) -> Due<'a> {
-    let mut slots = BTreeSet::new();
+/// Orders of mine whose time has come, the oldest about each object, and not those whose receipt is still unsaid. An
+/// order that was taken back while its act is under way still keeps its slot busy: a newer one waits for its end.
+fn due<'a>(memory: &Memory, round: &Round, state: &'a State, busy: &BTreeSet<Object>) -> Due<'a> {
+    let mut taken = busy.clone();
     state
         .orders
         .iter()
         .filter(|(_, order)| order.server == round.me)
-        .filter(|(_, order)| {
-            order
-                .task
-                .member()
-                .is_none_or(|member| slots.insert(member.desktop.clone()))
-        })
+        .filter(|(_, order)| taken.insert(Object::of(&order.task)))
         .filter(|(stamp, order)| {
-            order.not_before <= round.now && !server.receipts.contains_key(stamp)
+            order.not_before <= round.now && !memory.receipts.contains_key(stamp)
         })
         .map(|(stamp, order)| (*stamp, order))
         .collect()
@@ -129,18 +126,18 @@ async fn judge<'a>(
     round: &Round,
     state: &State,
     sight: &Sight,
-) -> Result<(Due<'a>, Vec<(Stamp, Attempt)>), String> {
+) -> Result<(Due<'a>, BTreeMap<Stamp, Attempt>), String> {
     let stamps = ports.stamps.all().await.map_err(|e| e.to_string())?;
     let mut may = Vec::new();
-    let mut refused = Vec::new();
+    let mut refused = BTreeMap::new();
     for (stamp, order) in due {
         let verdict = allowed::by_stamp(&order.task, *stamp, &stamps)
             .and_then(|()| allowed::by_sight(&order.task, sight, round.grid, state.epoch));
         match verdict {
             Ok(()) => may.push((*stamp, *order)),
             Err(objection) => {
-                let attempt = objection.attempt(|error| failed(order, error, round));
-                refused.push((*stamp, attempt));
+                let attempt = objection.attempt(|error| failed(order, error, round.now));
+                refused.insert(*stamp, attempt);
             }
         }
     }
@@ -153,9 +150,9 @@ async fn judge<'a>(
     Ok((may, refused))
 }
 
-fn failed(order: &Order, error: String, round: &Round) -> Attempt {
+fn failed(order: &Order, error: String, now: Timestamp) -> Attempt {
     let object = order.task.describe();
-    let retry_at = round.now.after(backoff::wait(&object, order.attempts));
+    let retry_at = now.after(backoff::wait(&object, order.attempts));
     Attempt::Failed { error, retry_at }
 }
 
@@ -171,7 +168,12 @@ async fn make_overlays(
         .iter()
         .filter_map(|(stamp, order)| match &order.task {
             Task::Create { spec, .. } => Some(NewOverlay {
-                mark: mark(spec, *stamp, round, state),
+                mark: Marking {
+                    grid: round.grid,
+                    epoch: state.epoch,
+                    stamp: *stamp,
+                }
+                .of(spec),
                 size: spec.hardware.disk,
             }),
             Task::Redefine { .. }
@@ -209,102 +211,118 @@ async fn make_overlays(
     }
 }
 
-fn mark(spec: &DesktopSpec, stamp: Stamp, round: &Round, state: &State) -> Mark {
-    Mark {
-        grid: round.grid,
-        epoch: state.epoch,
-        member: spec.member.clone(),
-        image: spec.image,
-        stamp,
+/// What a mark says beside whose it is.
+struct Marking {
+    grid: GridId,
+    epoch: Epoch,
+    stamp: Stamp,
+}
+
+impl Marking {
+    fn of(&self, spec: &DesktopSpec) -> Mark {
+        Mark {
+            grid: self.grid,
+            epoch: self.epoch,
+            member: spec.member.clone(),
+            image: spec.image,
+            stamp: self.stamp,
+        }
     }
 }
 
-async fn act(
-    stamp: Stamp,
-    order: &Order,
-    overlay: Option<&Result<PathBuf, DiskError>>,
-    ports: &Ports,
-    round: &Round,
-    state: &State,
-    sight: &Sight,
-) -> (Stamp, Attempt) {
-    let mark = |spec: &DesktopSpec| mark(spec, stamp, round, state);
-    let attempt = match perform(&order.task, overlay, mark, ports, sight).await {
-        Ok(()) => Attempt::Done,
-        Err(e) if e.may_pass() => failed(order, e.to_string(), round),
-        Err(e) => Attempt::Refused {
-            error: e.to_string(),
-        },
-    };
-    (stamp, attempt)
+/// What was seen, when the act was prepared, of the life that it is about.
+struct Found {
+    /// Its domain.
+    domain: Option<Uuid>,
+    /// Its guest has not answered since it was started.
+    unheard: bool,
+    /// Its overlay's file; to be created, what became of making it.
+    overlay: Option<Result<PathBuf, DiskError>>,
+}
+
+impl Found {
+    fn of(task: &Task, made: Option<Result<PathBuf, DiskError>>, sight: &Sight) -> Self {
+        let member = task.member();
+        let seen = member.and_then(|member| sight.members.get(member)?.domain.as_ref());
+        let file = member.and_then(|member| sight.files.get(member));
+        Self {
+            domain: seen.map(|domain| domain.uuid),
+            unheard: seen.is_some_and(|domain| sight.unheard.contains(&domain.uuid)),
+            overlay: made.or(file.cloned().map(Ok)),
+        }
+    }
 }
 
 /// Does what the task says, once. Each part can be done again, so a task that was cut off is simply done again.
-async fn perform(
-    task: &Task,
-    overlay: Option<&Result<PathBuf, DiskError>>,
-    mark: impl Fn(&DesktopSpec) -> Mark,
-    ports: &Ports,
-    sight: &Sight,
-) -> Result<(), ActError> {
+async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Result<(), ActError> {
     let (hypervisor, disks) = (&ports.hypervisor, &ports.disks);
-    let uuid = |member: &Member| {
-        let seen = sight.members.get(member);
-        seen.and_then(|s| s.domain.as_ref()).map(|d| d.uuid)
-    };
+    let Found {
+        domain,
+        unheard,
+        overlay,
+    } = found;
     match task {
         Task::Create { spec, start } => {
-            let none = || ActError::NoOverlay(spec.member.clone());
-            let overlay = overlay.ok_or_else(none)?.clone()?;
-            let definition = Definition {
-                spec: spec.clone(),
-                mark: mark(spec),
-                overlay,
-            };
-            hypervisor.define(&definition).await?;
-            if *start {
-                hypervisor.start(spec.uuid).await?;
-            }
-        }
-        Task::Redefine { spec } => {
-            let none = || ActError::NoOverlay(spec.member.clone());
-            let definition = Definition {
-                spec: spec.clone(),
-                mark: mark(spec),
-                overlay: sight.files.get(&spec.member).ok_or_else(none)?.clone(),
-            };
-            hypervisor.define(&definition).await?;
-        }
-        Task::Start { member } => {
-            if let Some(uuid) = uuid(member) {
+            let uuid = spec.uuid;
+            hypervisor
+                .define(&definition(spec, overlay, &mark)?)
+                .await?;
+            if start {
                 hypervisor.start(uuid).await?;
             }
         }
-        Task::Stop { member } => {
-            if let Some(uuid) = uuid(member) {
+        Task::Redefine { spec } => {
+            hypervisor
+                .define(&definition(spec, overlay, &mark)?)
+                .await?;
+        }
+        Task::Start { .. } => {
+            if let Some(uuid) = domain {
+                hypervisor.start(uuid).await?;
+            }
+        }
+        Task::Stop { .. } => {
+            if let Some(uuid) = domain {
                 hypervisor.stop(uuid, PATIENCE).await?;
             }
         }
-        Task::Restart { member } => {
-            if let Some(uuid) = uuid(member) {
-                hypervisor.stop(uuid, PATIENCE).await?;
+        Task::Restart { ending, .. } => {
+            if let Some(uuid) = domain {
+                match ending {
+                    Ending::AskedIfUp if unheard => hypervisor.power_off(uuid).await?,
+                    Ending::AskedIfUp | Ending::Asked => hypervisor.stop(uuid, PATIENCE).await?,
+                }
                 hypervisor.start(uuid).await?;
             }
         }
         Task::Remove { member } => {
             // The disk goes last: as long as it is there, whatever was cut off is still known to be ours.
-            if let Some(uuid) = uuid(member) {
+            if let Some(uuid) = domain {
                 hypervisor.power_off(uuid).await?;
                 hypervisor.undefine(uuid).await?;
             }
-            if sight.files.contains_key(member) {
-                disks.remove_overlay(member).await?;
+            if overlay.is_some() {
+                disks.remove_overlay(&member).await?;
             }
         }
         Task::VerifyImage { root } => {
-            disks.verify_image(*root).await?;
+            disks.verify_image(root).await?;
         }
-        Task::DropImage { root } => disks.drop_image(*root).await?,
+        Task::DropImage { root } => disks.drop_image(root).await?,
     }
     Ok(())
+}
+
+fn definition(
+    spec: DesktopSpec,
+    overlay: Option<Result<PathBuf, DiskError>>,
+    mark: &Marking,
+) -> Result<Definition, ActError> {
+    let none = || ActError::NoOverlay(spec.member.clone());
+    let overlay = overlay.ok_or_else(none)??;
+    Ok(Definition {
+        mark: mark.of(&spec),
+        spec,
+        overlay,
+    })
 }

@@ -109,7 +109,7 @@ pub(super) fn by_sight(
                 Err(Objection::NoOverlay(spec.member.clone()))
             }
         }
-        Task::Start { member } | Task::Stop { member } | Task::Restart { member } => {
+        Task::Start { member } | Task::Stop { member } | Task::Restart { member, .. } => {
             let seen = sight.members.get(member);
             if seen.is_some_and(|s| s.domain.is_some()) {
                 Ok(())

@@ -1,6 +1,6 @@
 //! Looking at a server: what is there, in the grid's words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use coppice_schema::Digest;
@@ -30,13 +30,20 @@ pub(super) struct Sight {
     pub(super) hypervisor: Health,
     /// The files of overlays that are ours.
     pub(super) files: BTreeMap<Member, PathBuf>,
+    /// Guests that have not answered since they were started, as far as that is known for certain.
+    pub(super) unheard: BTreeSet<Uuid>,
     /// What did not work, in words.
     pub(super) trouble: Option<String>,
 }
 
 /// What guests said last.
 #[derive(Debug, Default)]
-pub(super) struct Guests(BTreeMap<Uuid, Answer>);
+pub(super) struct Guests {
+    answers: BTreeMap<Uuid, Answer>,
+    /// Those that have answered in the start that they are in, or may have: nobody knows what those said that ran
+    /// before this daemon looked first. With that start, unless they stood still. `None`: it has not looked.
+    met: Option<BTreeMap<Uuid, Option<Timestamp>>>,
+}
 
 #[derive(Debug)]
 struct Answer {
@@ -95,6 +102,7 @@ fn as_last_reported(round: &Round, state: &State, cause: String) -> Sight {
         disk,
         hypervisor: Health::Away(cause.clone()),
         files: BTreeMap::new(),
+        unheard: BTreeSet::new(),
         trouble: Some(cause),
     }
 }
@@ -146,12 +154,13 @@ impl Guests {
             PowerState::Off | PowerState::Paused(_) | PowerState::Crashed => None,
         };
         let up: BTreeMap<Uuid, Timestamp> = ours.iter().filter_map(|(_, d)| running(d)).collect();
-        self.0
+        self.answers
             .retain(|uuid, answer| up.get(uuid) == Some(&answer.running_since));
+        self.keep_met(ours);
         let due = ours.iter().filter(|(mark, domain)| {
             let booting = state.desktops.get(&mark.member.desktop);
             let booting = booting.is_some_and(|d| matches!(d.phase, Phase::Provisioning { .. }));
-            let known = self.0.get(&domain.uuid);
+            let known = self.answers.get(&domain.uuid);
             up.contains_key(&domain.uuid)
                 && known.is_none_or(|a| {
                     booting || a.said == GuestState::Silent || round.now.since(a.asked) >= ASK_EVERY
@@ -172,20 +181,45 @@ impl Guests {
             };
             // A question that failed says nothing about the guest.
             if let Ok(said) = said {
+                if said != GuestState::Silent {
+                    let met = self.met.get_or_insert_default();
+                    met.insert(uuid, Some(running_since));
+                }
                 let answer = Answer {
                     running_since,
                     asked: round.now,
                     said,
                 };
-                self.0.insert(uuid, answer);
+                self.answers.insert(uuid, answer);
             }
         }
     }
 
+    /// Forgets those that ended or were started anew. Standing still is neither.
+    fn keep_met(&mut self, ours: &[Ours<'_>]) {
+        let alive = ours.iter().filter_map(|(_, domain)| match domain.power {
+            PowerState::Running { since } => Some((domain.uuid, Some(since))),
+            PowerState::Paused(_) => Some((domain.uuid, None)),
+            PowerState::Off | PowerState::Crashed => None,
+        });
+        let alive: BTreeMap<Uuid, Option<Timestamp>> = alive.collect();
+        let met = self.met.get_or_insert_with(|| alive.clone());
+        met.retain(|uuid, before| {
+            let now = alive.get(uuid);
+            now.is_some_and(|since| since.is_none() || before.is_none() || since == before)
+        });
+    }
+
     fn said(&self, uuid: Uuid) -> GuestState {
-        self.0
+        self.answers
             .get(&uuid)
             .map_or(GuestState::Silent, |a| a.said.clone())
+    }
+
+    fn unheard(&self) -> BTreeSet<Uuid> {
+        let asked = self.answers.keys();
+        let met = |uuid: &&Uuid| self.met.as_ref().is_some_and(|met| met.contains_key(*uuid));
+        asked.filter(|uuid| !met(uuid)).copied().collect()
     }
 }
 
@@ -254,6 +288,7 @@ fn seen(
         disk: level(space, before.map(|l| l.disk).unwrap_or_default()),
         hypervisor: Health::Well,
         files,
+        unheard: guests.unheard(),
         trouble: None,
     }
 }

@@ -1,14 +1,16 @@
 //! A server's rounds, one after the other.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use coppice_world::clock::Clock;
+use futures::future::select;
 use futures::stream::StreamExt;
 
 use super::{Ports, Server, ServerReport, round};
 use crate::wake;
 
-/// Runs rounds for ever: whenever the grid's state, the hypervisor or time asks for one.
+/// Runs rounds for ever: whenever the grid's state, the hypervisor, time or the end of an act asks for one.
 ///
 /// Dropping it is safe at any point. It never ends by itself: what goes wrong is logged and tried again.
 pub async fn run(mut server: Server, ports: Ports, clock: Arc<dyn Clock>) {
@@ -16,17 +18,22 @@ pub async fn run(mut server: Server, ports: Ports, clock: Arc<dyn Clock>) {
     let mut streams = wake::Streams::new();
     streams.push(ports.agreement.watch().map(|_| ()).boxed());
     streams.push(ports.hypervisor.watch());
-    let name = server.name.to_string();
+    let name = server.memory.name.to_string();
     for pass in 0u64.. {
         let report = round(&mut server, &ports, clock.now()).await;
         log(&report);
         let slow = wake::full_pass(&name, pass);
         let longest = report.again.map_or(slow, |again| again.min(slow));
-        wake::next(clock.as_ref(), &mut streams, longest).await;
+        server.along(wake::breathe(clock.as_ref())).await;
+        let woken = pin!(wake::event(clock.as_ref(), &mut streams, longest));
+        select(pin!(server.landing()), woken).await;
     }
 }
 
 fn log(report: &ServerReport) {
+    for (stamp, what) in &report.begun {
+        tracing::debug!(%stamp, what, "order begun");
+    }
     for (stamp, what, attempt) in &report.tried {
         tracing::info!(%stamp, what, ?attempt, "order tried");
     }

@@ -187,7 +187,7 @@ fn remember_repair(state: &mut State, order: &NewOrder) {
                 repairs.remove(0);
             }
         }
-        (Task::Restart { member }, _) => {
+        (Task::Restart { member, .. }, _) => {
             let asked = state.requests.get(&member.desktop);
             if matches!(asked, Some(Request::Restart(asked)) if asked == member) {
                 state.requests.remove(&member.desktop);

@@ -260,7 +260,7 @@ impl Grid {
                 domain.stale_until_reboot = stale;
                 seen.domain = Some(domain);
             }
-            Task::Start { member } | Task::Restart { member } => {
+            Task::Start { member } | Task::Restart { member, .. } => {
                 let domain = self.world.get_mut(member).unwrap().domain.as_mut().unwrap();
                 *domain = super::grid::domain(&domain.spec.clone(), stamp, running);
             }

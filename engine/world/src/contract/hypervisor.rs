@@ -76,6 +76,22 @@ pub trait Means: Send + Sync {
     /// Lets it go on.
     fn unhang(&self, _uuid: Uuid) {}
 
+    /// Makes the agent of a running guest stand still; the guest itself goes on.
+    ///
+    /// # Errors
+    /// It still runs, or this cannot be done.
+    fn stop_agent(&self, uuid: Uuid) -> Result<(), Outcome> {
+        Err(cannot(&format!("stop the agent of domain {uuid}")))
+    }
+
+    /// Whether a domain that is off shut down by itself, rather than by its power.
+    ///
+    /// # Errors
+    /// This cannot be known.
+    fn shut_down_by_itself(&self, uuid: Uuid) -> Result<bool, Outcome> {
+        Err(cannot(&format!("know why domain {uuid} is off")))
+    }
+
     /// What is still there of a domain that was undefined: files, sockets, processes.
     fn leftovers(&self, _uuid: Uuid) -> Vec<String> {
         Vec::new()
@@ -166,6 +182,9 @@ const CHECKS: &[(&str, Check)] = &[
     }),
     ("a guest shuts down when asked, by agent or button", |s| {
         Box::pin(guests::shuts_down(s))
+    }),
+    ("a guest whose agent hangs is asked by its button", |s| {
+        Box::pin(guests::by_button(s))
     }),
     ("a display can be reached and pictured", |s| {
         Box::pin(guests::display(s))

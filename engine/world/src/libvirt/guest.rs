@@ -11,6 +11,8 @@ use crate::hypervisor::HypervisorError;
 
 /// Seconds in which a guest must answer a question.
 const PATIENCE: i32 = 5;
+/// Seconds in which an agent must say that it is there. One that is well takes milliseconds.
+const PING: i32 = 2;
 
 #[derive(Deserialize)]
 struct Answer<T> {
@@ -27,6 +29,9 @@ struct HostName {
 #[derive(Deserialize)]
 struct User {}
 
+#[derive(Deserialize)]
+struct Pong {}
+
 impl Libvirt {
     pub(super) async fn ask(&self, uuid: Uuid) -> Result<GuestState, HypervisorError> {
         if self.shared.has_no_agents() {
@@ -34,26 +39,43 @@ impl Libvirt {
             self.live("ask", uuid).await?;
             return Err(HypervisorError::Lacks(Feature::Agent));
         }
+        let said = self.inquire(uuid, question).await?;
+        Ok(said.unwrap_or(GuestState::Silent))
+    }
+
+    /// Whether its agent is there and listens.
+    pub(super) async fn agent_answers(&self, uuid: Uuid) -> Result<bool, HypervisorError> {
+        let ping =
+            |domain: &Domain| put::<Pong>(domain, r#"{"execute":"guest-ping"}"#, PING).is_some();
+        Ok(self.inquire(uuid, ping).await? == Some(true))
+    }
+
+    /// Puts questions to a guest. `None`: it cannot be asked, or did not answer in time.
+    async fn inquire<T: Send + 'static>(
+        &self,
+        uuid: Uuid,
+        questions: impl FnOnce(&Domain) -> T + Send + 'static,
+    ) -> Result<Option<T>, HypervisorError> {
         if !self.agent_connected(uuid).await? {
-            return Ok(GuestState::Silent);
+            return Ok(None);
         }
         let gate = self.shared.gates.of(uuid);
         let limit = duration(self.shared.limits.ask);
         // One question at a time: a guest that leaves one open would leave the next open too.
         let Some(passage) = gate.pass(Way::Ask, limit).await else {
-            return Ok(GuestState::Silent);
+            return Ok(None);
         };
         let shared = self.shared.clone();
         let answer = self.shared.acts.call(limit, move || {
             let _passage = passage;
             let (_, domain) = shared.link.domain("ask", uuid)?;
-            Ok(question(&domain))
+            Ok(Some(questions(&domain)))
         });
         match answer.await {
             Ok(answer) => answer,
             Err(_) => {
                 gate.note_late(Way::Ask);
-                Ok(GuestState::Silent)
+                Ok(None)
             }
         }
     }
@@ -64,10 +86,11 @@ const HOST_NAME_MAX: usize = 253;
 
 /// A guest that does not answer, or nonsense, is silent.
 fn question(domain: &Domain) -> GuestState {
-    let Some(host_name) = put(domain, r#"{"execute":"guest-get-host-name"}"#).map(told_name) else {
+    let name: Option<HostName> = put(domain, r#"{"execute":"guest-get-host-name"}"#, PATIENCE);
+    let Some(host_name) = name.map(told_name) else {
         return GuestState::Silent;
     };
-    let users: Option<Vec<User>> = put(domain, r#"{"execute":"guest-get-users"}"#);
+    let users: Option<Vec<User>> = put(domain, r#"{"execute":"guest-get-users"}"#, PATIENCE);
     GuestState::Answers {
         hostname: host_name,
         users: users.and_then(|users| u32::try_from(users.len()).ok()),
@@ -82,8 +105,8 @@ fn told_name(HostName { host_name }: HostName) -> String {
     host_name
 }
 
-fn put<T: for<'de> Deserialize<'de>>(domain: &Domain, question: &str) -> Option<T> {
-    let said = domain.qemu_agent_command(question, PATIENCE, 0).ok()?;
+fn put<T: for<'de> Deserialize<'de>>(domain: &Domain, question: &str, patience: i32) -> Option<T> {
+    let said = domain.qemu_agent_command(question, patience, 0).ok()?;
     understand(&said)
 }
 

@@ -51,7 +51,8 @@ impl Libvirt {
             PowerState::Paused(_) => return self.cut_power(uuid).await,
             PowerState::Running { .. } => {}
         }
-        if self.agent_connected(uuid).await? {
+        // One that hangs would hold up the button, too: libvirt asks it in a changing call.
+        if self.agent_answers(uuid).await? {
             let asked = self
                 .change(
                     "shut down by the agent of",

@@ -41,12 +41,16 @@ impl Hypervisor for SimServer {
         let name = definition.spec.member.desktop.to_string();
         let uuid = definition.spec.uuid;
         let grid = self.setup.grid;
-        let act = move |machine: &mut Machine, now| define(machine, definition, grid, now);
-        Box::pin(self.call(Operation::Define, name, Some(uuid), act))
+        let asked = self.machine().journal.len();
+        let act = move |machine: &mut Machine, now| define(machine, definition, grid, asked, now);
+        Box::pin(async move {
+            let _turn = self.alone(Operation::Define, uuid);
+            self.call(Operation::Define, name, Some(uuid), act).await
+        })
     }
 
     fn start(&self, uuid: Uuid) -> BoxFuture<'_, Outcome<()>> {
-        self.change(Operation::Start, uuid, move |machine, now| {
+        let act = move |machine: &mut Machine, now| {
             if !machine.domains.contains_key(&uuid) {
                 // A start that hung may come about when others have undefined its domain meanwhile.
                 if !machine.taken_away(uuid) {
@@ -60,29 +64,38 @@ impl Hypervisor for SimServer {
                 cause,
             };
             machine.switch_on(uuid, now, Hand::Ours).map_err(refused)
+        };
+        Box::pin(async move {
+            let _turn = self.alone(Operation::Start, uuid);
+            self.change(Operation::Start, uuid, act).await
         })
     }
 
     fn stop(&self, uuid: Uuid, patience: Span) -> BoxFuture<'_, Outcome<()>> {
         Box::pin(async move {
-            // A guest that answers shuts down at once; another one needs both patiences.
+            let _turn = self.alone(Operation::Stop, uuid);
+            // A guest that answers shuts down at once; in another one the agent is passed over, and the button is
+            // waited for in vain.
             let now = self.clock.now();
             let domains = self.domains();
             let domain = domains.iter().find(|d| d.uuid == uuid);
             let deaf = domain.is_some_and(|d| d.runs() && d.answers_at.is_none_or(|at| at > now));
             if deaf {
-                self.clock.sleep(Span(patience.0.saturating_mul(2))).await;
+                self.clock.sleep(patience).await;
             }
             self.end(Operation::Stop, uuid).await
         })
     }
 
     fn power_off(&self, uuid: Uuid) -> BoxFuture<'_, Outcome<()>> {
-        self.end(Operation::PowerOff, uuid)
+        Box::pin(async move {
+            let _turn = self.alone(Operation::PowerOff, uuid);
+            self.end(Operation::PowerOff, uuid).await
+        })
     }
 
     fn undefine(&self, uuid: Uuid) -> BoxFuture<'_, Outcome<()>> {
-        self.change(Operation::Undefine, uuid, move |machine, now| {
+        let act = move |machine: &mut Machine, now| {
             let Some(domain) = machine.domains.get(&uuid) else {
                 return Ok(());
             };
@@ -98,6 +111,10 @@ impl Hypervisor for SimServer {
             let mark = machine.domains.remove(&uuid).and_then(|d| d.mark);
             machine.note(now, Hand::Ours, Deed::Undefined { uuid, mark });
             Ok(())
+        };
+        Box::pin(async move {
+            let _turn = self.alone(Operation::Undefine, uuid);
+            self.change(Operation::Undefine, uuid, act).await
         })
     }
 
@@ -155,7 +172,29 @@ impl Hypervisor for SimServer {
     }
 }
 
+/// A changing call of a domain is under way, until this is dropped.
+struct Turn<'a> {
+    server: &'a SimServer,
+    uuid: Uuid,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.server.machine().called.remove(&self.uuid);
+    }
+}
+
 impl SimServer {
+    /// Whoever carries orders out does one thing to a domain at a time, and waits for its end.
+    fn alone(&self, operation: Operation, uuid: Uuid) -> Turn<'_> {
+        let mut machine = self.machine();
+        if let Some(first) = machine.called.insert(uuid, operation) {
+            machine.scold(format!("{operation:?} of {uuid} during its {first:?}"));
+        }
+        drop(machine);
+        Turn { server: self, uuid }
+    }
+
     /// A changing call on a domain, which must be ours.
     fn change<F>(&self, operation: Operation, uuid: Uuid, act: F) -> BoxFuture<'_, Outcome<()>>
     where
@@ -186,10 +225,12 @@ impl SimServer {
     }
 }
 
+/// `asked`: how long the journal was when this was asked for.
 fn define(
     machine: &mut Machine,
     definition: Definition,
     grid: Option<GridId>,
+    asked: usize,
     now: Timestamp,
 ) -> Outcome<()> {
     let Definition {
@@ -208,8 +249,11 @@ fn define(
     let stands = machine.domains.get(&uuid).or(named);
     if let Some(there) = stands {
         if !is_ours(grid, there.mark.as_ref()) {
-            let (domain, owner) = (there.name.clone(), there.mark.clone());
-            machine.scold(format!("define over {domain}, which is not ours"));
+            let (domain, owner, theirs) = (there.name.clone(), there.mark.clone(), there.uuid);
+            // Others may define one while ours is slow to come about.
+            if !machine.appeared(theirs, asked) {
+                machine.scold(format!("define over {domain}, which is not ours"));
+            }
             return Err(not_ours(domain, owner.as_ref()));
         }
         if there.uuid != uuid {

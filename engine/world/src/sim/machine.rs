@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Setup;
 use super::chance::mixed;
+use super::fault::Operation;
 use super::journal::{Change, Deed, Hand};
 use crate::hypervisor::Mark;
 
@@ -78,6 +79,8 @@ pub(super) struct Machine {
     pub(super) images: BTreeMap<Digest, SimImage>,
     pub(super) journal: Vec<Change>,
     pub(super) misuse: Vec<String>,
+    /// Changing calls whose callers still wait for their end.
+    pub(super) called: BTreeMap<Uuid, Operation>,
     /// Until when a changing call of a domain is under way.
     pub(super) busy: BTreeMap<Uuid, Timestamp>,
     pub(super) late: Vec<(Timestamp, Effect)>,
@@ -99,6 +102,7 @@ impl Machine {
             images: BTreeMap::new(),
             journal: Vec::new(),
             misuse: Vec::new(),
+            called: BTreeMap::new(),
             busy: BTreeMap::new(),
             late: Vec::new(),
             watchers: Vec::new(),
@@ -163,6 +167,15 @@ impl Machine {
                 | Deed::ImageGone(_) => None,
             });
         last == Some((Hand::Other, true))
+    }
+
+    /// Others defined that domain after the first `seen` changes.
+    pub(super) fn appeared(&self, uuid: Uuid, seen: usize) -> bool {
+        let since = self.journal.get(seen..).unwrap_or_default();
+        since.iter().any(|change| {
+            change.by == Hand::Other
+                && matches!(change.deed, Deed::Defined { uuid: u, .. } if u == uuid)
+        })
     }
 
     /// Keeps what a correct program never asks, in words.

@@ -16,6 +16,8 @@ use coppice_world::hypervisor::{Definition, Mark};
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 use virt::connect::Connect;
+use virt::domain::{DomainShutoffReason, DomainStateReason};
+use virt::enumutil::Enum;
 
 /// The means for QEMU on this machine.
 pub(crate) struct Qemu {
@@ -144,6 +146,28 @@ impl Means for Qemu {
         if let Some(pid) = process(uuid) {
             let _gone = kill_process(pid, Signal::CONT);
         }
+    }
+
+    fn stop_agent(&self, uuid: Uuid) -> Result<(), Outcome> {
+        let connection = Connect::open(Some(&self.uri)).map_err(failed)?;
+        let domain = connection.lookup_domain_by_uuid(uuid).map_err(failed)?;
+        // It answers before it is stopped.
+        let command = r#"{"execute":"guest-exec","arguments":{"path":"/bin/busybox",
+            "arg":["sh","-c","sleep 1; /bin/busybox killall -STOP qemu-ga"]}}"#;
+        let begun = domain.qemu_agent_command(command, 5, 0);
+        begun.map(|_| ()).map_err(failed)
+    }
+
+    fn shut_down_by_itself(&self, uuid: Uuid) -> Result<bool, Outcome> {
+        let connection = Connect::open(Some(&self.uri)).map_err(failed)?;
+        let domain = connection.lookup_domain_by_uuid(uuid).map_err(failed)?;
+        let (_, reason) = domain.state().map_err(failed)?;
+        Ok(matches!(
+            reason,
+            Enum::Known(DomainStateReason::Shutoff(Enum::Known(
+                DomainShutoffReason::Shutdown
+            )))
+        ))
     }
 
     fn leftovers(&self, uuid: Uuid) -> Vec<String> {

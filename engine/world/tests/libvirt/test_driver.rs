@@ -35,6 +35,7 @@ async fn the_test_driver_keeps_the_contract() {
             "a domain without its disk does not start",
             "a guest answers with its own name",
             "a guest shuts down when asked, by agent or button",
+            "a guest whose agent hangs is asked by its button",
             "a display can be reached and pictured",
         ]
     );

@@ -49,6 +49,25 @@ pub(super) async fn shuts_down(subject: &Subject) -> Result<(), Outcome> {
     Ok(())
 }
 
+pub(super) async fn by_button(subject: &Subject) -> Result<(), Outcome> {
+    subject.need_guests()?;
+    subject.need(Feature::Agent).await?;
+    let definition = subject.started(1).await?;
+    let uuid = definition.spec.uuid;
+    booted(subject, &definition).await?;
+    subject.means.stop_agent(uuid)?;
+    let silent = || async { Ok(subject.hypervisor.ask_guest(uuid).await? == GuestState::Silent) };
+    subject.until("the silence of an agent", silent).await?;
+    subject.hypervisor.stop(uuid, GENTLE).await?;
+    let power = subject.power(uuid).await?;
+    ensure!(power == PowerState::Off, "stopped, it is {power:?}");
+    ensure!(
+        subject.means.shut_down_by_itself(uuid)?,
+        "its power was cut without asking it"
+    );
+    Ok(())
+}
+
 pub(super) async fn display(subject: &Subject) -> Result<(), Outcome> {
     subject.need_guests()?;
     let definition = subject.started(1).await?;

@@ -1,0 +1,184 @@
+//! Orders that are being carried out while rounds go on.
+//!
+//! A stop waits for a guest for minutes, and a verification for a disk for hours. Neither holds up the round: it
+//! begins acts and goes on, and a later one collects how they ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+
+use coppice_schema::Digest;
+use coppice_schema::ids::{DesktopId, Stamp};
+use coppice_schema::known::{Order, Task};
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::act::ActError;
+
+/// What an order is about: of each, at most one act is under way.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Object {
+    /// A slot: its former life goes before the next one comes.
+    Slot(DesktopId),
+    /// An image.
+    Image(Digest),
+}
+
+impl Object {
+    pub(super) fn of(task: &Task) -> Self {
+        match task {
+            Task::Create { spec, .. } | Task::Redefine { spec } => {
+                Self::Slot(spec.member.desktop.clone())
+            }
+            Task::Start { member }
+            | Task::Stop { member }
+            | Task::Restart { member, .. }
+            | Task::Remove { member } => Self::Slot(member.desktop.clone()),
+            Task::VerifyImage { root } | Task::DropImage { root } => Self::Image(*root),
+        }
+    }
+}
+
+/// What an act waits for. Acts of one lane hold up each other, and none of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lane {
+    /// The disk and the hypervisor.
+    Disk,
+    /// A guest that is to shut down. It may take its time, and costs the server nothing meanwhile.
+    Guest,
+    /// An image that is read, or removed.
+    Image,
+}
+
+impl Lane {
+    fn of(task: &Task) -> Self {
+        match task {
+            Task::Create { .. }
+            | Task::Redefine { .. }
+            | Task::Start { .. }
+            | Task::Remove { .. } => Self::Disk,
+            Task::Stop { .. } | Task::Restart { .. } => Self::Guest,
+            Task::VerifyImage { .. } | Task::DropImage { .. } => Self::Image,
+        }
+    }
+
+    /// How many of its acts are under way at once.
+    fn width(self) -> usize {
+        match self {
+            // A server's disk serves few boots well, and many badly.
+            Self::Disk => 4,
+            // Half of the hypervisor's threads, so that some are left when all these guests hang.
+            Self::Guest => 16,
+            // Two that read the disk take longer than one after the other.
+            Self::Image => 1,
+        }
+    }
+}
+
+/// An act that is to begin, or has begun.
+pub(super) struct Act {
+    pub(super) stamp: Stamp,
+    pub(super) order: Order,
+    pub(super) work: BoxFuture<'static, Result<(), ActError>>,
+}
+
+/// An act that ended.
+pub(super) struct Landed {
+    pub(super) stamp: Stamp,
+    pub(super) order: Order,
+    pub(super) result: Result<(), ActError>,
+}
+
+/// The acts of one server.
+#[derive(Default)]
+pub(super) struct Flight {
+    waiting: Vec<Act>,
+    aloft: FuturesUnordered<BoxFuture<'static, Landed>>,
+    objects: BTreeMap<Object, Lane>,
+    landed: Vec<Landed>,
+}
+
+impl fmt::Debug for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flight")
+            .field("objects", &self.objects)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Flight {
+    /// What acts under way are about.
+    pub(super) fn objects(&self) -> BTreeSet<Object> {
+        self.objects.keys().cloned().collect()
+    }
+
+    /// Which acts ended since this was asked last.
+    pub(super) fn land(&mut self) -> Vec<Landed> {
+        std::mem::take(&mut self.landed)
+    }
+
+    /// These acts wait for their turn, and no others do: what waited before and is not among them, was taken back.
+    pub(super) fn queue(&mut self, acts: Vec<Act>) {
+        self.waiting = acts;
+    }
+
+    /// Does `work`; acts go on meanwhile.
+    pub(super) async fn along<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            self.go_on(context);
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
+    /// Until an act has landed; for ever when none is under way.
+    pub(super) async fn landing(&mut self) {
+        poll_fn(|context| {
+            self.go_on(context);
+            if self.landed.is_empty() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
+    fn go_on(&mut self, context: &mut Context<'_>) {
+        loop {
+            self.begin();
+            let Poll::Ready(Some(landed)) = self.aloft.poll_next_unpin(context) else {
+                return;
+            };
+            self.objects.remove(&Object::of(&landed.order.task));
+            self.landed.push(landed);
+        }
+    }
+
+    /// Begins what waits, where its lane has room.
+    fn begin(&mut self) {
+        for act in std::mem::take(&mut self.waiting) {
+            let (object, lane) = (Object::of(&act.order.task), Lane::of(&act.order.task));
+            let busy = self.objects.values().filter(|other| **other == lane);
+            if busy.count() >= lane.width() {
+                self.waiting.push(act);
+                continue;
+            }
+            self.objects.insert(object, lane);
+            self.aloft.push(Box::pin(fly(act)));
+        }
+    }
+}
+
+async fn fly(act: Act) -> Landed {
+    let Act { stamp, order, work } = act;
+    let result = work.await;
+    Landed {
+        stamp,
+        order,
+        result,
+    }
+}
