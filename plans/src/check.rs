@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
-use coppice_schema::known::{CopyState, Known, KnownDesktop, Phase, ServerState, Task};
+use coppice_schema::ids::{Address, DesktopId, Generation, PoolName, ServerId};
+use coppice_schema::known::{
+    CopyState, DesktopSpec, Known, KnownDesktop, Phase, ServerState, Task,
+};
 
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
 
@@ -76,6 +78,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         one(action, step, known, &mut judge);
     }
     pools(plan, desired, known, &mut judge);
+    disks(plan, desired, known, &mut judge);
     found
 }
 
@@ -375,6 +378,46 @@ fn pools(
             gone == 0 || left >= floor,
             &object,
             "a change leaves as many desktops as its policy says",
+        );
+    }
+}
+
+/// No new desktop is put where what all of them may grow to leaves less of the disk than is to be kept free.
+fn disks(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    let bytes = |spec: &DesktopSpec| {
+        let disk = u128::from(spec.hardware.disk.0);
+        let limit = spec.hardware.disk_limit.map(|limit| u128::from(limit.0));
+        limit.map_or(disk / 8, |limit| limit.min(disk))
+    };
+    let mut new: BTreeMap<ServerId, u128> = BTreeMap::new();
+    for (action, step) in due(plan) {
+        if let (Task::Create { spec, .. }, Some(server)) = (&step.task, action.server) {
+            *new.entry(server).or_default() += bytes(spec);
+        }
+    }
+    for (id, new) in new {
+        let Some(server) = known.servers.get(&id).filter(|s| s.capacity.disk.0 > 0) else {
+            continue;
+        };
+        let there = known.desktops.values().filter(|d| d.server == id);
+        let there: u128 = there.map(|desktop| bytes(&desktop.spec)).sum();
+        let name = server.name.as_str();
+        let rules = desired.servers.iter();
+        // Of patterns only the plainest are read here.
+        let kept = rules
+            .filter(|(pattern, _)| *pattern == "*" || *pattern == name)
+            .map(|(_, rule)| u128::from(rule.keep_free_disk.0))
+            .max()
+            .unwrap_or(0);
+        judge(
+            there + new + kept <= u128::from(server.capacity.disk.0),
+            &Address::Server(server.name.clone()),
+            "desktops leave free what is to be kept of a disk",
         );
     }
 }

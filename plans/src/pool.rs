@@ -18,7 +18,7 @@ use coppice_schema::units::Span;
 
 use crate::draft::Draft;
 use crate::images::{self, Published};
-use crate::place::Need;
+use crate::place::{Need, growth};
 use crate::plan::{
     Action, Basis, Estimate, Finding, FindingKind, Impact, Kind, Memory, PoolForecast, Reason,
     Risk, Severity, Step, Wait,
@@ -359,11 +359,13 @@ fn place(
     image: Published<'_>,
     draft: &Draft<'_>,
 ) -> Result<ServerId, BTreeSet<String>> {
+    let hardware = specs::hardware(yard.desired, yard.pool, yard.template, image.record, None);
     let need = Need {
         image: image.record.root,
         labels: &yard.pool.servers,
         cpus: yard.template.cpus,
         memory: yard.template.memory,
+        disk: growth(&hardware),
         firmware: yard.template.firmware,
         displays: &yard.template.displays,
     };

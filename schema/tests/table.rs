@@ -129,7 +129,6 @@ fn what_is_known_and_not_carried_out_is_what_later_issues_bring() {
         "pool.entitled",
         "pool.hours",
         "pool.max_copy_age",
-        "server.keep_free_disk",
         "template.guest",
         "template.tpm",
     ];
