@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_schema::desired::Desired;
+use coppice_schema::desired::{Desired, Pool};
 use coppice_schema::ids::{Address, DesktopId, Generation, PoolName, ServerId};
 use coppice_schema::known::{
     CopyState, DesktopSpec, Known, KnownDesktop, Phase, ServerState, Task,
 };
+use coppice_schema::units::Timestamp;
 
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
 
@@ -76,6 +77,34 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
             );
         }
         one(action, step, known, &mut judge);
+        if let Some((member, desktop)) = step.task.member().and_then(|member| {
+            let desktop = known.desktops.get(&member.desktop)?;
+            (desktop.incarnation == member.incarnation).then_some((member, desktop))
+        }) {
+            let ends = match step.task {
+                Task::Remove { .. } | Task::Stop { .. } | Task::Restart { .. } => true,
+                Task::Create { .. }
+                | Task::Redefine { .. }
+                | Task::Start { .. }
+                | Task::VerifyImage { .. }
+                | Task::DropImage { .. } => false,
+            };
+            let again = matches!(desktop.phase, Phase::Deleting { .. });
+            judge(
+                !ends
+                    || again
+                    || action.reason == Reason::Requested
+                    || !may_be_used(desktop)
+                    || overdue(
+                        action,
+                        desktop,
+                        desired.pools.get(&member.desktop.pool),
+                        plan.at,
+                    ),
+                &action.object,
+                "nobody is cut off",
+            );
+        }
     }
     pools(plan, desired, known, &mut judge);
     disks(plan, desired, known, &mut judge);
@@ -221,9 +250,6 @@ fn one(
                 );
             }
             if let Some(desktop) = present {
-                let asked = matches!(action.reason, Reason::Requested);
-                let used = matches!(desktop.phase, Phase::InUse { .. });
-                judge(asked || !used, object, "nobody is cut off");
                 let by_person = matches!(
                     action.reason,
                     Reason::Requested | Reason::RemovedFromConfig | Reason::Scale { .. }
@@ -280,16 +306,45 @@ fn one(
                 object,
                 "switching changes no memory",
             );
-            let used = present.is_some_and(|desktop| matches!(desktop.phase, Phase::InUse { .. }));
-            let off = matches!(step.task, Task::Stop { .. } | Task::Restart { .. });
-            judge(
-                !(used && off) || action.reason == Reason::Requested,
-                object,
-                "nobody is cut off",
-            );
         }
         (Task::VerifyImage { .. } | Task::DropImage { .. }, _) => {}
     }
+}
+
+/// Somebody is signed in, or was when its guest was last heard.
+fn may_be_used(desktop: &KnownDesktop) -> bool {
+    match desktop.phase {
+        Phase::InUse { .. } => true,
+        Phase::Provisioning { .. } => desktop.wear.occupied,
+        Phase::Available { .. }
+        | Phase::Off { .. }
+        | Phase::Broken { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => false,
+    }
+}
+
+/// The pool's policy says how long people have, and they had it: since they signed in, and since the earliest moment
+/// at which a trigger can have fired.
+fn overdue(action: &Action, desktop: &KnownDesktop, pool: Option<&Pool>, now: Timestamp) -> bool {
+    let refresh = pool.and_then(|pool| pool.policy.refresh.as_ref());
+    let (Reason::Refresh { .. }, Phase::InUse { since, .. }, Some(refresh)) =
+        (&action.reason, &desktop.phase, refresh)
+    else {
+        return false;
+    };
+    let grown = desktop.grown;
+    let triggers = [
+        refresh.on.and(desktop.wear.left),
+        refresh.every.map(|age| grown.after(age)),
+        refresh.max_age.map(|age| grown.after(age)),
+        refresh.at.as_ref().map(|_| grown),
+    ];
+    let (Some(deadline), Some(trigger)) = (refresh.deadline, triggers.into_iter().flatten().min())
+    else {
+        return false;
+    };
+    trigger.max(*since).after(deadline) <= now
 }
 
 fn belongs(

@@ -119,8 +119,6 @@ fn what_is_known_and_not_carried_out_is_what_later_issues_bring() {
         "location",
         "policy.channels",
         "policy.drift.server",
-        "policy.refresh.deadline",
-        "policy.refresh.on",
         "policy.refresh.warn",
         "policy.rollout.rollback",
         "policy.session",

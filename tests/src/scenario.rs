@@ -14,6 +14,7 @@
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `desktops`, `findings`, `drift` | looks |
 //! | `kill`, `off`, `undefine`, `unlink`, `mute` DESKTOP | what others do to a desktop |
+//! | `people DESKTOP COUNT` | so many people are signed in; found out within a minute |
 //! | `change DESKTOP FIELD=VALUE` | others change a domain: `cpus`, `memory` in MiB |
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |

@@ -17,6 +17,10 @@ impl Stage {
             ["kill", desktop] => self.meddle(desktop, |sim, d| sim.kill(d.spec.uuid)),
             ["off", desktop] => self.meddle(desktop, |sim, d| sim.switch_off(d.spec.uuid)),
             ["mute", desktop] => self.meddle(desktop, |sim, d| sim.mute(d.spec.uuid)),
+            ["people", desktop, count] => {
+                let users: u32 = count.parse().map_err(|_| "not a number")?;
+                self.meddle(desktop, |sim, d| sim.sign_in(d.spec.uuid, users))
+            }
             ["undefine", desktop] => {
                 self.meddle(desktop, |sim, d| sim.undefine_by_hand(d.spec.uuid))
             }

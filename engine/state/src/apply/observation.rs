@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, DesktopId, ServerId};
-use coppice_schema::known::{Failures, Health, KnownDesktop, Look, Order, Phase};
+use coppice_schema::known::{Failures, Health, KnownDesktop, Look, Order, Phase, Wear};
 use coppice_schema::units::{Span, Timestamp};
 
 use super::member;
@@ -225,6 +225,7 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
         return;
     };
     let before = std::mem::replace(&mut desktop.phase, phase.clone());
+    desktop.wear = worn(desktop.wear, &phase, time);
     let same_kind = before.word() == phase.word();
     let Failures { count, last } = desktop.failures;
     match &phase {
@@ -255,6 +256,29 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
                 phase: phase.word().to_owned(),
             },
         );
+    }
+}
+
+/// What a desktop has been through when it comes to `phase`. Only a guest that says so, or no power, tells that nobody
+/// is signed in any more.
+fn worn(before: Wear, phase: &Phase, time: Timestamp) -> Wear {
+    let empty = |ready| Wear {
+        ready: before.ready || ready,
+        occupied: false,
+        left: before.left.or(before.occupied.then_some(time)),
+    };
+    match phase {
+        Phase::InUse { .. } => Wear {
+            ready: true,
+            occupied: true,
+            ..before
+        },
+        Phase::Available { .. } => empty(true),
+        Phase::Off { .. } => empty(false),
+        Phase::Provisioning { .. }
+        | Phase::Broken { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => before,
     }
 }
 
