@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_schema::desired::{Desired, Pool};
+use coppice_schema::desired::{Assignment, Desired, Origin, Pool};
 use coppice_schema::ids::{Address, DesktopId, Generation, PoolName, ServerId};
 use coppice_schema::known::{
-    CopyState, DesktopSpec, Known, KnownDesktop, Phase, ServerState, Task,
+    CopyState, DesktopSpec, ImageVersion, Known, KnownDesktop, Phase, ServerState, Task,
 };
 use coppice_schema::units::Timestamp;
 
@@ -108,6 +108,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
     }
     pools(plan, desired, known, &mut judge);
     disks(plan, desired, known, &mut judge);
+    given_up(plan, desired, known, &mut judge);
     found
 }
 
@@ -433,6 +434,57 @@ fn pools(
             gone == 0 || left >= floor,
             &object,
             "a change leaves as many desktops as its policy says",
+        );
+    }
+}
+
+/// A version that failed in as many slots as stop a roll-out is not tried again by itself, where another is at hand.
+fn given_up(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    // Who edits templates or images gives what failed another chance.
+    if *desired != known.committed {
+        return;
+    }
+    for (action, step) in due(plan) {
+        let Task::Create { spec, .. } = &step.task else {
+            continue;
+        };
+        let name = &spec.member.desktop.pool;
+        let Some(pool) = desired.pools.get(name) else {
+            continue;
+        };
+        let mine = known.slots.iter().filter(|(id, _)| id.pool == *name);
+        let failed = mine.filter(|(_, slot)| slot.failed.contains(&spec.image));
+        let most = usize::try_from(pool.policy.rollout.pause_after_failures.max(1));
+        let given_up = pool.policy.rollout.rollback && failed.count() >= most.unwrap_or(usize::MAX);
+        let image = desired.templates.get(&pool.template).map(|t| &t.image);
+        let versions = image.and_then(|image| known.images.get(image));
+        let published = image
+            .and_then(|image| match &desired.images.get(image)?.origin {
+                Origin::Version(version) => versions?.get(version),
+                Origin::Source { .. } => None,
+            })
+            .is_some_and(|record| record.root == spec.image);
+        // The plainest other: what a desktop of the pool is made of, and was well with.
+        let other = known.desktops.iter().any(|(id, desktop)| {
+            let root = desktop.spec.image;
+            let fits =
+                |record: &ImageVersion| record.root == root && record.size <= spec.hardware.disk;
+            let mut looks = known.servers.values().filter_map(|s| s.look.as_ref());
+            id.pool == *name
+                && root != spec.image
+                && known.slots.get(id).and_then(|slot| slot.well) == Some(root)
+                && versions.is_some_and(|versions| versions.values().any(fits))
+                && looks.any(|look| look.images.get(&root) == Some(&CopyState::Verified))
+        });
+        judge(
+            !(published && given_up && other && pool.assignment != Assignment::Personal),
+            &action.object,
+            "a version that was given up is not tried again by itself",
         );
     }
 }

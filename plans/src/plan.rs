@@ -262,6 +262,15 @@ pub enum Reason {
         /// How, in words.
         why: String,
     },
+    /// Clones of the published version do not become ready in its pool, so it goes back.
+    RolledBack {
+        /// The image.
+        image: ImageName,
+        /// The published version.
+        from: VersionName,
+        /// The one before.
+        to: VersionName,
+    },
     /// It is time to regrow it.
     Refresh {
         /// By which trigger: `logoff`, `every`, `at`, `max_age`, `disk_limit` or `disk` (its server's disk runs full).

@@ -6,6 +6,7 @@ mod heal;
 mod power;
 mod refresh;
 mod removal;
+mod rollback;
 mod rollout;
 
 use std::collections::BTreeSet;
@@ -148,7 +149,8 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
             going.insert(id.clone());
         }
     }
-    let made = grow(yard, published, target, power.as_ref(), draft);
+    let grown_of = rollout.back().map_or(published, Ok);
+    let made = grow(yard, grown_of, target, power.as_ref(), draft);
     power::balance(yard, power, &surplus, &going, made, draft);
     forecast(yard, draft);
 }
@@ -272,7 +274,7 @@ fn create(
     start: bool,
     draft: &mut Draft<'_>,
 ) -> Result<(), BTreeSet<String>> {
-    let memory = yard.known.slots.get(id).copied().unwrap_or_default();
+    let memory = yard.known.slots.get(id).cloned().unwrap_or_default();
     let object = Address::Desktop(id.clone());
     let mut waits: Vec<Wait> = Vec::new();
     waits.extend(draft.unseen());

@@ -120,7 +120,6 @@ fn what_is_known_and_not_carried_out_is_what_later_issues_bring() {
         "policy.channels",
         "policy.drift.server",
         "policy.refresh.warn",
-        "policy.rollout.rollback",
         "policy.session",
         "pool.booking",
         "pool.copies",

@@ -14,7 +14,7 @@ use super::rollout::{self, Rollout};
 
 use super::refresh::{self, Due};
 
-use super::{Yard, drift, heal};
+use super::{Yard, drift, heal, rollback};
 
 use crate::draft::Draft;
 
@@ -41,7 +41,7 @@ pub(crate) fn decide(
     id: &DesktopId,
     desktop: &KnownDesktop,
     target: Option<&Target>,
-    rollout: &mut Rollout,
+    rollout: &mut Rollout<'_>,
     draft: &mut Draft<'_>,
 ) -> bool {
     if matches!(
@@ -51,8 +51,21 @@ pub(crate) fn decide(
     {
         return true;
     }
-    if requested(yard, id, desktop, draft) || heal::heal(yard, id, desktop, target, draft) {
+    if requested(yard, id, desktop, draft) {
         return true;
+    }
+    let back = rollout.back();
+    if let Some(reason) = rollback::reason(yard, image, back, id, desktop) {
+        return heal::regrow(yard, id, desktop, reason, draft);
+    }
+    if heal::heal(yard, id, desktop, target, draft) {
+        return true;
+    }
+    // While the published version is given up, a clone of the one before is regrown as what it is.
+    if back.is_some_and(|back| back.record.root == desktop.spec.image)
+        && let Some(due) = refresh::due(yard, desktop, draft)
+    {
+        return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
     }
     let wanted = image.map(|image| {
         specs::of(
@@ -159,7 +172,7 @@ fn regrow(
     desktop: &KnownDesktop,
     due: Due,
     edits: Vec<Edit>,
-    rollout: &mut Rollout,
+    rollout: &mut Rollout<'_>,
     draft: &mut Draft<'_>,
 ) -> bool {
     let Due { reason, until } = due;
@@ -171,7 +184,10 @@ fn regrow(
     waits.extend(logoff(desktop, until, draft));
     let mut wave = 0;
     if waits.is_empty() {
-        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase));
+        let refresh = matches!(reason, Reason::Refresh { .. });
+        let back = rollout.back().filter(|_| refresh);
+        let comes_back = back.is_some_and(|back| back.record.root == desktop.spec.image);
+        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase), comes_back);
         wave = number;
         waits.extend(wait);
     }
@@ -232,7 +248,7 @@ fn reboot(
     yard: Yard<'_>,
     id: &DesktopId,
     desktop: &KnownDesktop,
-    rollout: &mut Rollout,
+    rollout: &mut Rollout<'_>,
     draft: &mut Draft<'_>,
 ) -> bool {
     // What other hands wrote, and what is only told, is not brought into effect by us.
@@ -247,7 +263,7 @@ fn reboot(
     let mut waits = disruptive_waits(yard, id, desktop, draft);
     let mut wave = 0;
     if waits.is_empty() {
-        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase));
+        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase), false);
         wave = number;
         waits.extend(wait);
     }

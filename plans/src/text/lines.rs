@@ -105,6 +105,9 @@ pub fn reason(reason: &Reason) -> String {
         Reason::HostGone { server } => format!("server {server} is gone"),
         Reason::Requested => "asked for".to_owned(),
         Reason::Broken { why } => why.clone(),
+        Reason::RolledBack { image, from, to } => {
+            format!("image {image} goes back, {from} -> {to}")
+        }
         Reason::Refresh { trigger } => match trigger.as_str() {
             "disk" => "its server's disk runs full".to_owned(),
             "disk_limit" => "its disk is beyond disk_limit".to_owned(),
@@ -275,7 +278,12 @@ pub fn cut_off(impact: &Impact) -> String {
         Basis::Exact => "",
         Basis::Measured | Basis::Guess => "up to ",
     };
-    format!("{most}{value} sessions are cut off")
+    let who = if value == 1 {
+        "session is"
+    } else {
+        "sessions are"
+    };
+    format!("{most}{value} {who} cut off")
 }
 
 fn capitalised(text: &str) -> String {
@@ -375,6 +383,11 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::Contended { path } => format!("{path} keeps being changed back"),
         FindingKind::RolloutStopped { failures } => {
             format!("its roll-out stopped: {failures} failed")
+        }
+        FindingKind::RolledBack { from, to, failures } => {
+            format!(
+                "its roll-out of {from} stopped: {failures} did not become ready, and went back to {to}"
+            )
         }
         FindingKind::SecretAbsent { name } => format!("secret {name} is not in the grid"),
         FindingKind::NotCarriedOut { path } => {

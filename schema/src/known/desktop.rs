@@ -1,8 +1,11 @@
 //! What the grid remembers of a desktop and of its slot.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::DesktopSpec;
+use crate::digest::Digest;
 use crate::ids::{Incarnation, ServerId};
 use crate::units::Timestamp;
 
@@ -41,13 +44,18 @@ pub struct Wear {
 }
 
 /// What outlives a desktop in its slot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SlotMemory {
     /// The highest life that it had.
     pub incarnation: Incarnation,
     /// Failures in a row of the desktops it had.
     pub failures: Failures,
+    /// Root of the image whose clone was ready there last.
+    pub well: Option<Digest>,
+    /// Roots of images whose clones did not become ready there, until one does, a person resumes the pool, or its
+    /// template or image is another.
+    pub failed: BTreeSet<Digest>,
 }
 
 /// The state of a desktop.

@@ -104,9 +104,14 @@ const ROLLOUT: Block = block(
         )
         .unit("desktops")
         .default(Default::Number(1)),
-        live("rollback", Kind::Flag, "When it stops, it goes back.")
-            .default(Default::Flag(true))
-            .later(),
+        live(
+            "rollback",
+            Kind::Flag,
+            "When a roll-out stops because clones of the published version did not become ready, those are regrown with \
+             the version before, as long as a server holds it. What is well stays. The roll-out stays stopped until \
+             another version is published, the template changes, or a person resumes the pool.",
+        )
+        .default(Default::Flag(true)),
         live("window", Kind::Ref("window"), "Only within that window."),
     ],
 );

@@ -160,6 +160,17 @@ impl SimServer {
         });
     }
 
+    /// Guests of an image do not come up when they are started from now on, or do again.
+    pub fn silence_image(&self, root: Digest, silent: bool) {
+        self.meddle(|machine| {
+            if silent {
+                machine.silent.insert(root);
+            } else {
+                machine.silent.remove(&root);
+            }
+        });
+    }
+
     fn end_by_hand(&self, uuid: Uuid, left: PowerState) {
         let now = self.clock.now();
         self.meddle(|machine| machine.switch_off(uuid, left, now, Hand::Other));

@@ -1,6 +1,6 @@
 //! The machine itself: what is on it, and what each operation does to it. No faults, no waiting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use coppice_schema::Digest;
@@ -78,6 +78,8 @@ pub(super) struct Machine {
     pub(super) domains: BTreeMap<Uuid, SimDomain>,
     pub(super) overlays: BTreeMap<PathBuf, SimOverlay>,
     pub(super) images: BTreeMap<Digest, SimImage>,
+    /// Images whose guests never answer.
+    pub(super) silent: BTreeSet<Digest>,
     pub(super) journal: Vec<Change>,
     pub(super) misuse: Vec<String>,
     /// Until when a changing call of a domain is under way.
@@ -99,6 +101,7 @@ impl Machine {
             domains: BTreeMap::new(),
             overlays: BTreeMap::new(),
             images: BTreeMap::new(),
+            silent: BTreeSet::new(),
             journal: Vec::new(),
             misuse: Vec::new(),
             busy: BTreeMap::new(),
@@ -217,7 +220,10 @@ impl Machine {
             return Err("it is not defined".to_owned());
         };
         domain.power = PowerState::Running { since };
-        domain.answers_at = Some(at.after(Span(low + extra)));
+        let image = domain.mark.as_ref().map(|mark| mark.image);
+        domain.answers_at = image
+            .is_none_or(|image| !self.silent.contains(&image))
+            .then(|| at.after(Span(low + extra)));
         domain.running_with = domain
             .hardware
             .clone()
