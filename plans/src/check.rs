@@ -3,9 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
-use coppice_schema::known::{CopyState, Ending, Known, KnownDesktop, Phase, ServerState, Task};
+use coppice_schema::desired::{Assignment, Desired, Origin, Pool};
+use coppice_schema::ids::{Address, DesktopId, Generation, PoolName, ServerId};
+use coppice_schema::known::{
+    CopyState, DesktopSpec, Ending, ImageVersion, Known, KnownDesktop, Phase, ServerState, Task,
+};
+use coppice_schema::units::Timestamp;
 
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
 
@@ -74,8 +77,38 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
             );
         }
         one(action, step, known, &mut judge);
+        if let Some((member, desktop)) = step.task.member().and_then(|member| {
+            let desktop = known.desktops.get(&member.desktop)?;
+            (desktop.incarnation == member.incarnation).then_some((member, desktop))
+        }) {
+            let ends = match step.task {
+                Task::Remove { .. } | Task::Stop { .. } | Task::Restart { .. } => true,
+                Task::Create { .. }
+                | Task::Redefine { .. }
+                | Task::Start { .. }
+                | Task::VerifyImage { .. }
+                | Task::DropImage { .. } => false,
+            };
+            let again = matches!(desktop.phase, Phase::Deleting { .. });
+            judge(
+                !ends
+                    || again
+                    || action.reason == Reason::Requested
+                    || !may_be_used(desktop)
+                    || overdue(
+                        action,
+                        desktop,
+                        desired.pools.get(&member.desktop.pool),
+                        plan.at,
+                    ),
+                &action.object,
+                "nobody is cut off",
+            );
+        }
     }
     pools(plan, desired, known, &mut judge);
+    disks(plan, desired, known, &mut judge);
+    given_up(plan, desired, known, &mut judge);
     found
 }
 
@@ -218,9 +251,6 @@ fn one(
                 );
             }
             if let Some(desktop) = present {
-                let asked = matches!(action.reason, Reason::Requested);
-                let used = matches!(desktop.phase, Phase::InUse { .. });
-                judge(asked || !used, object, "nobody is cut off");
                 let by_person = matches!(
                     action.reason,
                     Reason::Requested | Reason::RemovedFromConfig | Reason::Scale { .. }
@@ -277,13 +307,6 @@ fn one(
                 object,
                 "switching changes no memory",
             );
-            let used = present.is_some_and(|desktop| matches!(desktop.phase, Phase::InUse { .. }));
-            let off = matches!(step.task, Task::Stop { .. } | Task::Restart { .. });
-            judge(
-                !(used && off) || action.reason == Reason::Requested,
-                object,
-                "nobody is cut off",
-            );
             let cut = matches!(
                 &step.task,
                 Task::Restart {
@@ -299,6 +322,42 @@ fn one(
         }
         (Task::VerifyImage { .. } | Task::DropImage { .. }, _) => {}
     }
+}
+
+/// Somebody is signed in, or was when its guest was last heard.
+fn may_be_used(desktop: &KnownDesktop) -> bool {
+    match desktop.phase {
+        Phase::InUse { .. } => true,
+        Phase::Provisioning { .. } => desktop.wear.occupied,
+        Phase::Available { .. }
+        | Phase::Off { .. }
+        | Phase::Broken { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => false,
+    }
+}
+
+/// The pool's policy says how long people have, and they had it: since they signed in, and since the earliest moment
+/// at which a trigger can have fired.
+fn overdue(action: &Action, desktop: &KnownDesktop, pool: Option<&Pool>, now: Timestamp) -> bool {
+    let refresh = pool.and_then(|pool| pool.policy.refresh.as_ref());
+    let (Reason::Refresh { .. }, Phase::InUse { since, .. }, Some(refresh)) =
+        (&action.reason, &desktop.phase, refresh)
+    else {
+        return false;
+    };
+    let grown = desktop.grown;
+    let triggers = [
+        refresh.on.and(desktop.wear.left),
+        refresh.every.map(|age| grown.after(age)),
+        refresh.max_age.map(|age| grown.after(age)),
+        refresh.at.as_ref().map(|_| grown),
+    ];
+    let (Some(deadline), Some(trigger)) = (refresh.deadline, triggers.into_iter().flatten().min())
+    else {
+        return false;
+    };
+    trigger.max(*since).after(deadline) <= now
 }
 
 fn belongs(
@@ -387,6 +446,97 @@ fn pools(
             gone == 0 || left >= floor,
             &object,
             "a change leaves as many desktops as its policy says",
+        );
+    }
+}
+
+/// A version that failed in as many slots as stop a roll-out is not tried again by itself, where another is at hand.
+fn given_up(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    // Who edits templates or images gives what failed another chance.
+    if *desired != known.committed {
+        return;
+    }
+    for (action, step) in due(plan) {
+        let Task::Create { spec, .. } = &step.task else {
+            continue;
+        };
+        let name = &spec.member.desktop.pool;
+        let Some(pool) = desired.pools.get(name) else {
+            continue;
+        };
+        let mine = known.slots.iter().filter(|(id, _)| id.pool == *name);
+        let failed = mine.filter(|(_, slot)| slot.failed.contains(&spec.image));
+        let most = usize::try_from(pool.policy.rollout.pause_after_failures.max(1));
+        let given_up = pool.policy.rollout.rollback && failed.count() >= most.unwrap_or(usize::MAX);
+        let image = desired.templates.get(&pool.template).map(|t| &t.image);
+        let versions = image.and_then(|image| known.images.get(image));
+        let published = image
+            .and_then(|image| match &desired.images.get(image)?.origin {
+                Origin::Version(version) => versions?.get(version),
+                Origin::Source { .. } => None,
+            })
+            .is_some_and(|record| record.root == spec.image);
+        // The plainest other: what a desktop of the pool is made of, and was well with.
+        let other = known.desktops.iter().any(|(id, desktop)| {
+            let root = desktop.spec.image;
+            let fits =
+                |record: &ImageVersion| record.root == root && record.size <= spec.hardware.disk;
+            let mut looks = known.servers.values().filter_map(|s| s.look.as_ref());
+            id.pool == *name
+                && root != spec.image
+                && known.slots.get(id).and_then(|slot| slot.well) == Some(root)
+                && versions.is_some_and(|versions| versions.values().any(fits))
+                && looks.any(|look| look.images.get(&root) == Some(&CopyState::Verified))
+        });
+        judge(
+            !(published && given_up && other && pool.assignment != Assignment::Personal),
+            &action.object,
+            "a version that was given up is not tried again by itself",
+        );
+    }
+}
+
+/// No new desktop is put where what all of them may grow to leaves less of the disk than is to be kept free.
+fn disks(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    let bytes = |spec: &DesktopSpec| {
+        let disk = u128::from(spec.hardware.disk.0);
+        let limit = spec.hardware.disk_limit.map(|limit| u128::from(limit.0));
+        limit.map_or(disk / 8, |limit| limit.min(disk))
+    };
+    let mut new: BTreeMap<ServerId, u128> = BTreeMap::new();
+    for (action, step) in due(plan) {
+        if let (Task::Create { spec, .. }, Some(server)) = (&step.task, action.server) {
+            *new.entry(server).or_default() += bytes(spec);
+        }
+    }
+    for (id, new) in new {
+        let Some(server) = known.servers.get(&id).filter(|s| s.capacity.disk.0 > 0) else {
+            continue;
+        };
+        let there = known.desktops.values().filter(|d| d.server == id);
+        let there: u128 = there.map(|desktop| bytes(&desktop.spec)).sum();
+        let name = server.name.as_str();
+        let rules = desired.servers.iter();
+        // Of patterns only the plainest are read here.
+        let kept = rules
+            .filter(|(pattern, _)| *pattern == "*" || *pattern == name)
+            .map(|(_, rule)| u128::from(rule.keep_free_disk.0))
+            .max()
+            .unwrap_or(0);
+        judge(
+            there + new + kept <= u128::from(server.capacity.disk.0),
+            &Address::Server(server.name.clone()),
+            "desktops leave free what is to be kept of a disk",
         );
     }
 }

@@ -62,6 +62,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
         (*id, looked)
     });
     Plan {
+        at: now,
         base: base::read(desired, known, &changes, &draft.actions),
         complete: draft.unseen().is_none(),
         looked: looked.collect(),

@@ -73,11 +73,11 @@ fn verdict(document: &Document) -> String {
     } else if document.is_empty() {
         "no changes".to_owned()
     } else {
-        let cut = document.summary.impact.sessions_interrupted.value;
-        if cut == 0 {
+        let impact = &document.summary.impact;
+        if impact.sessions_interrupted.value == 0 {
             "nobody is interrupted".to_owned()
         } else {
-            format!("{cut} sessions are cut off")
+            text::cut_off(impact)
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Every server is looked at for every desktop: at 500 servers that costs microseconds, and an exact choice can be
 //! explained.
 
+mod growth;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::Known;
@@ -13,6 +15,8 @@ use coppice_schema::known::{
     CopyState, DiskLevel, Feature, Hardware, KnownServer, Phase, ServerState, Task,
 };
 use coppice_schema::units::Size;
+
+pub(crate) use growth::of as growth;
 
 /// Guests that may boot at once, per processor. A boot keeps about one processor busy; twice that keeps the queue
 /// filled while disks are waited for, and leaves people's desktops responsive.
@@ -25,6 +29,8 @@ pub(crate) struct Need<'a> {
     /// The hardware as it would be on each server: networks may be mapped otherwise.
     pub(crate) cpus: u32,
     pub(crate) memory: Size,
+    /// What it may grow to on the disk.
+    pub(crate) disk: Size,
     pub(crate) firmware: Firmware,
     pub(crate) displays: &'a BTreeSet<Display>,
 }
@@ -38,6 +44,8 @@ pub(crate) struct Ledger {
 struct Load {
     cpus: u64,
     memory: u64,
+    /// Bytes that images take, and that desktops may come to take.
+    disk: u64,
     desktops: u32,
     power_ons: u32,
     power_ons_max: u32,
@@ -49,7 +57,14 @@ pub(crate) enum Lacks {
     Image,
     Labels,
     Memory,
+    /// Its disk is filling, whatever was promised of it.
     Disk,
+    /// So much of its disk is not promised yet, where a desktop may come to take so much.
+    Growth {
+        left: Size,
+        needed: Size,
+        kept: Size,
+    },
     Feature(Feature),
     Part,
 }
@@ -61,6 +76,17 @@ impl Lacks {
             Self::Labels => "has other labels".to_owned(),
             Self::Memory => "has too little free memory".to_owned(),
             Self::Disk => "has a disk that is more than 80 % full".to_owned(),
+            Self::Growth { left, needed, kept } => {
+                let kept = match kept.0 {
+                    0 => String::new(),
+                    _ => format!(" beside the {} that it keeps free", kept.rounded()),
+                };
+                format!(
+                    "has {} of disk left{kept}, and a desktop may grow to {}",
+                    left.rounded(),
+                    needed.rounded()
+                )
+            }
             Self::Feature(feature) => format!("has no {feature:?}").to_lowercase(),
             Self::Part => "takes no new desktops".to_owned(),
         }
@@ -77,6 +103,7 @@ impl Ledger {
                 *id,
                 Load {
                     power_ons_max,
+                    disk: growth::stored(known, server).0,
                     ..Load::default()
                 },
             );
@@ -99,7 +126,7 @@ impl Ledger {
             let Some(load) = loads.get_mut(&desktop.server) else {
                 continue;
             };
-            load.add(&desktop.spec.hardware);
+            load.add(&desktop.spec.hardware, growth::of_desktop(known, desktop));
             let member = id.member(desktop.incarnation);
             if starting.contains(&member) || matches!(desktop.phase, Phase::Provisioning { .. }) {
                 load.power_ons += 1;
@@ -137,7 +164,7 @@ impl Ledger {
     /// Counts a desktop that this plan places.
     pub(crate) fn take(&mut self, server: ServerId, hardware: &Hardware) {
         if let Some(load) = self.loads.get_mut(&server) {
-            load.add(hardware);
+            load.add(hardware, growth::of(hardware));
         }
     }
 
@@ -164,14 +191,16 @@ impl Ledger {
 }
 
 impl Load {
-    fn add(&mut self, hardware: &Hardware) {
+    fn add(&mut self, hardware: &Hardware, disk: Size) {
         self.cpus += u64::from(hardware.cpus);
         self.memory += hardware.memory.0;
+        self.disk = self.disk.saturating_add(disk.0);
         self.desktops += 1;
     }
 
-    /// The larger of the shares of processors and memory, in parts of a million, with `need` added. Processors are
-    /// shared, so more than all of them is only a high share; memory is a limit.
+    /// The largest of the shares of processors, memory and disk, in parts of a million, with `need` added. Processors
+    /// are shared, so more than all of them is only a high share; memory and disk are limits. A disk of unknown size
+    /// has no share.
     fn dominant_share(&self, server: &KnownServer, need: &Need<'_>) -> u64 {
         let part = |used: u64, all: u64| {
             let millions = u128::from(used) * 1_000_000 / u128::from(all.max(1));
@@ -182,7 +211,11 @@ impl Load {
             u64::from(server.capacity.cpus),
         );
         let memory = part(self.memory + need.memory.0, server.capacity.memory.0);
-        cpus.max(memory)
+        let disk = match server.capacity.disk.0 {
+            0 => 0,
+            all => part(self.disk.saturating_add(need.disk.0), all),
+        };
+        cpus.max(memory).max(disk)
     }
 }
 
@@ -219,6 +252,9 @@ fn lacks(desired: &Desired, server: &KnownServer, load: &Load, need: &Need<'_>) 
     if look.disk != DiskLevel::Fine {
         return Some(Lacks::Disk);
     }
+    if let Some(lack) = lacks_growth(server, &rule, load, need) {
+        return Some(lack);
+    }
     let allowed = server
         .capacity
         .memory
@@ -228,6 +264,25 @@ fn lacks(desired: &Desired, server: &KnownServer, load: &Load, need: &Need<'_>) 
         return Some(Lacks::Memory);
     }
     (look.images.get(&need.image) != Some(&CopyState::Verified)).then_some(Lacks::Image)
+}
+
+/// Whether what the desktop may grow to fits beside what the disk is promised for, with `keep_free_disk` left. Where
+/// the size of the disk is not known, only how full it is counts.
+fn lacks_growth(
+    server: &KnownServer,
+    rule: &ServerRule,
+    load: &Load,
+    need: &Need<'_>,
+) -> Option<Lacks> {
+    let all = server.capacity.disk.0;
+    let left = all
+        .saturating_sub(rule.keep_free_disk.0)
+        .saturating_sub(load.disk);
+    (all > 0 && need.disk.0 > left).then_some(Lacks::Growth {
+        left: Size(left),
+        needed: need.disk,
+        kept: rule.keep_free_disk,
+    })
 }
 
 /// The rules of all `server` blocks whose pattern matches, taken together: the strictest of each.

@@ -21,6 +21,8 @@ pub use finding::{Finding, FindingKind, Gate, GateKind, Severity, Verdict};
 /// What would happen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Plan {
+    /// When it was made.
+    pub at: Timestamp,
     /// What it read: if any of it changes, the plan is stale.
     pub base: Base,
     /// The servers it looked at.
@@ -260,9 +262,18 @@ pub enum Reason {
         /// How, in words.
         why: String,
     },
+    /// Clones of the published version do not become ready in its pool, so it goes back.
+    RolledBack {
+        /// The image.
+        image: ImageName,
+        /// The published version.
+        from: VersionName,
+        /// The one before.
+        to: VersionName,
+    },
     /// It is time to regrow it.
     Refresh {
-        /// By which trigger: `every`, `at`, `max_age` or `disk` (its server's disk runs full).
+        /// By which trigger: `logoff`, `every`, `at`, `max_age`, `disk_limit` or `disk` (its server's disk runs full).
         trigger: String,
     },
     /// The pool's power figures ask for it.
@@ -343,6 +354,8 @@ pub enum Wait {
     Logoff {
         /// How many.
         users: u32,
+        /// When that is no longer waited for; `None`: it always is.
+        until: Option<Timestamp>,
     },
     /// For the pool's or the server's budget.
     Budget {

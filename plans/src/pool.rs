@@ -6,6 +6,7 @@ mod heal;
 mod power;
 mod refresh;
 mod removal;
+mod rollback;
 mod rollout;
 
 use std::collections::BTreeSet;
@@ -18,7 +19,7 @@ use coppice_schema::units::Span;
 
 use crate::draft::Draft;
 use crate::images::{self, Published};
-use crate::place::Need;
+use crate::place::{Need, growth};
 use crate::plan::{
     Action, Basis, Estimate, Finding, FindingKind, Impact, Kind, Memory, PoolForecast, Reason,
     Risk, Severity, Step, Wait,
@@ -148,7 +149,8 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
             going.insert(id.clone());
         }
     }
-    let made = grow(yard, published, target, power.as_ref(), draft);
+    let grown_of = rollout.back().map_or(published, Ok);
+    let made = grow(yard, grown_of, target, power.as_ref(), draft);
     power::balance(yard, power, &surplus, &going, made, draft);
     forecast(yard, draft);
 }
@@ -272,7 +274,7 @@ fn create(
     start: bool,
     draft: &mut Draft<'_>,
 ) -> Result<(), BTreeSet<String>> {
-    let memory = yard.known.slots.get(id).copied().unwrap_or_default();
+    let memory = yard.known.slots.get(id).cloned().unwrap_or_default();
     let object = Address::Desktop(id.clone());
     let mut waits: Vec<Wait> = Vec::new();
     waits.extend(draft.unseen());
@@ -359,11 +361,13 @@ fn place(
     image: Published<'_>,
     draft: &Draft<'_>,
 ) -> Result<ServerId, BTreeSet<String>> {
+    let hardware = specs::hardware(yard.desired, yard.pool, yard.template, image.record, None);
     let need = Need {
         image: image.record.root,
         labels: &yard.pool.servers,
         cpus: yard.template.cpus,
         memory: yard.template.memory,
+        disk: growth(&hardware),
         firmware: yard.template.firmware,
         displays: &yard.template.displays,
     };

@@ -142,6 +142,13 @@ pub struct Moved {
 }
 
 impl Desired {
+    /// What a pool's desktops are made of, as far as blocks say it. Where it changes, what failed before may be well.
+    #[must_use]
+    pub fn form(&self, pool: &PoolName) -> Option<(&Template, Option<&Image>)> {
+        let template = self.templates.get(&self.pools.get(pool)?.template)?;
+        Some((template, self.images.get(&template.image)))
+    }
+
     /// Makes one object what it is in `from`: set, changed or gone. [`Address::Grid`] stands for the `grid` block,
     /// the `server` rules and the `moved` blocks together. Desktops and secrets are not part of a configuration.
     pub fn take(&mut self, address: &Address, from: &Self) {

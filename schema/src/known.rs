@@ -3,6 +3,8 @@
 //! Outside tests only `State::known()` makes a [`Known`]. Unknown is not absent: a server whose look is not
 //! complete in this term says nothing about what it does not hold.
 
+mod desktop;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -10,10 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{Cache, Desired, Display, Firmware, NetworkTarget, Os, Video};
 use crate::digest::Digest;
 use crate::ids::{
-    Address, DesktopId, Epoch, Generation, GridId, ImageName, Incarnation, Member, NetworkName,
-    Revision, SecretName, ServerId, ServerName, Stamp, VersionName,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Member, NetworkName, Revision,
+    SecretName, ServerId, ServerName, Stamp, VersionName,
 };
 use crate::units::{Size, Timestamp};
+
+pub use desktop::{BrokenReason, Failures, KnownDesktop, Phase, SlotMemory, Wear};
 
 /// Everything a plan may look at beside the configuration and the time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -279,35 +283,6 @@ pub struct ImageVersion {
     pub imported: Timestamp,
 }
 
-/// A desktop as the grid remembers it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct KnownDesktop {
-    /// Its present life.
-    pub incarnation: Incarnation,
-    /// Where it is.
-    pub server: ServerId,
-    /// What was last agreed to write.
-    pub spec: DesktopSpec,
-    /// Its state.
-    pub phase: Phase,
-    /// Whether its disk is to be kept.
-    pub personal: bool,
-    /// Failures in a row, and when the last was; decays with time healthy.
-    pub failures: Failures,
-    /// When the present incarnation was agreed.
-    pub grown: Timestamp,
-}
-
-/// What outlives a desktop in its slot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SlotMemory {
-    /// The highest life that it had.
-    pub incarnation: Incarnation,
-    /// Failures in a row of the desktops it had.
-    pub failures: Failures,
-}
-
 /// Something a person asks of one desktop. About another life than the present one, it means nothing any more.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -326,83 +301,6 @@ impl Request {
             Self::Restart(member) | Self::Regrow(member) => member,
         }
     }
-}
-
-/// The state of a desktop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Ordered, and not yet ready.
-    Provisioning {
-        /// Since when.
-        since: Timestamp,
-    },
-    /// Ready for a person.
-    Available {
-        /// Since when.
-        since: Timestamp,
-    },
-    /// Whole, and switched off by policy.
-    Off {
-        /// Since when.
-        since: Timestamp,
-    },
-    /// Somebody is signed in.
-    InUse {
-        /// Since when.
-        since: Timestamp,
-        /// How many people.
-        users: u32,
-    },
-    /// Something is wrong with it.
-    Broken {
-        /// Since when.
-        since: Timestamp,
-        /// What.
-        reason: BrokenReason,
-    },
-    /// Its server is lost.
-    Unknown {
-        /// Since when.
-        since: Timestamp,
-    },
-    /// Ordered away. Its slot is free when its server said that the order is done and no longer reports it.
-    Deleting {
-        /// Since when.
-        since: Timestamp,
-        /// The server said that it is done.
-        done: bool,
-    },
-}
-
-/// What can be wrong with a desktop.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BrokenReason {
-    /// Its domain is gone.
-    DomainMissing,
-    /// Its overlay is gone.
-    OverlayMissing,
-    /// Its overlay cannot be used.
-    OverlayBad,
-    /// It ended without being asked.
-    Crashed,
-    /// It stands still; in words.
-    Paused(String),
-    /// It did not become ready in time.
-    NotReady,
-    /// An order for it failed for good; in words.
-    Refused(String),
-}
-
-/// Failures in a row.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Failures {
-    /// How many.
-    pub count: u32,
-    /// When the last was.
-    pub last: Timestamp,
 }
 
 /// Everything that one server needs to make one desktop: it chooses nothing itself.
@@ -555,36 +453,6 @@ impl Task {
             Self::Remove { member } => format!("remove {member}"),
             Self::VerifyImage { root } => format!("verify image {}", root.short()),
             Self::DropImage { root } => format!("drop image {}", root.short()),
-        }
-    }
-}
-
-impl Phase {
-    /// Since when it has been so.
-    #[must_use]
-    pub fn since(&self) -> Timestamp {
-        match self {
-            Self::Provisioning { since }
-            | Self::Available { since }
-            | Self::Off { since }
-            | Self::InUse { since, .. }
-            | Self::Broken { since, .. }
-            | Self::Unknown { since }
-            | Self::Deleting { since, .. } => *since,
-        }
-    }
-
-    /// One word, stable in JSON.
-    #[must_use]
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Provisioning { .. } => "provisioning",
-            Self::Available { .. } => "available",
-            Self::Off { .. } => "off",
-            Self::InUse { .. } => "in_use",
-            Self::Broken { .. } => "broken",
-            Self::Unknown { .. } => "unknown",
-            Self::Deleting { .. } => "deleting",
         }
     }
 }

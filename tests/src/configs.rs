@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_schema::Digest;
 use coppice_schema::desired::{
     Assignment, Copies, Desired, Display, DriftRule, Firmware, HostnamePattern, Image, Network,
-    NetworkTarget, Origin, Os, Policy, Pool, Rollout, Template,
+    NetworkTarget, Origin, Os, Policy, Pool, Refresh, RefreshOn, Rollout, Template,
 };
 use coppice_schema::ids::{ImageName, PoolName, TemplateName, VersionName};
 use coppice_schema::known::ImageVersion;
@@ -156,6 +156,13 @@ fn random_pool(chance: &mut Chance, most: u32) -> Pool {
     // Without the rule, what others do to hardware is told and left; with it, it is undone. A pool where they may
     // even switch desktops off would not settle by itself.
     policy.drift.domain = chance.per_mille(300).then_some(DriftRule::Enforce);
+    policy.refresh = chance.per_mille(400).then(|| Refresh {
+        on: Some(RefreshOn::Logoff),
+        deadline: chance
+            .per_mille(500)
+            .then(|| Span::minutes(chance.between(1, 60))),
+        ..Refresh::default()
+    });
     Pool {
         template: name(chance.pick(&IMAGES).unwrap_or(&"debian")),
         desktops: number(chance, 0, most),

@@ -62,6 +62,7 @@ impl Judge {
             if let Entry::Planned { orders, .. } = entry {
                 nothing_unseen(orders, logged)?;
                 within_budget(orders, logged)?;
+                nobody_cut_off(orders, logged)?;
             }
         }
         Ok(())
@@ -268,6 +269,41 @@ fn nothing_unseen(orders: &[NewOrder], logged: &Logged) -> Verdict {
         )),
         None => Ok(()),
     }
+}
+
+/// A desktop in which people are is left running, unless a person asked or they had as long as their policy gives.
+fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
+    let state: &State = &logged.before;
+    for order in orders {
+        let member = match &order.task {
+            Task::Remove { member } | Task::Restart { member, .. } | Task::Stop { member } => {
+                member
+            }
+            Task::Create { .. }
+            | Task::Redefine { .. }
+            | Task::Start { .. }
+            | Task::VerifyImage { .. }
+            | Task::DropImage { .. } => continue,
+        };
+        let here = state.desktops.get(&member.desktop);
+        let Some(Phase::InUse { since, .. }) =
+            here.filter(|d| d.spec.member == *member).map(|d| &d.phase)
+        else {
+            continue;
+        };
+        let pool = state.committed.pools.get(&member.desktop.pool);
+        let refresh = pool.and_then(|pool| pool.policy.refresh.as_ref());
+        let had_long = refresh
+            .and_then(|refresh| refresh.deadline)
+            .is_some_and(|deadline| since.after(deadline) <= logged.envelope.at);
+        if !had_long && !state.requests.contains_key(&member.desktop) {
+            return Err(format!(
+                "{} was ordered while people were in it",
+                order.task.describe()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn makes_smaller(order: &NewOrder, known: &Known) -> bool {

@@ -15,9 +15,11 @@
 //! | `desktops`, `findings`, `drift` | looks |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |
 //! | `mute DESKTOP ...` | guests fall silent until they are started again, all before anybody looks |
+//! | `people DESKTOP COUNT` | so many people are signed in; found out within a minute |
 //! | `change DESKTOP FIELD=VALUE` | others change a domain: `cpus`, `memory` in MiB |
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
+//! | `dead NAME VERSION`, `mended NAME VERSION` | guests of a version do not come up when they are started; do again |
 //! | `fill PERCENT` | others fill the disks |
 //! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
 //! | `slow SERVER OPERATION DURATION` | its next `start`, `stop` or `define` takes that long |

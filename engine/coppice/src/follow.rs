@@ -266,6 +266,7 @@ fn is_failing(kind: &FindingKind) -> bool {
         kind,
         FindingKind::OrderFailing { .. }
             | FindingKind::RolloutStopped { .. }
+            | FindingKind::RolledBack { .. }
             | FindingKind::Broken { .. }
     )
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use coppice_schema::desired::NetworkTarget;
 use coppice_schema::ids::{GridId, NetworkName, ServerId, ServerName, Stamp};
 use coppice_schema::known::{Capacity, Phase};
-use coppice_schema::units::{Span, Timestamp};
+use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::entry::Attempt;
 use coppice_state::state::FEATURE_LEVEL;
 use coppice_state::{Agreement, Entry, Leadership, Outcome, State};
@@ -273,7 +273,19 @@ async fn describe(
     let fresh = |(at, _): &&(Timestamp, _)| round.now.since(*at) < CAPACITY_LASTS;
     if memory.capacity.as_ref().filter(fresh).is_none() {
         match ports.hypervisor.capacity().await {
-            Ok(capacity) => memory.capacity = Some((round.now, capacity)),
+            Ok(mut capacity) => {
+                // A hypervisor does not know where overlays are kept.
+                let told = state.servers.get(&round.me);
+                let told = told.map_or(Size(0), |server| server.capacity.disk);
+                capacity.disk = match ports.disks.space().await {
+                    Ok(space) => steady(told, space.total),
+                    Err(e) => {
+                        report.trouble.push(e.to_string());
+                        told
+                    }
+                };
+                memory.capacity = Some((round.now, capacity));
+            }
             Err(e) => report.trouble.push(e.to_string()),
         }
     }
@@ -300,6 +312,16 @@ async fn describe(
     };
     propose(memory, ports, entry, report).await;
     ports.agreement.local()
+}
+
+/// The size of a disk as it is told: where file systems share a pool of space it moves with what the others hold, and
+/// only a real change of it is worth an entry in the log.
+fn steady(told: Size, found: Size) -> Size {
+    if told.0.abs_diff(found.0) > told.0 / 16 {
+        found
+    } else {
+        told
+    }
 }
 
 /// Reports what differs from what the state holds as last reported, and confirms it in a new term. `None`: the grid

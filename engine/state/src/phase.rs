@@ -67,8 +67,11 @@ fn of_domain(
         PowerState::Paused(why) => broken(desktop, BrokenReason::Paused(why.clone()), now),
         PowerState::Running { since } => match &domain.guest {
             GuestState::Answers { users, .. } => match users {
-                Some(users) if *users > 0 => in_use(desktop, *users, now),
-                Some(_) | None => available(desktop, now),
+                Some(0) => available(desktop, now),
+                Some(users) => in_use(desktop, *users, now),
+                // A guest that does not tell this time still has the people that it had.
+                None if desktop.wear.occupied => in_use(desktop, desktop.people().max(1), now),
+                None => available(desktop, now),
             },
             GuestState::Silent if !desktop.spec.hardware.agent => {
                 if now >= since.after(evidence.ready_after) {

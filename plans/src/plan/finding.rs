@@ -163,6 +163,15 @@ pub enum FindingKind {
         /// How many failed.
         failures: u32,
     },
+    /// A roll-out stopped, and what failed went back.
+    RolledBack {
+        /// The published version.
+        from: VersionName,
+        /// The one before.
+        to: VersionName,
+        /// How many failed.
+        failures: u32,
+    },
     /// A secret is not in the grid.
     SecretAbsent {
         /// Which.

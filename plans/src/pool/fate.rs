@@ -6,13 +6,15 @@ use coppice_schema::known::{
     DesktopSpec, Ending, KnownDesktop, Phase, PowerState, Request, SeenDomain, Task,
 };
 
-use coppice_schema::units::Size;
+use coppice_schema::units::{Size, Timestamp};
 
 use super::power::{self, Target};
 
 use super::rollout::{self, Rollout};
 
-use super::{Yard, drift, heal, refresh};
+use super::refresh::{self, Due};
+
+use super::{Yard, drift, heal, rollback};
 
 use crate::draft::Draft;
 
@@ -39,7 +41,7 @@ pub(crate) fn decide(
     id: &DesktopId,
     desktop: &KnownDesktop,
     target: Option<&Target>,
-    rollout: &mut Rollout,
+    rollout: &mut Rollout<'_>,
     draft: &mut Draft<'_>,
 ) -> bool {
     if matches!(
@@ -49,8 +51,21 @@ pub(crate) fn decide(
     {
         return true;
     }
-    if requested(yard, id, desktop, draft) || heal::heal(yard, id, desktop, target, draft) {
+    if requested(yard, id, desktop, draft) {
         return true;
+    }
+    let back = rollout.back();
+    if let Some(reason) = rollback::reason(yard, image, back, id, desktop) {
+        return heal::regrow(yard, id, desktop, reason, draft);
+    }
+    if heal::heal(yard, id, desktop, target, draft) {
+        return true;
+    }
+    // While the published version is given up, a clone of the one before is regrown as what it is.
+    if back.is_some_and(|back| back.record.root == desktop.spec.image)
+        && let Some(due) = refresh::due(yard, desktop, draft)
+    {
+        return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
     }
     let wanted = image.map(|image| {
         specs::of(
@@ -69,10 +84,14 @@ pub(crate) fn decide(
         .unwrap_or_default();
     if edits.iter().any(|edit| edit.applies == Applies::Regrow) {
         let reason = regrow_reason(yard, image, desktop, &edits);
-        return regrow(yard, id, desktop, reason, edits, rollout, draft);
+        let due = Due {
+            reason,
+            until: None,
+        };
+        return regrow(yard, id, desktop, due, edits, rollout, draft);
     }
-    if let Some(reason) = refresh::due(yard, desktop, draft) {
-        return regrow(yard, id, desktop, reason, Vec::new(), rollout, draft);
+    if let Some(due) = refresh::due(yard, desktop, draft) {
+        return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
     }
     if let Some(wanted) = wanted.filter(|_| !edits.is_empty()) {
         return rewrite(yard, id, desktop, wanted, edits, draft);
@@ -152,19 +171,24 @@ fn regrow(
     yard: Yard<'_>,
     id: &DesktopId,
     desktop: &KnownDesktop,
-    reason: Reason,
+    due: Due,
     edits: Vec<Edit>,
-    rollout: &mut Rollout,
+    rollout: &mut Rollout<'_>,
     draft: &mut Draft<'_>,
 ) -> bool {
+    let Due { reason, until } = due;
     if desktop.personal && !matches!(reason, Reason::Requested) {
         // Never regrown without being told to; the change waits in its definition.
         return false;
     }
-    let mut waits = disruptive_waits(yard, id, desktop, draft);
+    let mut waits = asked_waits(yard, id, desktop, draft);
+    waits.extend(logoff(desktop, until, draft));
     let mut wave = 0;
     if waits.is_empty() {
-        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase));
+        let refresh = matches!(reason, Reason::Refresh { .. });
+        let back = rollout.back().filter(|_| refresh);
+        let comes_back = back.is_some_and(|back| back.record.root == desktop.spec.image);
+        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase), comes_back);
         wave = number;
         waits.extend(wait);
     }
@@ -225,7 +249,7 @@ fn reboot(
     yard: Yard<'_>,
     id: &DesktopId,
     desktop: &KnownDesktop,
-    rollout: &mut Rollout,
+    rollout: &mut Rollout<'_>,
     draft: &mut Draft<'_>,
 ) -> bool {
     // What other hands wrote, and what is only told, is not brought into effect by us.
@@ -240,7 +264,7 @@ fn reboot(
     let mut waits = disruptive_waits(yard, id, desktop, draft);
     let mut wave = 0;
     if waits.is_empty() {
-        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase));
+        let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase), false);
         wave = number;
         waits.extend(wait);
     }
@@ -329,10 +353,22 @@ pub(crate) fn disruptive_waits(
     draft: &mut Draft<'_>,
 ) -> Vec<Wait> {
     let mut waits = asked_waits(yard, id, desktop, draft);
-    if let Phase::InUse { users, .. } = desktop.phase {
-        waits.push(Wait::Logoff { users });
-    }
+    waits.extend(logoff(desktop, None, draft));
     waits
+}
+
+/// The people that are waited for, and until when if not for good.
+pub(crate) fn logoff(
+    desktop: &KnownDesktop,
+    until: Option<Timestamp>,
+    draft: &mut Draft<'_>,
+) -> Option<Wait> {
+    let users = desktop.people();
+    if users == 0 || until.is_some_and(|until| until <= draft.now) {
+        return None;
+    }
+    until.into_iter().for_each(|until| draft.wake(until));
+    Some(Wait::Logoff { users, until })
 }
 
 /// Puts an action on a desktop into the plan.
@@ -343,16 +379,23 @@ pub(crate) fn push(
     waits: Vec<Wait>,
     draft: &mut Draft<'_>,
 ) {
-    let users = match desktop.phase {
-        Phase::InUse { users, .. } => users,
-        Phase::Provisioning { .. }
-        | Phase::Available { .. }
-        | Phase::Off { .. }
-        | Phase::Broken { .. }
-        | Phase::Unknown { .. }
-        | Phase::Deleting { .. } => 0,
-    };
-    let waited_for = waits.iter().any(|wait| matches!(wait, Wait::Logoff { .. }));
+    let users = desktop.people();
+    let ends = waits.iter().find_map(|wait| match wait {
+        Wait::Logoff { until, .. } => Some(*until),
+        Wait::Window { .. }
+        | Wait::Freeze { .. }
+        | Wait::Approval { .. }
+        | Wait::Budget { .. }
+        | Wait::Backoff { .. }
+        | Wait::Order { .. }
+        | Wait::Image { .. }
+        | Wait::Disk { .. }
+        | Wait::Observation { .. }
+        | Wait::Room { .. }
+        | Wait::Paused { .. }
+        | Wait::RolloutStopped { .. } => None,
+    });
+    let waited_for = ends == Some(None);
     let interrupts = matches!(
         deed.kind,
         Kind::Delete | Kind::ReplaceDeleteFirst | Kind::Reboot | Kind::PowerOff
@@ -363,7 +406,15 @@ pub(crate) fn push(
     };
     let lost = deed.risk == Risk::DataLoss;
     let impact = Impact {
-        sessions_interrupted: exact(if interrupts && !waited_for { users } else { 0 }),
+        sessions_interrupted: Estimate {
+            value: if interrupts && !waited_for { users } else { 0 },
+            // Some of them may have ended by themselves until then.
+            basis: if ends.flatten().is_some() {
+                Basis::Guess
+            } else {
+                Basis::Exact
+            },
+        },
         sessions_drained: exact(if waited_for { users } else { 0 }),
         users: exact(if interrupts { users } else { 0 }),
         // What a personal disk holds is known only as a power of two: enough to be warned by.

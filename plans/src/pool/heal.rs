@@ -158,21 +158,7 @@ fn renew_drifted(
         }
         return true;
     }
-    let task = Task::Remove {
-        member: id.member(desktop.incarnation),
-    };
-    let step = Step {
-        task,
-        memory: Memory::Leaving,
-    };
-    let reason = Reason::Drift { what: kind };
-    let deed = Deed {
-        kind: Kind::ReplaceDeleteFirst,
-        reason,
-        risk: Risk::Notice,
-        step: Some(step),
-    };
-    heal_with(yard, id, desktop, deed, draft)
+    regrow(yard, id, desktop, Reason::Drift { what: kind }, draft)
 }
 
 fn renew(
@@ -186,6 +172,17 @@ fn renew(
         needs_person(id, desktop, draft);
         return true;
     }
+    regrow(yard, id, desktop, Reason::Broken { why }, draft)
+}
+
+/// Grows a desktop that nobody can use anew, in its slot.
+pub(crate) fn regrow(
+    yard: Yard<'_>,
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+    reason: Reason,
+    draft: &mut Draft<'_>,
+) -> bool {
     let task = Task::Remove {
         member: id.member(desktop.incarnation),
     };
@@ -193,7 +190,6 @@ fn renew(
         task,
         memory: Memory::Leaving,
     };
-    let reason = Reason::Broken { why };
     let deed = Deed {
         kind: Kind::ReplaceDeleteFirst,
         reason,

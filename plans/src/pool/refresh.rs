@@ -1,7 +1,7 @@
 //! When it is time to regrow a desktop that is well.
 
-use coppice_schema::desired::Refresh;
-use coppice_schema::known::{DiskLevel, KnownDesktop, SeenOverlay};
+use coppice_schema::desired::{Refresh, RefreshOn};
+use coppice_schema::known::{DiskLevel, KnownDesktop, Phase, SeenOverlay};
 use coppice_schema::units::Timestamp;
 
 use super::Yard;
@@ -9,22 +9,34 @@ use crate::draft::Draft;
 use crate::plan::Reason;
 use crate::windows;
 
+/// A desktop that is to be regrown although it is well.
+pub(crate) struct Due {
+    pub(crate) reason: Reason,
+    /// When people who are signed in are no longer waited for; `None`: they always are.
+    pub(crate) until: Option<Timestamp>,
+}
+
 /// The trigger that fired for `desktop`, if any. Any of them fires alone.
-pub(crate) fn due(yard: Yard<'_>, desktop: &KnownDesktop, draft: &mut Draft<'_>) -> Option<Reason> {
-    let reason = |trigger: &str| {
-        Some(Reason::Refresh {
+pub(crate) fn due(yard: Yard<'_>, desktop: &KnownDesktop, draft: &mut Draft<'_>) -> Option<Due> {
+    let due = |trigger: &str, until| Due {
+        reason: Reason::Refresh {
             trigger: trigger.to_owned(),
-        })
+        },
+        until,
     };
-    let trigger = yard
-        .pool
-        .policy
-        .refresh
-        .as_ref()
-        .and_then(|refresh| fired(refresh, desktop.grown, draft));
-    if let Some(trigger) = trigger {
-        return reason(trigger);
+    let refresh = yard.pool.policy.refresh.as_ref();
+    if let Some((trigger, at)) = refresh.and_then(|refresh| fired(refresh, desktop, draft)) {
+        let deadline = refresh.and_then(|refresh| refresh.deadline);
+        let until = deadline.and_then(|deadline| {
+            // Whoever signed in after the trigger has that long too: nobody is cut off on arriving.
+            let Phase::InUse { since, .. } = desktop.phase else {
+                return None;
+            };
+            Some(since.max(at).after(deadline))
+        });
+        return Some(due(trigger, until));
     }
+    let reason = |trigger| Some(due(trigger, None));
     let overlay = overlay(yard, desktop)?;
     if overlay.over_limit {
         return reason("disk_limit");
@@ -34,28 +46,41 @@ pub(crate) fn due(yard: Yard<'_>, desktop: &KnownDesktop, draft: &mut Draft<'_>)
         .look
         .as_ref()
         .is_some_and(|look| look.disk == DiskLevel::Critical);
-    (full && is_bulkiest(yard, desktop, overlay)).then(|| Reason::Refresh {
-        trigger: "disk".to_owned(),
-    })
+    if full && is_bulkiest(yard, desktop, overlay) {
+        return reason("disk");
+    }
+    None
 }
 
-fn fired(refresh: &Refresh, grown: Timestamp, draft: &mut Draft<'_>) -> Option<&'static str> {
-    let ages = [("every", refresh.every), ("max_age", refresh.max_age)];
-    for (trigger, age) in ages {
-        let Some(age) = age else { continue };
-        let due = grown.after(age);
-        if due <= draft.now {
-            return Some(trigger);
-        }
-        draft.wake(due);
-    }
-    let at = refresh.at.as_ref()?;
-    if windows::last_of(at, &draft.zone, draft.now).is_some_and(|last| last > grown) {
-        return Some("at");
-    }
-    windows::next_after(at, &draft.zone, draft.now)
+/// The trigger that fired first since `desktop` was grown, and when; deadlines count from there.
+fn fired(
+    refresh: &Refresh,
+    desktop: &KnownDesktop,
+    draft: &mut Draft<'_>,
+) -> Option<(&'static str, Timestamp)> {
+    let logoff = match refresh.on {
+        Some(RefreshOn::Logoff) => desktop.wear.left,
+        Some(RefreshOn::Disconnect | RefreshOn::Never) | None => None,
+    };
+    let grown = desktop.grown;
+    let moment = refresh.at.as_ref();
+    let triggers = [
+        ("logoff", logoff),
+        ("every", refresh.every.map(|age| grown.after(age))),
+        ("max_age", refresh.max_age.map(|age| grown.after(age))),
+        (
+            "at",
+            moment.and_then(|at| windows::next_after(at, &draft.zone, grown)),
+        ),
+    ];
+    let triggers = triggers
         .into_iter()
-        .for_each(|next| draft.wake(next));
+        .filter_map(|(trigger, at)| Some((trigger, at?)));
+    let first = triggers.min_by_key(|(_, at)| *at)?;
+    if first.1 <= draft.now {
+        return Some(first);
+    }
+    draft.wake(first.1);
     None
 }
 

@@ -53,7 +53,7 @@ pub(crate) fn surplus(
     let outdated =
         |desktop: &KnownDesktop| image.is_some_and(|image| desktop.spec.image != image.record.root);
     alive.sort_by_key(|(id, desktop)| {
-        let used = matches!(desktop.phase, Phase::InUse { .. });
+        let used = desktop.people() > 0;
         // One that is on can be had sooner than one that is off.
         let on = is_ready(&desktop.phase) && !matches!(desktop.phase, Phase::Off { .. });
         (
@@ -106,9 +106,7 @@ pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draf
             let again = matches!(desktop.phase, Phase::Deleting { .. });
             if !again {
                 waits.extend(draft.freeze.clone());
-                if let Phase::InUse { users, .. } = desktop.phase {
-                    waits.push(Wait::Logoff { users });
-                }
+                waits.extend(fate::logoff(desktop, None, draft));
             }
             let memory = if again {
                 Memory::Unchanged

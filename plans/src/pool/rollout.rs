@@ -10,8 +10,10 @@ use crate::images::Published;
 use crate::plan::{Applies, Finding, FindingKind, Severity, Wait};
 use crate::specs;
 
+use super::rollback::{self, GivenUp};
+
 /// A pool's budget while a change reaches its desktops.
-pub(crate) struct Rollout {
+pub(crate) struct Rollout<'a> {
     /// Desktops that may be taken away now.
     budget: u32,
     /// Desktops that people can have.
@@ -30,16 +32,19 @@ pub(crate) struct Rollout {
     wait: Option<Wait>,
     /// Which limit it is that the budget comes from.
     limit: &'static str,
+    /// The published version was given up for now.
+    given_up: Option<GivenUp<'a>>,
 }
 
-impl Rollout {
+impl<'a> Rollout<'a> {
     pub(crate) fn survey(
-        yard: Yard<'_>,
-        image: Option<Published<'_>>,
+        yard: Yard<'a>,
+        image: Option<Published<'a>>,
         draft: &mut Draft<'_>,
     ) -> Self {
         let rules = &yard.pool.policy.rollout;
         let now = draft.now;
+        let given_up = image.and_then(|image| rollback::survey(yard, image));
         let mut seen = Census::default();
         for (id, desktop) in yard.members() {
             let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
@@ -57,7 +62,8 @@ impl Rollout {
         let floor = size.saturating_sub(width);
         let mut budget = seen.ready.saturating_sub(floor);
         let mut limit = "max_unavailable";
-        if rules.canary > 0 && seen.proven < rules.canary && seen.outdated > 0 {
+        let tried = rules.canary > 0 && given_up.is_none();
+        if tried && seen.proven < rules.canary && seen.outdated > 0 {
             // A slot that is empty for a moment is one of those that were taken away for the canary.
             let between = size.saturating_sub(seen.all);
             let left = rules
@@ -68,7 +74,12 @@ impl Rollout {
             }
         }
         let mut wait = None;
-        if seen.outdated > 0 {
+        if let Some(given_up) = &given_up {
+            wait = Some(Wait::RolloutStopped {
+                failures: given_up.failures,
+            });
+            draft.finding(given_up.finding(yard));
+        } else if seen.outdated > 0 {
             let name = rules.window.as_ref();
             let window = name.and_then(|name| yard.desired.windows.get(name));
             wait = draft.window(name.map_or("", |name| name.as_str()), window);
@@ -97,7 +108,13 @@ impl Rollout {
             taken: 0,
             wait,
             limit,
+            given_up,
         }
+    }
+
+    /// The version that desktops are made of while the published one is given up.
+    pub(crate) fn back(&self) -> Option<Published<'a>> {
+        self.given_up.as_ref()?.back
     }
 
     /// Desktops that leave because the pool became smaller carry no roll-out: `lost` of them are ready now.
@@ -115,11 +132,12 @@ impl Rollout {
         }
     }
 
-    /// Takes one ready desktop away, or says what it waits for. The number is its wave.
-    pub(crate) fn take(&mut self, ready: bool) -> (u32, Option<Wait>) {
+    /// Takes one ready desktop away, or says what it waits for. The number is its wave. One that comes `back` as what
+    /// it was is no part of the roll-out, and does not wait with it.
+    pub(crate) fn take(&mut self, ready: bool, back: bool) -> (u32, Option<Wait>) {
         let wave = self.taken / self.width;
         self.taken += 1;
-        if let Some(wait) = &self.wait {
+        if let Some(wait) = self.wait.as_ref().filter(|_| !back) {
             return (wave, Some(wait.clone()));
         }
         if !ready {

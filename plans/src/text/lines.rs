@@ -105,6 +105,9 @@ pub fn reason(reason: &Reason) -> String {
         Reason::HostGone { server } => format!("server {server} is gone"),
         Reason::Requested => "asked for".to_owned(),
         Reason::Broken { why } => why.clone(),
+        Reason::RolledBack { image, from, to } => {
+            format!("image {image} goes back, {from} -> {to}")
+        }
         Reason::Refresh { trigger } => match trigger.as_str() {
             "disk" => "its server's disk runs full".to_owned(),
             "disk_limit" => "its disk is beyond disk_limit".to_owned(),
@@ -129,11 +132,12 @@ pub fn wait(wait: &Wait) -> String {
             None => format!("window.{name} denies"),
         },
         Wait::Approval { gate } => format!("approval of {}", crate::specs::word(gate)),
-        Wait::Logoff { users } => {
-            format!(
-                "{users} {} to log off",
-                if *users == 1 { "person" } else { "people" }
-            )
+        Wait::Logoff { users, until } => {
+            let who = if *users == 1 { "person" } else { "people" };
+            match until {
+                Some(at) => format!("{users} {who} to log off, until {} at most", moment(*at)),
+                None => format!("{users} {who} to log off"),
+            }
         }
         Wait::Budget { name } => format!("its turn ({name})"),
         Wait::Backoff { .. } => "a pause after a failure".to_owned(),
@@ -229,10 +233,7 @@ pub(super) fn impact(group: &Group) -> Vec<String> {
     let mut notes = Vec::new();
     let impact = &group.impact;
     if impact.sessions_interrupted.value > 0 {
-        notes.push(format!(
-            "{} sessions are cut off",
-            impact.sessions_interrupted.value
-        ));
+        notes.push(cut_off(impact));
     }
     if impact.sessions_drained.value > 0 {
         notes.push(format!(
@@ -261,9 +262,34 @@ pub(super) fn people(impact: &Impact) -> String {
     ) {
         (0, 0) => "Nobody is interrupted.".to_owned(),
         (0, drained) => format!("Nobody is interrupted; {drained} sessions are waited for."),
-        (cut, 0) => format!("{cut} sessions are cut off."),
-        (cut, drained) => format!("{cut} sessions are cut off, {drained} are waited for."),
+        (_, 0) => format!("{}.", capitalised(&cut_off(impact))),
+        (_, drained) => format!(
+            "{}, {drained} are waited for.",
+            capitalised(&cut_off(impact))
+        ),
     }
+}
+
+/// How many sessions end without their people's doing; fewer, where some may have ended by then.
+#[must_use]
+pub fn cut_off(impact: &Impact) -> String {
+    let Estimate { value, basis } = impact.sessions_interrupted;
+    let most = match basis {
+        Basis::Exact => "",
+        Basis::Measured | Basis::Guess => "up to ",
+    };
+    let who = if value == 1 {
+        "session is"
+    } else {
+        "sessions are"
+    };
+    format!("{most}{value} {who} cut off")
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
 }
 
 fn drift_word(kind: DriftKind) -> &'static str {
@@ -357,6 +383,11 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::Contended { path } => format!("{path} keeps being changed back"),
         FindingKind::RolloutStopped { failures } => {
             format!("its roll-out stopped: {failures} failed")
+        }
+        FindingKind::RolledBack { from, to, failures } => {
+            format!(
+                "its roll-out of {from} stopped: {failures} did not become ready, and went back to {to}"
+            )
         }
         FindingKind::SecretAbsent { name } => format!("secret {name} is not in the grid"),
         FindingKind::NotCarriedOut { path } => {

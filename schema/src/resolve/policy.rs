@@ -179,6 +179,14 @@ fn check_refresh(refresh: &Fields, report: &Report) {
     if let Some(at) = refresh.inner("at") {
         let _moment = super::site::recurrence(at, report);
     }
+    if refresh.word("on") == Some("disconnect") {
+        let problem = Problem::note(
+            "V0501",
+            refresh.place("on"),
+            "`on = \"disconnect\"`: known, not carried out by this version",
+        );
+        report.push(problem.label("read, checked and kept; it has no effect yet"));
+    }
     if refresh.word("on") == Some("never")
         && let Some((name, at)) = triggers(refresh).first()
     {

@@ -20,9 +20,10 @@ const REFRESH: Block = block(
         live(
             "on",
             Kind::Choice(&["logoff", "disconnect", "never"]),
-            "The end of a session.",
-        )
-        .later(),
+            "The end of a session: with `logoff`, a pooled desktop that was used is regrown when the last of its people \
+             has left. Who is signed in is known from the guest agent. `disconnect` is not carried out by this version, \
+             which sees no displays.",
+        ),
         live(
             "every",
             Kind::Duration(MINUTE, YEAR),
@@ -36,13 +37,13 @@ const REFRESH: Block = block(
         live(
             "deadline",
             Kind::Duration(MINUTE, YEAR),
-            "A used desktop is regrown anyway, that long after the trigger.",
-        )
-        .later(),
+            "A used desktop is regrown anyway, that long after the trigger, or after its people came if that was later. \
+             Without, they are always waited for.",
+        ),
         live(
             "warn",
             Kind::Duration(0, YEAR),
-            "Its user is warned that long before.",
+            "Its user is warned that long before. Not carried out by this version, which has no way to tell a guest.",
         )
         .later(),
     ],
@@ -103,9 +104,14 @@ const ROLLOUT: Block = block(
         )
         .unit("desktops")
         .default(Default::Number(1)),
-        live("rollback", Kind::Flag, "When it stops, it goes back.")
-            .default(Default::Flag(true))
-            .later(),
+        live(
+            "rollback",
+            Kind::Flag,
+            "When a roll-out stops because clones of the published version did not become ready, those are regrown with \
+             the version before, as long as a server holds it. What is well stays. The roll-out stays stopped until \
+             another version is published, the template changes, or a person resumes the pool.",
+        )
+        .default(Default::Flag(true)),
         live("window", Kind::Ref("window"), "Only within that window."),
     ],
 );
@@ -227,7 +233,12 @@ const DRIFT: Block = block(
         )),
         live("disk", RULES, "Overlays.").default(Default::Text("enforce")),
         live("image", RULES, "Images.").default(Default::Text("enforce")),
-        live("server", RULES, "Servers.")
+        live(
+            "server",
+            RULES,
+            "Servers. Not carried out by this version: what it writes on a server are domains, overlays and images, which \
+             have rules of their own; of the server itself it writes nothing that others could change.",
+        )
             .default(Default::Text("warn"))
             .later(),
     ],

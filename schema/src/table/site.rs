@@ -96,9 +96,9 @@ pub(super) const SERVER: Block = block(
         live(
             "keep_free_disk",
             Kind::Size(0, 1 << 60),
-            "Disk that desktops leave free.",
+            "Disk that desktops leave free. A desktop is placed where images, this, and what each desktop may grow to fit \
+             into the disk: `disk_limit`, without it an eighth of the desktop's disk, and what it takes if that is more.",
         )
-        .later()
         .default(Default::Text("0B")),
         live("cordon", Kind::Flag, "They get no new desktops.").default(Default::Flag(false)),
     ],

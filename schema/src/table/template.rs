@@ -25,7 +25,12 @@ const ATTRIBUTES: &[Attribute] = &[
         DISK,
         "Virtual size of the disk, at least the image's; the image's without.",
     ),
-    regrow("disk_limit", DISK, "Size to which an overlay may grow."),
+    regrow(
+        "disk_limit",
+        DISK,
+        "Size to which an overlay may grow: a pooled desktop that is beyond it is regrown. So much of a server's disk is \
+         counted for it; without, an eighth of its disk.",
+    ),
     regrow(
         "firmware",
         Kind::Choice(&["bios", "uefi", "uefi-secure"]),

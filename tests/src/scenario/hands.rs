@@ -1,5 +1,6 @@
 //! What others do: people at a hypervisor, faults, and people who ask.
 
+use coppice_schema::Digest;
 use coppice_schema::ids::{Address, DesktopId};
 use coppice_schema::known::{KnownDesktop, Request};
 use coppice_schema::units::{Size, Span, Timestamp};
@@ -22,6 +23,10 @@ impl Stage {
                 }
                 self.look()
             }
+            ["people", desktop, count] => {
+                let users: u32 = count.parse().map_err(|_| "not a number")?;
+                self.meddle(desktop, |sim, d| sim.sign_in(d.spec.uuid, users))
+            }
             ["undefine", desktop] => {
                 self.meddle(desktop, |sim, d| sim.undefine_by_hand(d.spec.uuid))
             }
@@ -36,7 +41,15 @@ impl Stage {
                 let index = self.index(server)?;
                 self.foreign(name, index)
             }
-            ["spoil", name, version] => self.spoil(name, version),
+            ["spoil", name, version] => {
+                self.image(name, version, |sim, root| sim.spoil_image(root, true))
+            }
+            ["dead", name, version] => {
+                self.image(name, version, |sim, root| sim.silence_image(root, true))
+            }
+            ["mended", name, version] => {
+                self.image(name, version, |sim, root| sim.silence_image(root, false))
+            }
             ["fill", percent] => self.fill(percent),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
             ["back", server] => self.away(server, None),
@@ -171,7 +184,12 @@ impl Stage {
         self.look()
     }
 
-    fn spoil(&mut self, name: &str, version: &str) -> Result<String, String> {
+    fn image(
+        &mut self,
+        name: &str,
+        version: &str,
+        act: impl Fn(&SimServer, Digest),
+    ) -> Result<String, String> {
         let state = self.world.log.state();
         let all = state
             .images
@@ -182,7 +200,7 @@ impl Stage {
         self.world
             .machines
             .iter()
-            .for_each(|machine| machine.sim.spoil_image(root, true));
+            .for_each(|machine| act(&machine.sim, root));
         self.look()
     }
 

@@ -30,6 +30,8 @@ impl Storm {
                 sim.put_image(record.root, record.size, record.data);
             }
             for domain in machine.sim.domains() {
+                // Everybody goes home.
+                machine.sim.sign_in(domain.uuid, 0);
                 if domain.mark.is_none_or(|m| m.grid != self.world.grid) {
                     machine.sim.undefine_by_hand(domain.uuid);
                 }

@@ -25,7 +25,7 @@ impl Storm {
             .filter(|d| d.mark.as_ref().is_some_and(|m| m.grid == self.world.grid))
             .collect();
         let victim = self.chance.pick(&ours).cloned();
-        let what = match (self.chance.below(15), victim) {
+        let what = match (self.chance.below(18), victim) {
             (0, Some(domain)) => {
                 sim.kill(domain.uuid);
                 format!("{} is killed", domain.name)
@@ -87,6 +87,11 @@ impl Storm {
                 let uuid = Uuid::from_u64_pair(self.chance.bits(), self.chance.bits());
                 sim.define_foreign(&domain.name, uuid, None);
                 format!("{} is replaced by another of that name", domain.name)
+            }
+            (14..=16, Some(domain)) => {
+                let users = u32::try_from(self.chance.below(3)).unwrap_or(0);
+                sim.sign_in(domain.uuid, users);
+                format!("{users} people are signed in to {}", domain.name)
             }
             _ => return Ok(()),
         };

@@ -167,6 +167,7 @@ impl World {
                 personal,
                 failures: Default::default(),
                 grown: since,
+                wear: Default::default(),
             };
             Arc::make_mut(&mut state.desktops).insert(id.clone(), desktop);
         });

@@ -39,9 +39,16 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
     protect(state, commit);
 
     state.revision = revision;
+    let before = Arc::clone(&state.committed);
     let committed = Arc::make_mut(&mut state.committed);
     for address in commit.changes.keys() {
         committed.take(address, &commit.desired);
+    }
+    for (id, slot) in &mut state.slots {
+        // What is made of something else may be well.
+        if before.form(&id.pool) != committed.form(&id.pool) {
+            slot.failed.clear();
+        }
     }
     let record = RevisionRecord {
         desired: Arc::clone(&state.committed),

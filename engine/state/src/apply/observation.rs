@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, DesktopId, ServerId};
-use coppice_schema::known::{Failures, Health, KnownDesktop, Look, Order, Phase};
+use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId, Slot};
+use coppice_schema::known::{
+    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, Wear,
+};
 use coppice_schema::units::{Span, Timestamp};
 
 use super::member;
@@ -225,6 +228,7 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
         return;
     };
     let before = std::mem::replace(&mut desktop.phase, phase.clone());
+    desktop.wear = worn(desktop.wear, &phase, time);
     let same_kind = before.word() == phase.word();
     let Failures { count, last } = desktop.failures;
     match &phase {
@@ -246,15 +250,83 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
         | Phase::Unknown { .. }
         | Phase::Deleting { .. } => desktop.failures = Failures { count, last },
     }
-    let failures = desktop.failures;
-    state.slots.entry(id.clone()).or_default().failures = failures;
+    let (failures, ready, root) = (desktop.failures, desktop.wear.ready, desktop.spec.image);
+    let slot = state.slots.entry(id.clone()).or_default();
+    slot.failures = failures;
+    match &phase {
+        Phase::Available { .. } | Phase::InUse { .. } => {
+            slot.well = Some(root);
+            slot.failed.remove(&root);
+        }
+        // Only these speak of what is in the image; the rest are troubles of servers.
+        Phase::Broken {
+            reason: BrokenReason::NotReady | BrokenReason::Crashed,
+            ..
+        } if !ready => {
+            slot.failed.insert(root);
+        }
+        Phase::Broken { .. }
+        | Phase::Provisioning { .. }
+        | Phase::Off { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => {}
+    }
     if !same_kind {
+        got_through(state, &id.pool, root);
         state.record(
             Address::Desktop(id.clone()),
             Happening::Became {
                 phase: phase.word().to_owned(),
             },
         );
+    }
+}
+
+/// A version that all desktops of a pool are well with has not failed, whatever was seen on the way there.
+fn got_through(state: &mut State, pool: &PoolName, root: Digest) {
+    let wanted = state.committed.pools.get(pool).map(|pool| pool.desktops);
+    let first = DesktopId {
+        pool: pool.clone(),
+        slot: Slot(0),
+    };
+    let mine = state.desktops.range(&first..);
+    let mine = mine.take_while(|(id, _)| id.pool == *pool);
+    let well = mine.take_while(|(_, desktop)| {
+        let ready = matches!(
+            desktop.phase,
+            Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. }
+        );
+        ready && desktop.wear.ready && desktop.spec.image == root
+    });
+    let well = u32::try_from(well.count()).unwrap_or(u32::MAX);
+    if wanted.is_some_and(|wanted| well >= wanted) {
+        let slots = state.slots.range_mut(first..);
+        for (_, slot) in slots.take_while(|(id, _)| id.pool == *pool) {
+            slot.failed.remove(&root);
+        }
+    }
+}
+
+/// What a desktop has been through when it comes to `phase`. Only a guest that says so, or no power, tells that nobody
+/// is signed in any more.
+fn worn(before: Wear, phase: &Phase, time: Timestamp) -> Wear {
+    let empty = |ready| Wear {
+        ready: before.ready || ready,
+        occupied: false,
+        left: before.left.or(before.occupied.then_some(time)),
+    };
+    match phase {
+        Phase::InUse { .. } => Wear {
+            ready: true,
+            occupied: true,
+            ..before
+        },
+        Phase::Available { .. } => empty(true),
+        Phase::Off { .. } => empty(false),
+        Phase::Provisioning { .. }
+        | Phase::Broken { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => before,
     }
 }
 

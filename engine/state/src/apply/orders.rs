@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use coppice_plans::plan::{Base, Memory};
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, ServerName, Stamp};
-use coppice_schema::known::{BrokenReason, DesktopSpec, KnownDesktop, Order, Phase, Request, Task};
+use coppice_schema::known::{
+    BrokenReason, DesktopSpec, KnownDesktop, Order, Phase, Request, Task, Wear,
+};
 
 use super::commit::compare;
 use super::observation::{rederive, set_phase};
@@ -170,6 +172,7 @@ fn grow(state: &mut State, server: ServerId, spec: &DesktopSpec, personal: bool)
         personal,
         failures: slot.failures,
         grown: state.time,
+        wear: Wear::default(),
     };
     Arc::make_mut(&mut state.desktops).insert(id, desktop);
 }

@@ -131,17 +131,18 @@ pub(super) fn resumed(
     address: &Address,
     author: &str,
 ) -> Result<Outcome, Refusal> {
-    state
-        .pauses
-        .remove(address)
-        .ok_or_else(|| Refusal::Absent(format!("pause of {address}")))?;
+    let paused = state.pauses.remove(address).is_some();
     // Resuming also forgives: whoever resumes has looked.
+    let mut forgiven = false;
     if let Address::Pool(pool) = address {
-        state
-            .slots
-            .iter_mut()
-            .filter(|(id, _)| id.pool == *pool)
-            .for_each(|(_, slot)| slot.failures = Default::default());
+        for (_, slot) in state.slots.iter_mut().filter(|(id, _)| id.pool == *pool) {
+            forgiven |= slot.failures.count > 0 || !slot.failed.is_empty();
+            slot.failures = Default::default();
+            slot.failed.clear();
+        }
+    }
+    if !paused && !forgiven {
+        return Err(Refusal::Absent(format!("pause of {address}")));
     }
     changed(state, address.clone(), "goes on".to_owned(), author)
 }

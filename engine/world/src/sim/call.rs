@@ -127,7 +127,10 @@ impl SimServer {
                 self.occupy(domain, span);
                 let at = self.clock.now().after(span);
                 let effect = move |machine: &mut Machine, at| {
+                    // What others did since it was asked, nobody could have known: that is no misuse.
+                    let misuse = machine.misuse.len();
                     let _ = act(machine, at);
+                    machine.misuse.truncate(misuse);
                 };
                 self.machine().late.push((at, Box::new(effect)));
                 self.clock.sleep(limit).await;

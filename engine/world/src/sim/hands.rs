@@ -44,6 +44,19 @@ impl SimServer {
         });
     }
 
+    /// So many people are signed in from now on, if its guest is up.
+    pub fn sign_in(&self, uuid: Uuid, users: u32) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            if let Some(domain) = machine.domains.get_mut(&uuid)
+                && domain.runs()
+                && domain.answers_at.is_some_and(|at| at <= now)
+            {
+                domain.users = users;
+            }
+        });
+    }
+
     /// Ends a domain and forgets it.
     pub fn undefine_by_hand(&self, uuid: Uuid) {
         self.end_by_hand(uuid, PowerState::Off);
@@ -90,6 +103,7 @@ impl SimServer {
                 power: PowerState::Off,
                 running_with: None,
                 answers_at: None,
+                users: 0,
             };
             machine.domains.insert(uuid, domain);
             machine.note(now, Hand::Other, Deed::Defined { uuid, mark });
@@ -142,6 +156,17 @@ impl SimServer {
                     image.state = CopyState::Bad;
                 }
                 machine.note(now, Hand::Other, Deed::ImageGone(root));
+            }
+        });
+    }
+
+    /// Guests of an image do not come up when they are started from now on, or do again.
+    pub fn silence_image(&self, root: Digest, silent: bool) {
+        self.meddle(|machine| {
+            if silent {
+                machine.silent.insert(root);
+            } else {
+                machine.silent.remove(&root);
             }
         });
     }

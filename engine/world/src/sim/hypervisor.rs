@@ -3,7 +3,7 @@
 use coppice_schema::desired::{Display, Firmware};
 use coppice_schema::ids::GridId;
 use coppice_schema::known::{Capacity, Feature, GuestState, PowerState};
-use coppice_schema::units::{Span, Timestamp};
+use coppice_schema::units::{Size, Span, Timestamp};
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
 use futures::io::Cursor;
@@ -22,7 +22,11 @@ type Outcome<T> = Result<T, HypervisorError>;
 
 impl Hypervisor for SimServer {
     fn capacity(&self) -> BoxFuture<'_, Outcome<Capacity>> {
-        let capacity = self.setup.capacity.clone();
+        // As with the real ones, the size of the disk is for the disks to tell.
+        let capacity = Capacity {
+            disk: Size(0),
+            ..self.setup.capacity.clone()
+        };
         let act = move |_: &mut Machine, _| Ok(capacity);
         Box::pin(self.call(Operation::Capacity, String::new(), None, act))
     }
@@ -130,7 +134,7 @@ impl Hypervisor for SimServer {
                 match with.filter(|(_, hardware)| answers && runs && hardware.agent) {
                     Some((hostname, _)) => GuestState::Answers {
                         hostname: hostname.clone(),
-                        users: Some(0),
+                        users: Some(domain.users),
                     },
                     None => GuestState::Silent,
                 },
@@ -280,6 +284,7 @@ fn define(
         power: old.map_or(PowerState::Off, |d| d.power.clone()),
         running_with: old.and_then(|d| d.running_with.clone()),
         answers_at: old.and_then(|d| d.answers_at),
+        users: old.map_or(0, |d| d.users),
     };
     if old != Some(&domain) {
         machine.domains.insert(uuid, domain);

@@ -1,6 +1,6 @@
 //! The machine itself: what is on it, and what each operation does to it. No faults, no waiting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use coppice_schema::Digest;
@@ -37,6 +37,8 @@ pub struct SimDomain {
     pub running_with: Option<(String, Hardware)>,
     /// When its guest answers; `None`: never.
     pub answers_at: Option<Timestamp>,
+    /// How many people are signed in.
+    pub users: u32,
 }
 
 /// An overlay on a simulated server.
@@ -77,6 +79,8 @@ pub(super) struct Machine {
     pub(super) domains: BTreeMap<Uuid, SimDomain>,
     pub(super) overlays: BTreeMap<PathBuf, SimOverlay>,
     pub(super) images: BTreeMap<Digest, SimImage>,
+    /// Images whose guests never answer.
+    pub(super) silent: BTreeSet<Digest>,
     pub(super) journal: Vec<Change>,
     pub(super) misuse: Vec<String>,
     /// Changing calls whose callers still wait for their end.
@@ -100,6 +104,7 @@ impl Machine {
             domains: BTreeMap::new(),
             overlays: BTreeMap::new(),
             images: BTreeMap::new(),
+            silent: BTreeSet::new(),
             journal: Vec::new(),
             misuse: Vec::new(),
             called: BTreeMap::new(),
@@ -228,7 +233,10 @@ impl Machine {
             return Err("it is not defined".to_owned());
         };
         domain.power = PowerState::Running { since };
-        domain.answers_at = Some(at.after(Span(low + extra)));
+        let image = domain.mark.as_ref().map(|mark| mark.image);
+        domain.answers_at = image
+            .is_none_or(|image| !self.silent.contains(&image))
+            .then(|| at.after(Span(low + extra)));
         domain.running_with = domain
             .hardware
             .clone()
@@ -247,6 +255,7 @@ impl Machine {
         domain.power = left;
         domain.running_with = None;
         domain.answers_at = None;
+        domain.users = 0;
         let mark = domain.mark.clone();
         if ran {
             self.note(at, by, Deed::Ended { uuid, mark });
