@@ -13,6 +13,7 @@ use crate::ids::{
     Address, DesktopId, Epoch, Generation, GridId, ImageName, Incarnation, Member, NetworkName,
     Revision, SecretName, ServerId, ServerName, Stamp, VersionName,
 };
+use crate::review::KnownRun;
 use crate::units::{Size, Timestamp};
 
 /// Everything a plan may look at beside the configuration and the time.
@@ -42,6 +43,9 @@ pub struct Known {
     pub repairs: BTreeMap<DesktopId, Vec<Timestamp>>,
     /// What servers were told and have not finished, by stamp.
     pub orders: BTreeMap<Stamp, Order>,
+    /// Runs that are not finished, by the revision that began each.
+    #[serde(default)]
+    pub runs: BTreeMap<Revision, KnownRun>,
     /// Names of the secrets the grid holds, with their version.
     pub secrets: BTreeMap<SecretName, u64>,
     /// Objects that no one may act on until then; `None`: until resumed.
