@@ -10,7 +10,7 @@ use coppice_schema::known::{
 };
 use coppice_schema::units::Timestamp;
 
-use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
+use crate::plan::{Action, Kind, Memory, Plan, Reason, Risk, Step};
 
 /// A rule that a plan breaks.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -109,6 +109,10 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
     pools(plan, desired, known, &mut judge);
     disks(plan, desired, known, &mut judge);
     given_up(plan, desired, known, &mut judge);
+    // A configuration that is not committed is reviewed by looking at this very plan.
+    if *desired == known.committed && !known.runs.is_empty() {
+        approved(plan, known, &mut judge);
+    }
     found
 }
 
@@ -358,6 +362,66 @@ fn overdue(action: &Action, desktop: &KnownDesktop, pool: Option<&Pool>, now: Ti
         return false;
     };
     trigger.max(*since).after(deadline) <= now
+}
+
+/// A run does nothing disruptive for the configuration's sake that nobody has looked at.
+fn approved(plan: &Plan, known: &Known, judge: &mut impl FnMut(bool, &Address, &'static str)) {
+    let rule = "a run does what was reviewed";
+    let mut unnamed: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    for (action, step) in due(plan) {
+        let (Some(member), true) = (step.task.member(), action.risk > Risk::Notice) else {
+            continue;
+        };
+        let id = &member.desktop;
+        let wanted = match &action.reason {
+            Reason::CannotUpdateInPlace { .. }
+            | Reason::ImageVersion { .. }
+            | Reason::RemovedFromConfig
+            | Reason::Scale { .. }
+            | Reason::AttributesChanged
+            | Reason::NotPresent => step.memory != Memory::Unchanged,
+            // The boot that follows a repair is part of the repair.
+            Reason::PendingHardware => !known.repairs.contains_key(id),
+            Reason::Drift { .. }
+            | Reason::HostGone { .. }
+            | Reason::Requested
+            | Reason::Broken { .. }
+            | Reason::Refresh { .. }
+            | Reason::RolledBack { .. }
+            | Reason::Power { .. }
+            | Reason::Unused => false,
+        };
+        let mut reviewed = known.runs.values().flat_map(|run| &run.reviewed);
+        let named = reviewed.any(|it| {
+            let mut slots = it.slots.iter();
+            (&it.pool, it.kind) == (&id.pool, action.kind)
+                && it.risk >= action.risk
+                && slots.any(|(first, last)| *first <= id.slot && id.slot <= *last)
+        });
+        if wanted && !named {
+            let scaled = matches!(action.reason, Reason::Scale { .. });
+            judge(
+                scaled && action.risk == Risk::Disruptive,
+                &action.object,
+                rule,
+            );
+            *unnamed.entry(&id.pool).or_default() += 1;
+        }
+    }
+    // Which pooled desktops a smaller pool loses shows only then; how many does not.
+    for (pool, count) in unnamed {
+        let each = known.runs.values().map(|run| {
+            let all = run.reviewed.iter();
+            let removals = all.filter(|it| it.pool == *pool && it.kind == Kind::Delete);
+            let counts = removals.map(|it| {
+                let named = it.slots.iter().map(|(first, last)| last.0 - first.0 + 1);
+                it.extra + named.sum::<u32>()
+            });
+            counts.sum::<u32>()
+        });
+        let object = Address::Pool(pool.clone());
+        judge(count <= each.max().unwrap_or(0), &object, rule);
+    }
 }
 
 fn belongs(

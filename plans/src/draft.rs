@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 
 use crate::place::Ledger;
 use crate::plan::{Action, Drift, DriftKind, Finding, PoolForecast, UnderWay, Wait};
+use crate::review::Review;
 use crate::windows::{self, Now};
 
 /// Longest time between two tries of what keeps failing.
@@ -27,8 +28,12 @@ pub(crate) struct Draft<'a> {
     pub(crate) pools: BTreeMap<PoolName, PoolForecast>,
     pub(crate) under_way: Vec<UnderWay>,
     pub(crate) next: Option<Timestamp>,
-    /// Desktops with an open order: at most one order for each at a time.
+    /// Desktops with an open order.
+    ordered: BTreeSet<DesktopId>,
+    /// Those, and those with an action in this plan: at most one order for each at a time.
     pub(crate) busy: BTreeSet<DesktopId>,
+    /// What was reviewed of the runs under way.
+    pub(crate) review: Review<'a>,
     /// A window that denies is open: what it is called and when it closes.
     pub(crate) freeze: Option<Wait>,
 }
@@ -36,7 +41,7 @@ pub(crate) struct Draft<'a> {
 impl<'a> Draft<'a> {
     pub(crate) fn new(desired: &'a Desired, known: &'a Known, now: Timestamp) -> Self {
         let zone = windows::zone(&desired.grid.timezone);
-        let busy = known
+        let ordered: BTreeSet<DesktopId> = known
             .orders
             .values()
             .filter_map(|order| Some(order.task.member()?.desktop.clone()))
@@ -51,7 +56,9 @@ impl<'a> Draft<'a> {
             pools: BTreeMap::new(),
             under_way: Vec::new(),
             next: None,
-            busy,
+            busy: ordered.clone(),
+            ordered,
+            review: Review::default(),
             freeze: None,
             zone,
         };
@@ -133,6 +140,13 @@ impl<'a> Draft<'a> {
                 })
             }
         }
+    }
+
+    /// What a desktop with an open order waits for.
+    pub(crate) fn ordered(&self, id: &DesktopId) -> Option<Wait> {
+        self.ordered.contains(id).then(|| Wait::Order {
+            what: "an earlier order for it".to_owned(),
+        })
     }
 
     /// A server that may hold what it does not show.

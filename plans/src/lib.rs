@@ -15,6 +15,7 @@ pub mod markdown;
 mod place;
 pub mod plan;
 mod pool;
+mod review;
 mod servers;
 mod specs;
 pub mod text;
@@ -26,6 +27,7 @@ use coppice_schema::units::Timestamp;
 
 pub use check::{Violation, check};
 pub use plan::Plan;
+pub use review::reviewed;
 
 use draft::Draft;
 use plan::Looked;
@@ -38,6 +40,7 @@ use plan::Looked;
 pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     let mut draft = Draft::new(desired, known, now);
     let changes = configuration::compare(desired, known, &mut draft);
+    draft.review = review::Review::of(known, &changes);
     servers::survey(known, &mut draft);
     images::survey(desired, known, &mut draft);
     language::survey(desired, known, &mut draft);
@@ -49,6 +52,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
     images::collect(desired, known, &mut draft);
+    review::survey(&mut draft);
     let gates = gates::judge(desired, known, &draft);
     let looked = known.servers.iter().map(|(id, server)| {
         let look = server.look.as_ref();

@@ -16,6 +16,8 @@ use coppice_schema::units::{Size, Span, Timestamp};
 
 use serde::{Deserialize, Serialize};
 
+pub use coppice_schema::review::{Kind, Reviewed, Risk};
+
 pub use finding::{Finding, FindingKind, Gate, GateKind, Severity, Verdict};
 
 /// What would happen.
@@ -168,52 +170,6 @@ pub enum Memory {
     Leaving,
 }
 
-/// Kinds of action.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Something new.
-    Create,
-    /// A change in place.
-    Update,
-    /// A new one before the old one goes.
-    ReplaceCreateFirst,
-    /// The old one goes before the new one comes.
-    ReplaceDeleteFirst,
-    /// It goes.
-    Delete,
-    /// It is no longer looked after, and stays.
-    Forget,
-    /// Something that was there is looked after from now on.
-    Adopt,
-    /// The same thing under another name.
-    Move,
-    /// An image to another server.
-    CopyImage,
-    /// A server is emptied.
-    Drain,
-    /// Off and on again.
-    Reboot,
-    /// On.
-    PowerOn,
-    /// Off.
-    PowerOff,
-}
-
-/// How badly an action can hurt.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Risk {
-    /// Nobody notices.
-    Safe,
-    /// Somebody may notice.
-    Notice,
-    /// Somebody is interrupted, or a pool has fewer desktops for a while.
-    Disruptive,
-    /// Something is gone for good.
-    DataLoss,
-}
-
 /// Why an action is in the plan.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -345,10 +301,10 @@ pub enum Wait {
         /// When it closes.
         closes: Option<Timestamp>,
     },
-    /// For a person's approval.
+    /// For a person to review it: it follows from the configuration, and was not in the plan that was applied.
     Approval {
-        /// Of what.
-        gate: GateKind,
+        /// The revision, the newest one under way.
+        revision: Revision,
     },
     /// For people to log off.
     Logoff {

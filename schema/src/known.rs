@@ -15,6 +15,7 @@ use crate::ids::{
     Address, DesktopId, Epoch, Generation, GridId, ImageName, Member, NetworkName, Revision,
     SecretName, ServerId, ServerName, Stamp, VersionName,
 };
+use crate::review::KnownRun;
 use crate::units::{Size, Timestamp};
 
 pub use desktop::{BrokenReason, Failures, KnownDesktop, Phase, SlotMemory, Wear};
@@ -46,6 +47,9 @@ pub struct Known {
     pub repairs: BTreeMap<DesktopId, Vec<Timestamp>>,
     /// What servers were told and have not finished, by stamp.
     pub orders: BTreeMap<Stamp, Order>,
+    /// Runs that are not finished, by the revision that began each.
+    #[serde(default)]
+    pub runs: BTreeMap<Revision, KnownRun>,
     /// Names of the secrets the grid holds, with their version.
     pub secrets: BTreeMap<SecretName, u64>,
     /// Objects that no one may act on until then; `None`: until resumed.

@@ -22,6 +22,7 @@ mod quantity;
 mod reference;
 mod render;
 mod resolve;
+pub mod review;
 mod source;
 pub mod table;
 mod typed;

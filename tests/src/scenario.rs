@@ -12,7 +12,8 @@
 //! | `plan`, `plan markdown` | what those files would change |
 //! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
-//! | `desktops`, `findings`, `drift` | looks |
+//! | `lead` | lets the leader decide, and no server hear of it yet |
+//! | `desktops`, `findings`, `waits`, `drift` | looks |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |
 //! | `mute DESKTOP ...` | guests fall silent until they are started again, all before anybody looks |
 //! | `people DESKTOP COUNT` | so many people are signed in; found out within a minute |

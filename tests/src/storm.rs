@@ -266,7 +266,8 @@ impl Storm {
     fn commit(&mut self, desired: &coppice_schema::Desired) -> Verdict {
         let log = &self.world.log;
         let state = log.state();
-        let known = state.known(log.term());
+        let mut known = state.known(log.term());
+        known.runs.clear();
         let now = self.world.clock.now();
         let plan = coppice_plans::plan(desired, &known, now);
         let violations = coppice_plans::check(&plan, desired, &known);
@@ -274,10 +275,12 @@ impl Storm {
             return Err(format!("a plan of an edit fails its check: {violation:?}"));
         }
         let texts = Digest::of(format!("{desired:?}").as_bytes());
+        let document = coppice_plans::document::of(&plan, &known, "storm", now);
         let entry = Entry::Committed(Box::new(Commit {
             desired: desired.clone(),
             texts,
             base: plan.base,
+            reviewed: coppice_plans::reviewed(&document, desired),
             plan: Digest::of(format!("{} {texts}", log.len()).as_bytes()),
             bounds: Bounds {
                 sessions_interrupted: u32::MAX,

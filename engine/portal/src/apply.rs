@@ -55,13 +55,14 @@ pub(crate) async fn apply(
 
     let goal = goal(&seen.state, &reviewed);
     let preview = preview::of(&portal, &seen, Arc::new(goal), BTreeSet::new()).await?;
-    expected(request.expect_plan, preview.document.plan_id)?;
     // It is what the grid asks for already, and nobody allows more than they did before.
     let allows = !request.approve.is_empty() || request.max_interrupted.is_some();
     let nothing_to_allow = !allows || preview.plan.actions.is_empty();
-    if preview.plan.changes.is_empty() && nothing_to_allow {
+    let unchanged = preview.plan.changes.is_empty();
+    if unchanged && nothing_to_allow && !preview::awaits_approval(&portal, &seen).await? {
         return Ok(answer(seen.state.revision, true, preview.document));
     }
+    expected(request.expect_plan, preview.document.plan_id)?;
     seen_whole(&seen.state, &preview.plan)?;
     gates(&preview.plan, &request.approve)?;
     let asked = reviewed.saved.as_ref().map(|saved| &saved.bounds);
@@ -71,13 +72,20 @@ pub(crate) async fn apply(
         request.max_interrupted,
         request.approve,
     )?;
-    let Preview { plan, document, .. } = checked(preview).await?;
+    let Preview {
+        plan,
+        document,
+        desired: goal,
+        ..
+    } = checked(preview).await?;
 
     let (base, changes, document) = match reviewed.saved {
         Some(saved) => (saved.base, saved.document.changes.clone(), saved.document),
         None => (plan.base, plan.changes, document),
     };
     let commit = Commit {
+        // What a person looked at: of a saved plan that is the saved one, whatever came up since.
+        reviewed: coppice_plans::reviewed(&document, &goal),
         desired: reviewed.desired,
         texts: reviewed.texts,
         base,

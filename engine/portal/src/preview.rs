@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coppice_plans::document::{self, Document};
-use coppice_plans::plan::{Action, Plan};
+use coppice_plans::plan::{Action, Plan, Wait};
 use coppice_schema::ids::Address;
 use coppice_schema::{Bundle, Desired, Diagnostic, Digest, Known, Loaded, Severity, load};
 
@@ -56,23 +56,37 @@ pub(crate) async fn read(bundle: Bundle) -> Result<Read, Box<Problem>> {
 
 /// The plan of what is committed: what would be done now, drift and findings among it.
 pub(crate) async fn of_committed(portal: &Portal, seen: &Seen) -> Result<Preview, Box<Problem>> {
-    of(
-        portal,
-        seen,
-        Arc::clone(&seen.state.committed),
-        BTreeSet::new(),
-    )
-    .await
+    let (desired, known) = (Arc::clone(&seen.state.committed), seen.known());
+    make(portal, desired, known, BTreeSet::new()).await
 }
 
-/// The plan of a configuration; with `targets`, the part of it that is about them.
+/// Whether a run comes to something that nobody has reviewed.
+pub(crate) async fn awaits_approval(portal: &Portal, seen: &Seen) -> Result<bool, Box<Problem>> {
+    let plan = of_committed(portal, seen).await?.plan;
+    let mut waits = plan.actions.iter().flat_map(|action| &action.waits);
+    Ok(waits.any(|wait| matches!(wait, Wait::Approval { .. })))
+}
+
+/// The plan of a configuration, as it would be carried out once it is applied: what waits for a review waits no more
+/// then, also when the configuration is the committed one. With `targets`, the part of it that is about them.
 pub(crate) async fn of(
     portal: &Portal,
     seen: &Seen,
     desired: Arc<Desired>,
     targets: BTreeSet<Address>,
 ) -> Result<Preview, Box<Problem>> {
-    let (known, now) = (seen.known(), portal.now());
+    let mut known = seen.known();
+    known.runs.clear();
+    make(portal, desired, known, targets).await
+}
+
+async fn make(
+    portal: &Portal,
+    desired: Arc<Desired>,
+    known: Known,
+    targets: BTreeSet<Address>,
+) -> Result<Preview, Box<Problem>> {
+    let now = portal.now();
     aside("make a plan", move || {
         let mut plan = coppice_plans::plan(&desired, &known, now);
         if !targets.is_empty() {

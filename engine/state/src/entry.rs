@@ -12,6 +12,7 @@ use coppice_schema::ids::{
 use coppice_schema::known::{
     Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Request, Seen, ServerState, Task,
 };
+use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -209,6 +210,9 @@ pub struct Commit {
     pub base: Base,
     /// The plan.
     pub plan: Digest,
+    /// What of it can hurt, as it was looked at.
+    #[serde(default)]
+    pub reviewed: Vec<Reviewed>,
     /// What may happen without asking again.
     pub bounds: Bounds,
     /// Who.

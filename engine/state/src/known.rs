@@ -3,10 +3,11 @@
 use coppice_schema::Known;
 use coppice_schema::ids::GridId;
 use coppice_schema::known::{Health, KnownServer};
+use coppice_schema::review::KnownRun;
 use coppice_schema::units::Timestamp;
 
 use crate::apply::deadlines;
-use crate::state::{Server, State};
+use crate::state::{Run, Server, State};
 
 impl State {
     /// What is known in `term`. A look that was not confirmed in it, or whose hypervisor did not answer, is not
@@ -31,6 +32,12 @@ impl State {
             requests: self.requests.clone(),
             repairs: self.repairs.clone(),
             orders: self.orders.as_ref().clone(),
+            runs: self
+                .runs
+                .iter()
+                .filter(|(_, run)| run.finished.is_none())
+                .map(|(revision, run)| (*revision, known_run(run)))
+                .collect(),
             secrets: self
                 .secrets
                 .iter()
@@ -56,6 +63,13 @@ impl State {
     #[must_use]
     pub fn tick_is_due(&self, now: Timestamp) -> bool {
         deadlines(self).any(|(_, at)| at <= now)
+    }
+}
+
+fn known_run(run: &Run) -> KnownRun {
+    KnownRun {
+        started: run.started,
+        reviewed: run.reviewed.clone(),
     }
 }
 

@@ -13,6 +13,7 @@ use coppice_schema::ids::{
 use coppice_schema::known::{
     Capacity, ImageVersion, KnownDesktop, Look, Order, Request, ServerState, SlotMemory,
 };
+use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +146,9 @@ pub struct Run {
     pub started: Timestamp,
     /// When the grid had become what it asked for.
     pub finished: Option<Timestamp>,
+    /// What of it can hurt, as it was looked at: the rest waits for approval while the run is not finished.
+    #[serde(default)]
+    pub reviewed: Vec<Reviewed>,
     /// What may happen without asking again.
     pub bounds: Bounds,
     /// Actions done since.

@@ -307,6 +307,7 @@ fn a_related_change_makes_a_plan_stale_and_an_unrelated_one_does_not() {
             texts: Digest([0; 32]),
             base: plan.base.clone(),
             plan: Digest([9; 32]),
+            reviewed: Vec::new(),
             bounds: Default::default(),
             author: "bob".to_owned(),
             changes: plan.changes.clone(),

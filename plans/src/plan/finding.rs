@@ -184,6 +184,11 @@ pub enum FindingKind {
     },
     /// Its block is gone, and it is kept because it is protected.
     KeptProtected,
+    /// Some of what the configuration asks for was not in the plan that was applied.
+    Unreviewed {
+        /// How many actions.
+        actions: u32,
+    },
     /// A desktop is broken.
     Broken {
         /// How, in words.

@@ -34,6 +34,11 @@ pub(crate) struct Deed {
     pub(crate) step: Option<Step>,
 }
 
+/// How a desktop is grown anew, ...
+pub(crate) const REGROW: Kind = Kind::ReplaceDeleteFirst;
+/// ... and what it costs to take a pooled one away for it.
+pub(crate) const TAKEN: Risk = Risk::Disruptive;
+
 /// Plans what `desktop` needs. Returns whether anything is done, so that nothing else is.
 pub(crate) fn decide(
     yard: Yard<'_>,
@@ -47,25 +52,27 @@ pub(crate) fn decide(
     if matches!(
         desktop.phase,
         Phase::Deleting { .. } | Phase::Unknown { .. }
-    ) || draft.busy.contains(id)
-    {
+    ) {
         return true;
     }
-    if requested(yard, id, desktop, draft) {
+    let ordered = draft.ordered(id).is_some();
+    if !ordered && (draft.busy.contains(id) || requested(yard, id, desktop, draft)) {
         return true;
     }
     let back = rollout.back();
-    if let Some(reason) = rollback::reason(yard, image, back, id, desktop) {
-        return heal::regrow(yard, id, desktop, reason, draft);
-    }
-    if heal::heal(yard, id, desktop, target, draft) {
-        return true;
-    }
-    // While the published version is given up, a clone of the one before is regrown as what it is.
-    if back.is_some_and(|back| back.record.root == desktop.spec.image)
-        && let Some(due) = refresh::due(yard, desktop, draft)
-    {
-        return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
+    if !ordered {
+        if let Some(reason) = rollback::reason(yard, image, back, id, desktop) {
+            return heal::regrow(yard, id, desktop, reason, draft);
+        }
+        if heal::heal(yard, id, desktop, target, draft) {
+            return true;
+        }
+        // While the published version is given up, a clone of the one before is regrown as what it is.
+        if back.is_some_and(|back| back.record.root == desktop.spec.image)
+            && let Some(due) = refresh::due(yard, desktop, draft)
+        {
+            return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
+        }
     }
     let wanted = image.map(|image| {
         specs::of(
@@ -82,16 +89,38 @@ pub(crate) fn decide(
         .as_ref()
         .map(|wanted| specs::edits(&desktop.spec, wanted))
         .unwrap_or_default();
-    if edits.iter().any(|edit| edit.applies == Applies::Regrow) {
+    let outdated = edits.iter().any(|edit| edit.applies == Applies::Regrow);
+    if ordered {
+        // What the configuration asks of it next is part of the plan, and comes after its order.
+        if outdated {
+            let reason = regrow_reason(yard, image, desktop, &edits);
+            let due = Due {
+                reason,
+                until: None,
+            };
+            regrow(yard, id, desktop, due, edits, rollout, draft);
+        } else if let Some(wanted) = wanted.filter(|_| !edits.is_empty()) {
+            rewrite(yard, id, desktop, wanted, edits, draft);
+        }
+        return true;
+    }
+    // What was not reviewed waits, and what has nothing to do with the configuration goes on meanwhile.
+    let held = outdated && !desktop.personal && draft.review.wait(id, REGROW, TAKEN).is_some();
+    if (!outdated || held)
+        && let Some(due) = refresh::due(yard, desktop, draft)
+    {
+        return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
+    }
+    if held && drift::drifted(yard, id, desktop, draft) {
+        return true;
+    }
+    if outdated {
         let reason = regrow_reason(yard, image, desktop, &edits);
         let due = Due {
             reason,
             until: None,
         };
         return regrow(yard, id, desktop, due, edits, rollout, draft);
-    }
-    if let Some(due) = refresh::due(yard, desktop, draft) {
-        return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
     }
     if let Some(wanted) = wanted.filter(|_| !edits.is_empty()) {
         return rewrite(yard, id, desktop, wanted, edits, draft);
@@ -183,6 +212,10 @@ fn regrow(
     }
     let mut waits = asked_waits(yard, id, desktop, draft);
     waits.extend(logoff(desktop, until, draft));
+    let configured = !matches!(reason, Reason::Refresh { .. });
+    let approval = draft.review.wait(id, REGROW, TAKEN).filter(|_| configured);
+    let held = approval.is_some();
+    waits.extend(approval);
     let mut wave = 0;
     if waits.is_empty() {
         let refresh = matches!(reason, Reason::Refresh { .. });
@@ -200,16 +233,16 @@ fn regrow(
         memory: Memory::Leaving,
     };
     let deed = Deed {
-        kind: Kind::ReplaceDeleteFirst,
+        kind: REGROW,
         reason,
-        risk: Risk::Disruptive,
+        risk: TAKEN,
         step: Some(step),
     };
     push(id, desktop, deed, waits, draft);
     if let Some(action) = draft.actions.last_mut() {
         (action.wave, action.edits) = (wave, edits);
     }
-    true
+    !held
 }
 
 /// Writes new hardware that a living desktop takes on at its next boot.
@@ -262,6 +295,13 @@ fn reboot(
         return false;
     }
     let mut waits = disruptive_waits(yard, id, desktop, draft);
+    let approval = if repaired(yard, id, draft) {
+        None
+    } else {
+        draft.review.wait(id, Kind::Reboot, TAKEN)
+    };
+    let held = approval.is_some();
+    waits.extend(approval);
     let mut wave = 0;
     if waits.is_empty() {
         let (number, wait) = rollout.take(rollout::is_ready(&desktop.phase), false);
@@ -284,14 +324,24 @@ fn reboot(
     let deed = Deed {
         kind: Kind::Reboot,
         reason: Reason::PendingHardware,
-        risk: Risk::Disruptive,
+        risk: TAKEN,
         step: Some(step),
     };
     push(id, desktop, deed, waits, draft);
     if let Some(action) = draft.actions.last_mut() {
         action.wave = wave;
     }
-    true
+    !held
+}
+
+/// Whether its domain was written back during the run, after others had changed it: the boot belongs to the repair.
+fn repaired(yard: Yard<'_>, id: &DesktopId, draft: &Draft<'_>) -> bool {
+    let last = yard
+        .known
+        .repairs
+        .get(id)
+        .and_then(|repairs| repairs.last());
+    last.is_some_and(|last| draft.review.since().is_some_and(|since| *last >= since))
 }
 
 /// How `desktop` is stopped to be started again. In a pooled one that never came up there is nothing to lose; what a
@@ -327,6 +377,7 @@ pub(crate) fn ordinary_waits(
     draft: &mut Draft<'_>,
 ) -> Vec<Wait> {
     let mut waits = Vec::new();
+    waits.extend(draft.ordered(id));
     waits.extend(draft.not_seen(desktop.server));
     waits.extend(draft.pause(&[power::address(id), yard.address()]));
     waits
@@ -371,7 +422,7 @@ pub(crate) fn logoff(
     Some(Wait::Logoff { users, until })
 }
 
-/// Puts an action on a desktop into the plan.
+/// Puts an action on a desktop into the plan. One that nobody approved yet leaves the desktop to what is due anyway.
 pub(crate) fn push(
     id: &DesktopId,
     desktop: &KnownDesktop,
@@ -396,6 +447,9 @@ pub(crate) fn push(
         | Wait::RolloutStopped { .. } => None,
     });
     let waited_for = ends == Some(None);
+    let held = waits
+        .iter()
+        .any(|wait| matches!(wait, Wait::Approval { .. }));
     let interrupts = matches!(
         deed.kind,
         Kind::Delete | Kind::ReplaceDeleteFirst | Kind::Reboot | Kind::PowerOff
@@ -443,7 +497,9 @@ pub(crate) fn push(
         edits: Vec::new(),
         step: deed.step,
     });
-    draft.busy.insert(id.clone());
+    if !held {
+        draft.busy.insert(id.clone());
+    }
 }
 
 fn personal_bytes(desktop: &KnownDesktop, draft: &Draft<'_>) -> Estimate<Size> {

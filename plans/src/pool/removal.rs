@@ -72,14 +72,25 @@ pub(crate) fn surplus(
         kept(yard.address(), draft);
         return alive.into_iter().map(|(id, _)| id.clone()).collect();
     }
+    let chosen: BTreeSet<&DesktopId> = alive.iter().map(|(id, _)| *id).collect();
+    let mut spare = draft.review.spare(yard.name, &chosen, yard.known);
+    let mut going = BTreeSet::new();
     for (id, desktop) in &alive {
-        let waits = fate::disruptive_waits(yard, id, desktop, draft);
-        if !draft.busy.contains(*id) {
-            let reason = Reason::Scale { from, to: target };
-            push_removal(id, desktop, reason, Memory::Leaving, waits, draft);
+        let mut waits = fate::disruptive_waits(yard, id, desktop, draft);
+        let approval = draft.review.wait(id, Kind::Delete, risk(desktop));
+        if approval.is_some() && !desktop.personal && spare > 0 {
+            spare -= 1;
+            going.insert((*id).clone());
+        } else if approval.is_some() {
+            // It is looked after like the others until somebody lets it go.
+            waits.extend(approval);
+        } else {
+            going.insert((*id).clone());
         }
+        let reason = Reason::Scale { from, to: target };
+        push_removal(id, desktop, reason, Memory::Leaving, waits, draft);
     }
-    alive.into_iter().map(|(id, _)| id.clone()).collect()
+    going
 }
 
 /// Desktops of pools that the configuration no longer has.
@@ -95,16 +106,18 @@ pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draf
             continue;
         }
         for (id, desktop) in members(known, pool) {
-            if draft.busy.contains(id)
-                || matches!(desktop.phase, Phase::Deleting { done: true, .. })
+            let ordered = draft.ordered(id);
+            let again = matches!(desktop.phase, Phase::Deleting { .. });
+            if matches!(desktop.phase, Phase::Deleting { done: true, .. })
+                || (again && ordered.is_some())
             {
                 continue;
             }
-            let mut waits: Vec<Wait> = Vec::new();
+            let mut waits: Vec<Wait> = ordered.into_iter().collect();
             waits.extend(draft.unseen());
             waits.extend(draft.pause(&[Address::Desktop(id.clone()), address.clone()]));
-            let again = matches!(desktop.phase, Phase::Deleting { .. });
             if !again {
+                waits.extend(draft.review.wait(id, Kind::Delete, risk(desktop)));
                 waits.extend(draft.freeze.clone());
                 waits.extend(fate::logoff(desktop, None, draft));
             }
@@ -131,6 +144,14 @@ fn kept(address: Address, draft: &mut Draft<'_>) {
     });
 }
 
+fn risk(desktop: &KnownDesktop) -> Risk {
+    if desktop.personal {
+        Risk::DataLoss
+    } else {
+        Risk::Disruptive
+    }
+}
+
 fn push_removal(
     id: &DesktopId,
     desktop: &KnownDesktop,
@@ -139,18 +160,13 @@ fn push_removal(
     waits: Vec<Wait>,
     draft: &mut Draft<'_>,
 ) {
-    let risk = if desktop.personal {
-        Risk::DataLoss
-    } else {
-        Risk::Disruptive
-    };
     let task = Task::Remove {
         member: id.member(desktop.incarnation),
     };
     let deed = Deed {
         kind: Kind::Delete,
         reason,
-        risk,
+        risk: risk(desktop),
         step: Some(Step { task, memory }),
     };
     fate::push(id, desktop, deed, waits, draft);

@@ -5,6 +5,7 @@ use coppice_schema::known::{KnownDesktop, Phase};
 use coppice_schema::units::Timestamp;
 
 use super::Yard;
+use super::fate::{REGROW, TAKEN};
 use crate::draft::Draft;
 use crate::images::Published;
 use crate::plan::{Applies, Finding, FindingKind, Severity, Wait};
@@ -46,6 +47,7 @@ impl<'a> Rollout<'a> {
         let now = draft.now;
         let given_up = image.and_then(|image| rollback::survey(yard, image));
         let mut seen = Census::default();
+        let mut held = 0;
         for (id, desktop) in yard.members() {
             let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
             // Switched off by the pool's own figures, or by others who may, it can be had; otherwise it cannot.
@@ -54,6 +56,8 @@ impl<'a> Rollout<'a> {
             let stays_on = policy.power.is_none() && enforced == DriftRule::Enforce;
             let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
             // One that is being restarted looks as it did until its server reports again.
+            // A roll-out that nobody approved makes no desktops beyond the pool's size.
+            held += u32::from(outdated && draft.review.wait(id, REGROW, TAKEN).is_some());
             let ready = is_ready(&desktop.phase) && !fallen && !draft.busy.contains(id);
             seen.count(desktop, ready, outdated, rules.healthy_after, now, draft);
         }
@@ -97,7 +101,10 @@ impl<'a> Rollout<'a> {
                 });
             }
         }
-        let surge = rules.max_surge.of(size).min(seen.outdated);
+        let surge = rules
+            .max_surge
+            .of(size)
+            .min(seen.outdated.saturating_sub(held));
         Self {
             budget,
             ready: seen.ready,

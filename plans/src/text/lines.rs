@@ -131,7 +131,9 @@ pub fn wait(wait: &Wait) -> String {
             Some(at) => format!("window.{name} denies until {}", moment(*at)),
             None => format!("window.{name} denies"),
         },
-        Wait::Approval { gate } => format!("approval of {}", crate::specs::word(gate)),
+        Wait::Approval { revision } => format!(
+            "approval: it was not in the plan of revision {revision}; plan and apply again to review it"
+        ),
         Wait::Logoff { users, until } => {
             let who = if *users == 1 { "person" } else { "people" };
             match until {
@@ -393,6 +395,12 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::NotCarriedOut { path } => {
             format!("{path}: known, not carried out by this version")
         }
+        FindingKind::Unreviewed { actions } => format!(
+            "{actions} action{} {} not in the plan that was applied, and wait{} for approval",
+            if *actions == 1 { "" } else { "s" },
+            if *actions == 1 { "was" } else { "were" },
+            if *actions == 1 { "s" } else { "" },
+        ),
         FindingKind::KeptProtected => "is protected, and therefore kept".to_owned(),
         FindingKind::Broken { why } => why.clone(),
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
-use coppice_plans::plan::{GateKind, Plan, Verdict};
+use coppice_plans::plan::{GateKind, Plan, Verdict, Wait};
 use coppice_plans::{check, markdown, plan, text};
 use coppice_schema::desired::Desired;
 use coppice_schema::known::{ImageVersion, Phase};
 use coppice_schema::units::{Size, Span, Timestamp};
-use coppice_schema::{Bundle, Digest, SourceText};
+use coppice_schema::{Bundle, Digest, Known, SourceText};
 use coppice_state::entry::Commit;
 use coppice_state::{Entry, Outcome};
 use coppice_world::clock::Clock;
@@ -49,11 +49,11 @@ impl Stage {
             ["image", name, version] => self.import(name, version),
             ["config"] => self.configure(block),
             ["plan"] => {
-                let (_, document) = self.plan(&self.desired()?)?;
+                let (_, document) = self.preview(&self.desired()?)?;
                 Ok(show(&document))
             }
             ["plan", "markdown"] => {
-                let (_, document) = self.plan(&self.desired()?)?;
+                let (_, document) = self.preview(&self.desired()?)?;
                 Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
             }
             ["apply", gates @ ..] => self.apply(gates),
@@ -64,8 +64,13 @@ impl Stage {
                 }
                 Ok(self.desktops())
             }
+            ["lead"] => {
+                self.world.leader_round();
+                Ok(String::new())
+            }
             ["desktops"] => Ok(self.desktops()),
             ["findings"] => self.findings(),
+            ["waits"] => self.waits(),
             ["drift"] => self.drift(),
             other => self.others(other),
         }
@@ -135,23 +140,36 @@ impl Stage {
             .ok_or_else(|| "the configuration has errors".to_owned())
     }
 
-    fn plan(&self, desired: &Desired) -> Result<(Plan, Document), String> {
-        let known = self.world.log.state().known(self.world.log.term());
+    /// What is shown before it is applied: then it is reviewed.
+    fn preview(&self, desired: &Desired) -> Result<(Plan, Document), String> {
+        let mut known = self.world.log.state().known(self.world.log.term());
+        known.runs.clear();
+        self.make(desired, &known)
+    }
+
+    /// What is committed, as a round sees it.
+    fn committed(&self) -> Result<(Plan, Document), String> {
+        let state = self.world.log.state();
+        self.make(&state.committed, &state.known(self.world.log.term()))
+    }
+
+    fn make(&self, desired: &Desired, known: &Known) -> Result<(Plan, Document), String> {
         let now = self.world.clock.now();
-        let plan = plan(desired, &known, now);
-        let violations = check(&plan, desired, &known);
+        let plan = plan(desired, known, now);
+        let violations = check(&plan, desired, known);
         if !violations.is_empty() {
             return Err(format!("the plan breaks rules: {violations:#?}"));
         }
-        let document = document::of(&plan, &known, &desired.grid.name, now);
+        let document = document::of(&plan, known, &desired.grid.name, now);
         Ok((plan, document))
     }
 
     fn apply(&mut self, gates: &[&str]) -> Result<String, String> {
         let loaded = coppice_schema::load(&self.bundle());
         let desired = loaded.desired.ok_or("the configuration has errors")?;
-        let (plan, document) = self.plan(&desired)?;
-        if plan.changes.is_empty() {
+        let (plan, document) = self.preview(&desired)?;
+        let waits = |plan: &Plan| plan.actions.iter().any(|a| a.waits.iter().any(is_approval));
+        if plan.changes.is_empty() && !waits(&self.committed()?.0) {
             return Ok("nothing to commit".to_owned());
         }
         let approved: BTreeSet<GateKind> = gates
@@ -167,6 +185,7 @@ impl Stage {
             }
         }
         let outcome = self.world.log.append(Entry::Committed(Box::new(Commit {
+            reviewed: coppice_plans::reviewed(&document, &desired),
             desired,
             texts: loaded.digest,
             base: plan.base,
@@ -219,8 +238,7 @@ impl Stage {
     fn settle(&mut self) -> Result<String, String> {
         for _ in 0..PASSES {
             self.pass()?;
-            let committed = self.world.log.state().committed.as_ref().clone();
-            let (plan, _) = self.plan(&committed)?;
+            let (plan, _) = self.committed()?;
             if plan.is_settled() {
                 return Ok(format!("settled\n{}", self.desktops()));
             }
@@ -269,8 +287,7 @@ impl Stage {
     }
 
     fn findings(&self) -> Result<String, String> {
-        let committed = self.world.log.state().committed.as_ref().clone();
-        let (plan, _) = self.plan(&committed)?;
+        let (plan, _) = self.committed()?;
         let lines: Vec<String> = plan
             .findings
             .iter()
@@ -283,15 +300,38 @@ impl Stage {
         })
     }
 
+    /// What is done later, and what for.
+    fn waits(&self) -> Result<String, String> {
+        let (plan, _) = self.committed()?;
+        let mut lines = Vec::new();
+        for action in plan
+            .actions
+            .iter()
+            .filter(|action| !action.waits.is_empty())
+        {
+            let (what, about) = (text::kind_word(action.kind), &action.object);
+            let waits: Vec<String> = action.waits.iter().map(text::wait).collect();
+            lines.push(format!("{what} {about}: {}", waits.join(", and for ")));
+        }
+        Ok(if lines.is_empty() {
+            "nothing waits".to_owned()
+        } else {
+            lines.join("\n")
+        })
+    }
+
     fn drift(&self) -> Result<String, String> {
-        let committed = self.world.log.state().committed.as_ref().clone();
-        let (_, mut document) = self.plan(&committed)?;
+        let (_, mut document) = self.committed()?;
         if document.drift.is_empty() {
             return Ok("no drift".to_owned());
         }
         document.findings.clear();
         Ok(show(&document))
     }
+}
+
+fn is_approval(wait: &Wait) -> bool {
+    matches!(wait, Wait::Approval { .. })
 }
 
 /// The document's text. Its number depends on every word of it, and says nothing to a reader.

@@ -97,6 +97,12 @@ impl Storm {
                 self.note("a person resumes".to_owned());
                 self.resume();
             }
+            // What came up in the storm and was not in any plan that was applied is looked at now.
+            if report.plan.as_deref().is_some_and(awaits_approval) {
+                self.note("a person applies again".to_owned());
+                let committed = self.world.log.state().committed.as_ref().clone();
+                self.commit(&committed)?;
+            }
             last = report.plan.zip(Some(lacking));
             // Booting takes seconds, a back-off minutes; both are waited for without looking every second.
             let now = self.world.clock.now();
@@ -162,6 +168,12 @@ impl Storm {
 fn is_stopped(plan: &Plan) -> bool {
     let mut waits = plan.actions.iter().flat_map(|action| &action.waits);
     waits.any(|wait| matches!(wait, Wait::RolloutStopped { .. }))
+}
+
+/// Something waits for a person to review it.
+fn awaits_approval(plan: &Plan) -> bool {
+    let mut waits = plan.actions.iter().flat_map(|action| &action.waits);
+    waits.any(|wait| matches!(wait, Wait::Approval { .. }))
 }
 
 /// What a plan still holds, in few words.

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use coppice_plans::plan::GateKind;
 use coppice_portal::api::{
-    ApplyRequest, ApplyResponse, Configuration, Document, Image, PlanRequest, PlanResponse,
+    ApplyRequest, ApplyResponse, Code, Configuration, Document, Image, PlanRequest, PlanResponse,
 };
-use coppice_schema::Bundle;
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::Revision;
+use coppice_schema::{Bundle, Digest};
 
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::configuration::Named;
 use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
@@ -36,7 +36,8 @@ Examples:
   coppice apply --yes --detach                  commit, and leave the rest to the grid
 
 Exit codes: 0 done, or it waits for a window; 3 configuration invalid; 4 something changed since the
-plan was made; 5 a gate is shut; 6 not everything could be done; 130 interrupted."
+plan was made; 5 a gate is shut, or something came up that was not in the plan; 6 not everything could
+be done; 130 interrupted."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -86,26 +87,28 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     if !document.is_empty() && !args.yes {
         consent(screen)?;
     }
-    let request = ApplyRequest {
-        // What a person said yes to, and nothing else. With --yes nobody did: the plan of that very moment is
-        // meant, and gates and bounds still hold.
-        expect_plan: match &configuration {
-            Configuration::Bundle(_) if !args.yes => Some(document.plan_id),
-            Configuration::Bundle(_) | Configuration::Saved(_) => None,
-        },
-        configuration,
-        approve: args.approve.iter().copied().collect::<BTreeSet<_>>(),
-        max_interrupted: args.max_interrupted,
+    let send = async |shown: Digest| {
+        let request = ApplyRequest {
+            // What was shown, and nothing else; a saved plan names itself.
+            expect_plan: matches!(&configuration, Configuration::Bundle(_)).then_some(shown),
+            configuration: configuration.clone(),
+            approve: args.approve.iter().copied().collect::<BTreeSet<_>>(),
+            max_interrupted: args.max_interrupted,
+        };
+        client.post::<ApplyResponse>("/apply", &request).await
     };
-    let response: ApplyResponse = client.post("/apply", &request).await?;
-    if response.document.plan_id != document.plan_id && !response.already {
-        screen.note("the grid went on in the meantime; this is the plan that was committed:");
-        screen.text(&present::text(
-            &response.document,
-            args.detail,
-            screen.colours,
-        ));
-    }
+    let renew = async || {
+        let document = match &configuration {
+            Configuration::Bundle(bundle) => planned(bundle, &client, settings, screen).await?,
+            Configuration::Saved(saved) => saved.document.clone(),
+        };
+        screen.note("the grid went on in the meantime; this is the plan now:");
+        screen.text(&present::text(&document, args.detail, screen.colours));
+        Ok(document.plan_id)
+    };
+    // Whoever said yes to a plan said it to that one. With --yes it is for the record, and the next one is as good.
+    let renewals = if args.yes { RENEWALS } else { 0 };
+    let response = commit(document.plan_id, renewals, send, renew).await?;
     committed(&response, screen);
     if args.detach {
         screen.value(
@@ -117,6 +120,30 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     let orders = present::orders(&response.document);
     let followed = follow::follow(response.revision, orders, &client, screen).await?;
     ended(&response, &followed, screen)
+}
+
+/// How often a plan that is no longer the right one is shown anew, before it is given up: a grid in which so much
+/// happens between a plan and its apply wants a person.
+const RENEWALS: u32 = 5;
+
+/// Commits the plan that was shown. When another one would be applied by then, that one is shown first, at most
+/// `renewals` times.
+async fn commit<T>(
+    mut shown: Digest,
+    mut renewals: u32,
+    send: impl AsyncFn(Digest) -> Result<T, ClientError>,
+    renew: impl AsyncFn() -> Result<Digest, Failure>,
+) -> Result<T, Failure> {
+    let other = |error: &ClientError| error.problem().is_some_and(|p| p.code == Code::OtherPlan);
+    loop {
+        match send(shown).await {
+            Err(error) if renewals > 0 && other(&error) => {
+                renewals -= 1;
+                shown = renew().await?;
+            }
+            answer => return Ok(answer?),
+        }
+    }
 }
 
 /// A saved plan stands in place of directories.
@@ -278,7 +305,7 @@ fn stopped(revision: Revision, ending: &Ending, why: Vec<String>) -> Failure {
         Ending::Blocked(_) => Failure::new(format!(
             "revision {revision} is committed, and the rest of it needs approval"
         ))
-        .hint("coppice plan shows what; then coppice apply --approve GATE"),
+        .hint("coppice plan shows what came up since; coppice apply reviews it and lets it go on"),
         Ending::Superseded(other) => Failure::new(format!(
             "revision {revision} was replaced by revision {other} while it was carried out"
         ))
@@ -296,4 +323,56 @@ fn stopped(revision: Revision, ending: &Ending, why: Vec<String>) -> Failure {
         .fold(failure.exit(ending.exit()), |failure, line| {
             failure.cause(line)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// Applies plan 0 in a grid whose plan is another one of `moves` at each try, and the same until the next. Gives
+    /// what was committed, and what was shown before.
+    async fn applied(moves: &[u8], renewals: u32) -> (Result<u8, Failure>, Vec<u8>) {
+        let (tries, shown) = (Cell::new(0), RefCell::new(vec![0]));
+        let send = async |Digest(sent): Digest| {
+            let now = moves[tries.get()];
+            tries.set(tries.get() + 1);
+            if sent[0] == now {
+                return Ok(now);
+            }
+            let problem = serde_json::json!({
+                "type": "", "title": "", "status": 409, "code": "other-plan", "detail": "another", "help": "",
+            });
+            Err(ClientError::Problem(
+                serde_json::from_value(problem).unwrap(),
+            ))
+        };
+        let renew = async || {
+            let now = moves[tries.get() - 1];
+            shown.borrow_mut().push(now);
+            Ok(Digest([now; 32]))
+        };
+        let answer = commit(Digest([0; 32]), renewals, send, renew).await;
+        (answer, shown.into_inner())
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_was_shown_just_before() {
+        for (moves, committed) in [(&[0][..], 0), (&[1, 1], 1), (&[1, 2, 3, 3], 3)] {
+            let (answer, shown) = applied(moves, RENEWALS).await;
+            assert_eq!(answer.unwrap(), committed);
+            assert_eq!(shown.last(), Some(&committed));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_is_never_the_right_one_is_not_committed() {
+        let (answer, shown) = applied(&[1, 2, 3], 2).await;
+        assert_eq!(answer.unwrap_err().exit, Exit::Stale);
+        assert_eq!(shown, [0, 1, 2]);
+        let (answer, shown) = applied(&[1], 0).await;
+        assert_eq!(answer.unwrap_err().exit, Exit::Stale);
+        assert_eq!(shown, [0], "a person is asked anew");
+    }
 }

@@ -69,6 +69,69 @@ fn a_saved_plan_is_shown_offline_and_applied_exactly_or_not_at_all() {
 }
 
 #[test]
+fn what_came_up_after_the_plan_waits_until_it_is_applied_again() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(1));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    // A larger disk means growing the one desktop anew. Before it is applied, another person adds a second one.
+    let larger = |desktops| lab(desktops).replace("memory =", "disk   = \"1GiB\"\n  memory =");
+    place.write("c/a.hcl", &larger(1));
+    served
+        .run(&["plan", "c", "--out", "disk.plan"])
+        .code(0)
+        .says("regrow desktop.lab-001");
+    place.write("c/a.hcl", &lab(2));
+    served.run(&["apply", "c", "--yes"]).code(0);
+
+    served
+        .run(&["apply", "disk.plan", "--yes"])
+        .code(5)
+        .says("needs approval")
+        .says("was not in the plan of revision 3")
+        .says("coppice apply");
+    let lives = || {
+        let list = served.run(&["desktop", "list", "--json"]).json();
+        [0, 1].map(|n| list[n]["overlay"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(
+        lives(),
+        [
+            "/sim/overlays/lab-001@2.qcow2",
+            "/sim/overlays/lab-002@1.qcow2"
+        ]
+    );
+    served
+        .run(&["status"])
+        .code(0)
+        .says("not settled")
+        .says("1 action was not in the plan that was applied");
+    served
+        .run(&["explain", "desktop.lab-002"])
+        .code(0)
+        .says("plan and apply again to review it");
+
+    place.write("c/a.hcl", &larger(2));
+    served
+        .run(&["plan", "c"])
+        .code(0)
+        .says("regrow desktop.lab-002");
+    served
+        .run(&["apply", "c", "--yes"])
+        .code(0)
+        .says("committed as revision 4")
+        .says("settled");
+    assert_eq!(
+        lives(),
+        [
+            "/sim/overlays/lab-001@2.qcow2",
+            "/sim/overlays/lab-002@2.qcow2"
+        ]
+    );
+    served.run(&["apply", "c", "--yes"]).code(0).says("already");
+}
+
+#[test]
 fn a_configuration_with_errors_never_reaches_the_grid() {
     let place = Place::new();
     place.init("sim://");

@@ -153,6 +153,7 @@ async fn the_run_is_told_whenever_it_moves() {
             author: "ada".to_owned(),
             started: Timestamp(5),
             finished: None,
+            reviewed: Vec::new(),
             bounds: Default::default(),
             done: 0,
             failed: 0,

@@ -68,6 +68,7 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
         author: commit.author.clone(),
         started: state.time,
         finished: None,
+        reviewed: commit.reviewed.clone(),
         bounds: commit.bounds.clone(),
         done: 0,
         failed: 0,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coppice_plans::document;
 use coppice_plans::plan::{Action, Bounds, Plan};
 use coppice_schema::Digest;
 use coppice_schema::desired::*;
@@ -155,11 +156,13 @@ impl Grid {
     pub(crate) fn commit(&mut self, desired: &Desired) -> Outcome {
         let plan = self.plan_for(desired);
         let id = Digest::of(&serde_json::to_vec(&plan).unwrap());
+        let document = document::of(&plan, &self.state.known(TERM), "grid", self.now);
         self.propose(Entry::Committed(Box::new(Commit {
             desired: desired.clone(),
             texts: Digest([0; 32]),
             base: plan.base,
             plan: id,
+            reviewed: coppice_plans::reviewed(&document, desired),
             bounds: Bounds::default(),
             author: "ada".to_owned(),
             changes: plan.changes,
