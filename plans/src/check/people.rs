@@ -1,0 +1,48 @@
+//! Who may be at a desktop, and how long people have.
+
+use coppice_schema::desired::Pool;
+use coppice_schema::known::{KnownDesktop, Phase};
+use coppice_schema::units::Timestamp;
+
+use crate::plan::{Action, Reason};
+
+/// Somebody is signed in, or was when its guest was last heard.
+pub(super) fn may_be_used(desktop: &KnownDesktop) -> bool {
+    match desktop.phase {
+        Phase::InUse { .. } => true,
+        Phase::Provisioning { .. } => desktop.wear.occupied,
+        Phase::Available { .. }
+        | Phase::Off { .. }
+        | Phase::Broken { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => false,
+    }
+}
+
+/// The pool's policy says how long people have, and they had it: since they signed in, and since the earliest moment
+/// at which a trigger can have fired.
+pub(super) fn overdue(
+    action: &Action,
+    desktop: &KnownDesktop,
+    pool: Option<&Pool>,
+    now: Timestamp,
+) -> bool {
+    let refresh = pool.and_then(|pool| pool.policy.refresh.as_ref());
+    let (Reason::Refresh { .. }, Phase::InUse { since, .. }, Some(refresh)) =
+        (&action.reason, &desktop.phase, refresh)
+    else {
+        return false;
+    };
+    let grown = desktop.grown;
+    let triggers = [
+        refresh.on.and(desktop.wear.left),
+        refresh.every.map(|age| grown.after(age)),
+        refresh.max_age.map(|age| grown.after(age)),
+        refresh.at.as_ref().map(|_| grown),
+    ];
+    let (Some(deadline), Some(trigger)) = (refresh.deadline, triggers.into_iter().flatten().min())
+    else {
+        return false;
+    };
+    trigger.max(*since).after(deadline) <= now
+}

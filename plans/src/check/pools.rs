@@ -1,0 +1,189 @@
+//! What holds for a pool, or a server, as a whole.
+
+use std::collections::BTreeMap;
+
+use coppice_schema::Known;
+use coppice_schema::desired::{Assignment, Desired, Origin};
+use coppice_schema::ids::{Address, PoolName, ServerId};
+use coppice_schema::known::{CopyState, DesktopSpec, ImageVersion, KnownDesktop, Phase, Task};
+
+use super::due;
+use crate::plan::{Kind, Plan, Reason};
+
+/// What holds for a pool as a whole.
+pub(super) fn pools(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    let mut made: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    let mut taken: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    for (action, step) in due(plan) {
+        let Some(member) = step.task.member() else {
+            continue;
+        };
+        let pool = &member.desktop.pool;
+        if action.kind == Kind::Create {
+            *made.entry(pool).or_default() += 1;
+        }
+        let voluntary = matches!(
+            action.reason,
+            Reason::CannotUpdateInPlace { .. }
+                | Reason::ImageVersion { .. }
+                | Reason::Refresh { .. }
+                | Reason::PendingHardware
+        );
+        if voluntary
+            && known
+                .desktops
+                .get(&member.desktop)
+                .is_some_and(|desktop| ready(&desktop.phase))
+        {
+            *taken.entry(pool).or_default() += 1;
+        }
+    }
+    for (name, pool) in &desired.pools {
+        let object = Address::Pool(name.clone());
+        let mine = || {
+            known
+                .desktops
+                .iter()
+                .filter(|(id, _)| id.pool == *name)
+                .map(|(_, desktop)| desktop)
+        };
+        let count = |test: &dyn Fn(&KnownDesktop) -> bool| {
+            u32::try_from(mine().filter(|desktop| test(desktop)).count()).unwrap_or(u32::MAX)
+        };
+        let holding = count(&|desktop| !matches!(desktop.phase, Phase::Unknown { .. }));
+        let new = made.get(name).copied().unwrap_or(0);
+        let rules = &pool.policy.rollout;
+        let most = pool
+            .desktops
+            .saturating_add(rules.max_surge.of(pool.desktops));
+        judge(
+            new == 0 || holding.saturating_add(new) <= most,
+            &object,
+            "a pool does not grow beyond its size",
+        );
+        let floor = pool
+            .desktops
+            .saturating_sub(rules.max_unavailable.of(pool.desktops));
+        let gone = taken.get(name).copied().unwrap_or(0);
+        let going = |desktop: &KnownDesktop| {
+            let order = known
+                .orders
+                .values()
+                .find(|o| o.task.member() == Some(&desktop.spec.member));
+            let task = order.map(|order| &order.task);
+            matches!(
+                task,
+                Some(Task::Restart { .. } | Task::Stop { .. } | Task::Remove { .. })
+            )
+        };
+        let left = count(&|desktop| ready(&desktop.phase) && !going(desktop)).saturating_sub(gone);
+        judge(
+            gone == 0 || left >= floor,
+            &object,
+            "a change leaves as many desktops as its policy says",
+        );
+    }
+}
+
+/// A version that failed in as many slots as stop a roll-out is not tried again by itself, where another is at hand.
+pub(super) fn given_up(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    // Who edits templates or images gives what failed another chance.
+    if *desired != known.committed {
+        return;
+    }
+    for (action, step) in due(plan) {
+        let Task::Create { spec, .. } = &step.task else {
+            continue;
+        };
+        let name = &spec.member.desktop.pool;
+        let Some(pool) = desired.pools.get(name) else {
+            continue;
+        };
+        let mine = known.slots.iter().filter(|(id, _)| id.pool == *name);
+        let failed = mine.filter(|(_, slot)| slot.failed.contains(&spec.image));
+        let most = usize::try_from(pool.policy.rollout.pause_after_failures.max(1));
+        let given_up = pool.policy.rollout.rollback && failed.count() >= most.unwrap_or(usize::MAX);
+        let image = desired.templates.get(&pool.template).map(|t| &t.image);
+        let versions = image.and_then(|image| known.images.get(image));
+        let published = image
+            .and_then(|image| match &desired.images.get(image)?.origin {
+                Origin::Version(version) => versions?.get(version),
+                Origin::Source { .. } => None,
+            })
+            .is_some_and(|record| record.root == spec.image);
+        // The plainest other: what a desktop of the pool is made of, and was well with.
+        let other = known.desktops.iter().any(|(id, desktop)| {
+            let root = desktop.spec.image;
+            let fits =
+                |record: &ImageVersion| record.root == root && record.size <= spec.hardware.disk;
+            let mut looks = known.servers.values().filter_map(|s| s.look.as_ref());
+            id.pool == *name
+                && root != spec.image
+                && known.slots.get(id).and_then(|slot| slot.well) == Some(root)
+                && versions.is_some_and(|versions| versions.values().any(fits))
+                && looks.any(|look| look.images.get(&root) == Some(&CopyState::Verified))
+        });
+        judge(
+            !(published && given_up && other && pool.assignment != Assignment::Personal),
+            &action.object,
+            "a version that was given up is not tried again by itself",
+        );
+    }
+}
+
+/// No new desktop is put where what all of them may grow to leaves less of the disk than is to be kept free.
+pub(super) fn disks(
+    plan: &Plan,
+    desired: &Desired,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    let bytes = |spec: &DesktopSpec| {
+        let disk = u128::from(spec.hardware.disk.0);
+        let limit = spec.hardware.disk_limit.map(|limit| u128::from(limit.0));
+        limit.map_or(disk / 8, |limit| limit.min(disk))
+    };
+    let mut new: BTreeMap<ServerId, u128> = BTreeMap::new();
+    for (action, step) in due(plan) {
+        if let (Task::Create { spec, .. }, Some(server)) = (&step.task, action.server) {
+            *new.entry(server).or_default() += bytes(spec);
+        }
+    }
+    for (id, new) in new {
+        let Some(server) = known.servers.get(&id).filter(|s| s.capacity.disk.0 > 0) else {
+            continue;
+        };
+        let there = known.desktops.values().filter(|d| d.server == id);
+        let there: u128 = there.map(|desktop| bytes(&desktop.spec)).sum();
+        let name = server.name.as_str();
+        let rules = desired.servers.iter();
+        // Of patterns only the plainest are read here.
+        let kept = rules
+            .filter(|(pattern, _)| *pattern == "*" || *pattern == name)
+            .map(|(_, rule)| u128::from(rule.keep_free_disk.0))
+            .max()
+            .unwrap_or(0);
+        judge(
+            there + new + kept <= u128::from(server.capacity.disk.0),
+            &Address::Server(server.name.clone()),
+            "desktops leave free what is to be kept of a disk",
+        );
+    }
+}
+
+fn ready(phase: &Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. }
+    )
+}
