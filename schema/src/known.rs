@@ -351,6 +351,20 @@ pub struct Hardware {
     pub libvirt_xml: Option<String>,
 }
 
+impl Hardware {
+    /// Whether a guest that runs with `other` runs with this: how far its disk may grow is the host's affair, and
+    /// takes effect without a boot.
+    #[must_use]
+    pub fn runs_as(&self, other: &Self) -> bool {
+        let disk_limit = self.disk_limit;
+        *self
+            == Self {
+                disk_limit,
+                ..other.clone()
+            }
+    }
+}
+
 /// What a server was told to do.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Order {

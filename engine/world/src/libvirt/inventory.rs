@@ -201,7 +201,7 @@ fn describe(xml: &str, name: &str) -> Option<Description> {
 }
 
 fn differs(live: &Description, persistent: &Description) -> bool {
-    live.hardware != persistent.hardware
+    !persistent.hardware.runs_as(&live.hardware)
         || live.hostname != persistent.hostname
         || live.disk != persistent.disk
 }

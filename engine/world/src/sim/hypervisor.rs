@@ -296,7 +296,8 @@ fn define(
 
 fn listed(domain: &SimDomain) -> Domain {
     let stale = |(hostname, hardware): &(String, _)| {
-        *hostname != domain.hostname || Some(hardware) != domain.hardware.as_ref()
+        let written = domain.hardware.as_ref();
+        *hostname != domain.hostname || !written.is_some_and(|written| written.runs_as(hardware))
     };
     let written = domain.hardware.clone().map(|hardware| Written {
         hostname: domain.hostname.clone(),

@@ -1,6 +1,6 @@
 //! Domains that run.
 
-use coppice_schema::units::Span;
+use coppice_schema::units::{Size, Span};
 use futures::StreamExt;
 use tokio::time::timeout;
 
@@ -57,6 +57,12 @@ pub(super) async fn stale(subject: &Subject) -> Result<(), Outcome> {
     ensure!(
         !written().await?.stale_until_reboot,
         "a new mark makes it stale"
+    );
+    definition.spec.hardware.disk_limit = Some(Size::gib(1));
+    subject.hypervisor.define(&definition).await?;
+    ensure!(
+        !written().await?.stale_until_reboot,
+        "how far its disk may grow makes it stale"
     );
     definition.spec.hardware.cpus = 2;
     subject.hypervisor.define(&definition).await?;
