@@ -70,81 +70,61 @@ pub(crate) fn hardware(
     }
 }
 
+/// A field that is written: its path, when a change of it takes effect, and its value in words.
+type Field = (&'static str, Applies, fn(&DesktopSpec) -> String);
+
+/// Every field that may differ between two forms of one desktop.
+const FIELDS: &[Field] = &[
+    ("image", Applies::Regrow, |spec| spec.image.short()),
+    ("hostname", Applies::Regrow, |spec| spec.hostname.clone()),
+    ("disk", Applies::Regrow, |spec| {
+        spec.hardware.disk.to_string()
+    }),
+    ("disk_limit", Applies::Live, |spec| limit(&spec.hardware)),
+    ("firmware", Applies::Regrow, |spec| {
+        word(&spec.hardware.firmware)
+    }),
+    ("network", Applies::Regrow, |spec| {
+        words(&spec.hardware.networks)
+    }),
+    ("agent", Applies::Regrow, |spec| {
+        spec.hardware.agent.to_string()
+    }),
+    ("os", Applies::Regrow, |spec| word(&spec.hardware.os)),
+    ("cpus", Applies::NextBoot, |spec| {
+        spec.hardware.cpus.to_string()
+    }),
+    ("memory", Applies::NextBoot, |spec| {
+        spec.hardware.memory.to_string()
+    }),
+    ("display", Applies::NextBoot, |spec| {
+        words(&spec.hardware.displays)
+    }),
+    ("video", Applies::NextBoot, |spec| {
+        word(&spec.hardware.video)
+    }),
+    ("cache", Applies::NextBoot, |spec| {
+        word(&spec.hardware.cache)
+    }),
+    ("libvirt_xml", Applies::NextBoot, |spec| xml(&spec.hardware)),
+];
+
 /// What differs between two forms of one desktop, and when each difference takes effect.
 pub(crate) fn edits(before: &DesktopSpec, after: &DesktopSpec) -> Vec<Edit> {
-    let (b, a) = (&before.hardware, &after.hardware);
-    let mut edits = Vec::new();
-    let mut field = |path: &str, before: String, after: String, applies| {
-        if before != after {
-            let (before, after) = (Some(before), Some(after));
-            edits.push(Edit {
-                path: path.to_owned(),
-                before,
-                after,
-                applies,
-            });
-        }
+    // Nearly all desktops are as they should be: they are not written out to find that.
+    if before == after {
+        return Vec::new();
+    }
+    let edit = |(path, applies, value): &Field| {
+        let (before, after) = (value(before), value(after));
+        (before != after).then(|| Edit {
+            path: (*path).to_owned(),
+            before: Some(before),
+            after: Some(after),
+            applies: *applies,
+        })
     };
-    field(
-        "image",
-        before.image.short(),
-        after.image.short(),
-        Applies::Regrow,
-    );
-    field(
-        "hostname",
-        before.hostname.clone(),
-        after.hostname.clone(),
-        Applies::Regrow,
-    );
-    field(
-        "disk",
-        b.disk.to_string(),
-        a.disk.to_string(),
-        Applies::Regrow,
-    );
-    field("disk_limit", limit(b), limit(a), Applies::Live);
-    field(
-        "firmware",
-        word(&b.firmware),
-        word(&a.firmware),
-        Applies::Regrow,
-    );
-    field(
-        "network",
-        words(&b.networks),
-        words(&a.networks),
-        Applies::Regrow,
-    );
-    field(
-        "agent",
-        b.agent.to_string(),
-        a.agent.to_string(),
-        Applies::Regrow,
-    );
-    field("os", word(&b.os), word(&a.os), Applies::Regrow);
-    field(
-        "cpus",
-        b.cpus.to_string(),
-        a.cpus.to_string(),
-        Applies::NextBoot,
-    );
-    field(
-        "memory",
-        b.memory.to_string(),
-        a.memory.to_string(),
-        Applies::NextBoot,
-    );
-    field(
-        "display",
-        words(&b.displays),
-        words(&a.displays),
-        Applies::NextBoot,
-    );
-    field("video", word(&b.video), word(&a.video), Applies::NextBoot);
-    field("cache", word(&b.cache), word(&a.cache), Applies::NextBoot);
-    field("libvirt_xml", xml(b), xml(a), Applies::NextBoot);
-    edits
+    FIELDS.iter().filter_map(edit).collect()
 }
 
 fn limit(hardware: &Hardware) -> String {

@@ -399,3 +399,17 @@ fn again(memory: &Memory, round: &Round, state: &State, busy: &BTreeSet<Object>)
     let unsaid = memory.receipts.keys().map(|_| TROUBLED);
     retries.chain(booting).chain(unsaid).min()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_real_change_of_a_disk_is_told() {
+        let (told, grown) = (Size::gib(64), Size::gib(80));
+        assert_eq!(steady(Size(0), told), told, "it was not told before");
+        assert_eq!(steady(told, Size::gib(61)), told);
+        assert_eq!(steady(told, Size::gib(67)), told);
+        assert_eq!(steady(told, grown), grown);
+    }
+}

@@ -5,10 +5,10 @@
 #[path = "rounds/grid.rs"]
 mod grid;
 
-use coppice_plans::plan::{DriftKind, Kind, Response};
+use coppice_plans::plan::{DriftKind, Kind, Response, Wait};
 use coppice_schema::Digest;
-use coppice_schema::desired::{DriftRule, Origin, Power};
-use coppice_schema::known::{Phase, PowerState};
+use coppice_schema::desired::{DriftRule, Origin, Power, Refresh, RefreshOn};
+use coppice_schema::known::{GuestState, Phase, PowerState};
 use coppice_schema::units::{Share, Size, Span};
 use coppice_state::{Entry, Outcome, Refusal, State, apply};
 use grid::{Grid, TERM, config, pool, template};
@@ -410,4 +410,45 @@ fn a_desktop_that_is_being_restarted_is_not_there_for_the_budget() {
         "{:#?}",
         plan.actions
     );
+}
+
+#[test]
+fn a_guest_that_does_not_tell_keeps_the_people_that_it_had() {
+    let mut grid = Grid::founded();
+    let mut desired = config(1);
+    pool(&mut desired).policy.refresh = Some(Refresh {
+        on: Some(RefreshOn::Logoff),
+        ..Refresh::default()
+    });
+    grid.commit(&desired);
+    grid.settle();
+    let says = |users| GuestState::Answers {
+        hostname: "lab-01".to_owned(),
+        users,
+    };
+    let mut shrunk = desired.clone();
+    pool(&mut shrunk).desktops = 0;
+    // What the guest says, and how many people a removal waits for then.
+    for (said, waited_for) in [
+        (says(Some(2)), 2),
+        (says(None), 2),
+        (GuestState::Silent, 1),
+        (says(None), 1),
+    ] {
+        let seen = grid.world.values_mut().next().unwrap();
+        seen.domain.as_mut().unwrap().guest = said.clone();
+        grid.report();
+        assert!(grid.plan_for(&desired).actions.is_empty(), "{said:?}");
+        let plan = grid.plan_for(&shrunk);
+        let removal = plan.actions.iter().find(|a| a.kind == Kind::Delete);
+        let users = waited_for;
+        let wait = Wait::Logoff { users, until: None };
+        assert_eq!(removal.unwrap().waits, [wait], "{said:?}");
+    }
+    let seen = grid.world.values_mut().next().unwrap();
+    seen.domain.as_mut().unwrap().guest = says(Some(0));
+    grid.report();
+    let plan = grid.plan_for(&desired);
+    assert_eq!(plan.actions[0].kind, Kind::ReplaceDeleteFirst);
+    assert!(plan.actions[0].waits.is_empty());
 }

@@ -28,6 +28,7 @@ impl Storm {
             for (_, _, record) in configs::catalogue() {
                 let sim = &machine.sim;
                 sim.put_image(record.root, record.size, record.data);
+                sim.silence_image(record.root, false);
             }
             for domain in machine.sim.domains() {
                 // Everybody goes home.

@@ -25,7 +25,7 @@ impl Storm {
             .filter(|d| d.mark.as_ref().is_some_and(|m| m.grid == self.world.grid))
             .collect();
         let victim = self.chance.pick(&ours).cloned();
-        let what = match (self.chance.below(18), victim) {
+        let what = match (self.chance.below(20), victim) {
             (0, Some(domain)) => {
                 sim.kill(domain.uuid);
                 format!("{} is killed", domain.name)
@@ -92,6 +92,17 @@ impl Storm {
                 let users = u32::try_from(self.chance.below(3)).unwrap_or(0);
                 sim.sign_in(domain.uuid, users);
                 format!("{users} people are signed in to {}", domain.name)
+            }
+            (17 | 18, _) => {
+                let all: Vec<_> = configs::catalogue().collect();
+                let silent = self.chance.per_mille(700);
+                match self.chance.pick(&all) {
+                    Some((image, version, record)) => {
+                        sim.silence_image(record.root, silent);
+                        format!("guests of {image}@{version} do not come up: {silent}")
+                    }
+                    None => String::new(),
+                }
             }
             _ => return Ok(()),
         };
