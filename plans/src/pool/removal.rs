@@ -201,6 +201,7 @@ fn stray(
         edits: Vec::new(),
         since,
         response,
+        waits: Vec::new(),
     };
     draft.drift(drift);
     if !removable {
