@@ -26,8 +26,8 @@ use crate::verbs::{plan, show};
 /// Make the grid what a configuration asks for
 #[derive(clap::Args, Debug)]
 #[command(
-    after_long_help = "Shows the plan, asks, commits, and follows the run until the grid has settled. What waits for a window
-or for people to log off goes on by itself; Ctrl-C ends the following only.
+    after_long_help = "Shows the plan, asks, commits, and follows the run until the grid has settled. What waits for a \
+window or for people to log off goes on by itself; Ctrl-C ends the following only.
 
 Examples:
   coppice apply examples/lab
@@ -35,9 +35,9 @@ Examples:
   coppice apply --approve mass-delete           after reading what it deletes
   coppice apply --yes --detach                  commit, and leave the rest to the grid
 
-Exit codes: 0 done, or it waits for a window; 3 configuration invalid; 4 something changed since the
-plan was made; 5 a gate is shut; 6 not everything could be done; 7 a server was not seen; 130 interrupted.
-After 6, 7 and 130 the revision stays committed, and the grid goes on with it."
+Exit codes: 0 done, or it waits for a window; 3 configuration invalid; 4 something changed since \
+the plan was made; 5 a gate is shut; 6 not everything could be done; 7 a server was not seen; 130 \
+interrupted. After 6, 7 and 130 the revision stays committed, and the grid goes on with it."
 )]
 pub(crate) struct Args {
     #[command(flatten)]

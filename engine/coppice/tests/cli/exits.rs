@@ -119,3 +119,15 @@ fn a_server_that_stays_away_is_given_up_and_the_run_is_not() {
     let again = Served::start(&place);
     assert_eq!(again.run(&["status", "--json"]).json()["revision"], 1);
 }
+
+#[test]
+fn an_import_that_fails_names_the_persons_file() {
+    let place = Place::new();
+    place.init("sim://?refuse=import-image");
+    let served = Served::start(&place);
+    std::fs::write(place.path("own.raw"), vec![1; 4_096]).unwrap();
+    served
+        .run(&["image", "import", "tiny", "own.raw", "--version", "1"])
+        .code(1)
+        .says("own.raw was not imported as image tiny version 1");
+}

@@ -146,6 +146,10 @@ fn images_are_imported_once_and_a_version_never_changes() {
         .run(&["image", "status", "tiny"])
         .code(0)
         .says("every chunk verified");
+    served
+        .run(&["image", "status", "tyni"])
+        .code(1)
+        .says("there is no image tyni");
     served.run(&["image", "remove", "tiny", "1"]).code(0);
     assert_eq!(
         served.run(&["image", "list", "--json"]).json(),
@@ -184,7 +188,11 @@ fn servers_and_pauses_are_set_and_taken_back() {
     let place = Place::new();
     place.init("sim://");
     let served = Served::start(&place);
-    served.run(&["server", "cordon", "host-1"]).code(0);
+    let done = served.run(&["server", "cordon", "host-1", "--json"]);
+    assert_eq!(
+        done.code(0).json(),
+        serde_json::json!({"about": "host-1", "done": "cordoned"})
+    );
     assert_eq!(
         served.run(&["server", "list", "--json"]).json()[0]["state"],
         "cordoned"

@@ -150,3 +150,21 @@ fn a_hypervisor_that_can_never_be_ends_a_server_at_once() {
             .says(why);
     }
 }
+
+#[test]
+fn a_directory_of_a_newer_version_is_told_and_left_alone() {
+    let place = Place::new();
+    place.init("sim://");
+    // The number behind its key, in CBOR.
+    let path = place.path("g/grid/format");
+    let mut format = std::fs::read(&path).unwrap();
+    let key = format.windows(7).position(|w| w == b"version").unwrap();
+    format[key + 7] = 9;
+    std::fs::write(&path, &format).unwrap();
+    place
+        .run(&["serve", "--config", "g/coppice.toml"])
+        .code(1)
+        .says("was written by a newer version")
+        .says("start the newer version; nothing was changed");
+    assert_eq!(std::fs::read(&path).unwrap(), format);
+}
