@@ -53,12 +53,17 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         let earlier = action.needs.iter().all(|need| *need < index);
         judge(earlier, &action.object, "an action needs only earlier ones");
     }
+    let unseen = known
+        .servers
+        .values()
+        .any(|s| !s.current && holds_desktops(s.state));
+    let only_joining = !known.servers.is_empty()
+        && known
+            .servers
+            .values()
+            .all(|s| matches!(s.state, ServerState::Joining));
     judge(
-        plan.complete
-            == known
-                .servers
-                .values()
-                .all(|s| s.current || !holds_desktops(s.state)),
+        plan.complete != (unseen || only_joining),
         &Address::Grid,
         "a plan is complete when every server was seen whole",
     );

@@ -179,6 +179,8 @@ fn identity(document: &Document, known: &Known) -> Digest {
     body.created_at = Timestamp(0);
     for drift in &mut body.drift {
         drift.drift.since = None;
+        // The actions have them.
+        drift.drift.waits.clear();
     }
     let text = serde_json::to_string(&(known.grid, known.epoch, &body)).unwrap_or_default();
     Digest::of(text.as_bytes())

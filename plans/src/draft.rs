@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_schema::Known;
 use coppice_schema::desired::{Desired, Window};
 use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId};
+use coppice_schema::known::{KnownServer, ServerState};
 use coppice_schema::units::{Span, Timestamp};
 use jiff::tz::TimeZone;
 
 use crate::place::Ledger;
-use crate::plan::{Action, Drift, DriftKind, Finding, PoolForecast, UnderWay, Wait};
+use crate::plan::{Action, Drift, DriftKind, Finding, PoolForecast, Response, UnderWay, Wait};
 use crate::review::Review;
 use crate::windows::{self, Now};
 
@@ -149,6 +150,16 @@ impl<'a> Draft<'a> {
         })
     }
 
+    /// Says of each drift what its repair waits for. Once all actions are there.
+    pub(crate) fn drift_waits(&mut self) {
+        for drift in &mut self.drifts {
+            let repair = self.actions.iter().find(|action| {
+                drift.response == Response::Repaired && action.object == drift.object
+            });
+            drift.waits = repair.map_or(Vec::new(), |action| action.waits.clone());
+        }
+    }
+
     /// A server that may hold what it does not show.
     pub(crate) fn unseen(&self) -> Option<Wait> {
         use coppice_schema::known::ServerState as Part;
@@ -166,6 +177,13 @@ impl<'a> Draft<'a> {
         Some(Wait::Observation {
             server: unseen.name.to_string(),
         })
+    }
+
+    /// Whether every server that may hold desktops was seen whole. Where none has come so far yet, nothing was seen.
+    pub(crate) fn complete(&self) -> bool {
+        let joined = |server: &KnownServer| server.state != ServerState::Joining;
+        let servers = &self.known.servers;
+        self.unseen().is_none() && (servers.is_empty() || servers.values().any(joined))
     }
 
     /// A server that was not seen whole, by its id.

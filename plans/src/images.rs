@@ -242,6 +242,7 @@ fn copies(
             edits: Vec::new(),
             since,
             response,
+            waits: Vec::new(),
         });
     }
     if well == 0 && !known.servers.is_empty() && known.servers.values().all(|server| server.current)

@@ -53,6 +53,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::strays(known, &mut draft);
     images::collect(desired, known, &mut draft);
     review::survey(&mut draft);
+    draft.drift_waits();
     let gates = gates::judge(desired, known, &draft);
     let looked = known.servers.iter().map(|(id, server)| {
         let look = server.look.as_ref();
@@ -68,7 +69,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     Plan {
         at: now,
         base: base::read(desired, known, &changes, &draft.actions),
-        complete: draft.unseen().is_none(),
+        complete: draft.complete(),
         looked: looked.collect(),
         actions: draft.actions,
         drift: draft.drifts,

@@ -404,6 +404,9 @@ pub struct Drift {
     pub since: Option<Timestamp>,
     /// What is done about it.
     pub response: Response,
+    /// What its repair waits for. Empty: nothing, or there is none.
+    #[serde(default)]
+    pub waits: Vec<Wait>,
 }
 
 /// Kinds of drift.
@@ -432,7 +435,7 @@ pub enum DriftKind {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// It is being repaired.
+    /// It is repaired, once its repair waits for nothing.
     Repaired,
     /// It is told, and left.
     Told,

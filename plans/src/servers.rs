@@ -69,7 +69,7 @@ fn server_address(known: &Known, server: ServerId) -> Address {
 }
 
 fn judge(server: &KnownServer, draft: &mut Draft<'_>) {
-    if matches!(server.state, ServerState::Removed | ServerState::Joining) {
+    if server.state == ServerState::Removed {
         return;
     }
     let object = Address::Server(server.name.clone());

@@ -12,7 +12,7 @@ use coppice_schema::units::Span;
 use crate::document::{Document, Group};
 use crate::plan::{Kind, Risk, Severity, Verdict};
 
-pub use lines::{cut_off, estimate, finding, kind_word, moment, reason, symbol, wait};
+pub use lines::{cut_off, estimate, finding, kind_word, moment, reason, response, symbol, wait};
 
 /// How to render.
 #[derive(Clone, Copy, Debug)]

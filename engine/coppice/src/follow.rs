@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use coppice_plans::plan::{FindingKind, Severity};
+use coppice_plans::plan::{Finding, FindingKind, Severity};
 use coppice_plans::text;
 use coppice_portal::api::{DriftReport, RunStatus, Status};
 use coppice_schema::ids::Revision;
@@ -13,13 +13,6 @@ use crate::failure::Failure;
 use crate::present::{self, Holding};
 use crate::progress::Progress;
 use crate::screen::Screen;
-
-/// How long a server may be away, as when it restarts, before following it is given up. The run goes on.
-const AWAY: Duration = Duration::from_secs(120);
-
-/// How long nothing may get better, with something failing, before the rest counts as failed. Longer than the first
-/// tries of an order with their back-off, so that a passing failure is not the end.
-const STUCK: Duration = Duration::from_secs(45);
 
 /// How often the grid is asked when it says nothing by itself.
 const PULSE: Duration = Duration::from_secs(2);
@@ -35,6 +28,8 @@ pub(crate) enum Ending {
     Blocked(Vec<String>),
     /// Not everything could be done; why, in words.
     Partly(Vec<String>),
+    /// The rest waits for servers that are not seen.
+    Unseen(Vec<String>),
     /// Another revision came in between.
     Superseded(Revision),
     /// Ctrl-C.
@@ -49,16 +44,19 @@ pub(crate) struct Followed {
     pub(crate) run: Option<RunStatus>,
 }
 
-/// Follows the run of `revision`, of about `orders` orders.
+/// Follows the run of `revision`, of about `orders` orders. After `patience` without headway what fails counts as
+/// failed, and a server that does not answer is given up; the run goes on.
 pub(crate) async fn follow(
     revision: Revision,
     orders: u64,
+    patience: Duration,
     client: &Client,
     screen: &Screen,
 ) -> Result<Followed, Failure> {
     let progress = Progress::things(screen, &format!("revision {revision}"), orders);
     let mut watcher = Watcher {
         revision,
+        patience,
         client,
         events: None,
         away: None,
@@ -80,6 +78,7 @@ pub(crate) async fn follow(
 
 struct Watcher<'a> {
     revision: Revision,
+    patience: Duration,
     client: &'a Client,
     events: Option<Lines>,
     away: Option<Instant>,
@@ -111,7 +110,7 @@ impl Watcher<'_> {
             Err(error) if error.passes() => {
                 self.events = None;
                 let since = *self.away.get_or_insert_with(Instant::now);
-                if since.elapsed() > AWAY {
+                if since.elapsed() > self.patience {
                     return Err(self.lost(error));
                 }
                 progress.say(&format!(
@@ -168,10 +167,16 @@ impl Watcher<'_> {
             .map(|p| p.provisioning + p.deleting)
             .sum();
         let open = self.run.as_ref().map_or(0, |run| run.open_orders);
+        let stuck = self.better.elapsed() > self.patience;
         let failing = failures(status);
-        let stuck = self.better.elapsed() > STUCK && !failing.is_empty();
-        if stuck && (open == 0 || failing_orders(status)) {
-            return Ok(Some(Ending::Partly(failing)));
+        if stuck {
+            let unseen = told(status, is_unseen);
+            if !unseen.is_empty() {
+                return Ok(Some(Ending::Unseen(unseen)));
+            }
+            if !failing.is_empty() && (open == 0 || failing_orders(status)) {
+                return Ok(Some(Ending::Partly(failing)));
+            }
         }
         if open > 0 || busy > 0 {
             return Ok(None);
@@ -183,7 +188,7 @@ impl Watcher<'_> {
         Ok(match present::holding(&report.document) {
             Holding::Far(waits) => Some(Ending::Waits(why(waits))),
             Holding::Approval(waits) => Some(Ending::Blocked(why(waits))),
-            Holding::Trouble(waits) if self.better.elapsed() > STUCK => {
+            Holding::Trouble(waits) if stuck => {
                 let lines: Vec<String> = why(waits);
                 Some(Ending::Partly(
                     failing
@@ -238,14 +243,18 @@ fn words(revision: Revision, run: Option<&RunStatus>, status: &Status) -> String
     }
 }
 
+/// The findings of some kinds, in words.
+fn told(status: &Status, which: impl Fn(&Finding) -> bool) -> Vec<String> {
+    let findings = status.findings.iter().filter(|finding| which(finding));
+    findings
+        .map(|f| format!("{}: {}", f.object, text::finding(&f.kind)))
+        .collect()
+}
+
 /// What is wrong, in words.
 fn failures(status: &Status) -> Vec<String> {
-    let wrong =
-        |f: &&coppice_plans::plan::Finding| f.severity == Severity::Error || is_failing(&f.kind);
-    let findings = status.findings.iter().filter(wrong);
-    let mut lines: Vec<String> = findings
-        .map(|f| format!("{}: {}", f.object, text::finding(&f.kind)))
-        .collect();
+    let wrong = |f: &Finding| f.severity == Severity::Error || is_failing(&f.kind);
+    let mut lines = told(status, wrong);
     for pool in &status.pools {
         if pool.broken > 0 {
             lines.push(format!(
@@ -259,6 +268,14 @@ fn failures(status: &Status) -> Vec<String> {
 
 fn failing_orders(status: &Status) -> bool {
     status.findings.iter().any(|f| is_failing(&f.kind))
+}
+
+/// A server is not seen whole, so nothing is done there.
+fn is_unseen(finding: &Finding) -> bool {
+    matches!(
+        finding.kind,
+        FindingKind::HypervisorAway { .. } | FindingKind::NotSeen
+    )
 }
 
 fn is_failing(kind: &FindingKind) -> bool {
@@ -278,6 +295,7 @@ impl Ending {
             Self::Settled | Self::Waits(_) => Exit::Done,
             Self::Blocked(_) => Exit::Blocked,
             Self::Partly(_) => Exit::Partly,
+            Self::Unseen(_) => Exit::Incomplete,
             Self::Superseded(_) => Exit::Error,
             Self::Interrupted => Exit::Interrupted,
         }

@@ -79,6 +79,11 @@ impl Screen {
         self.write(value, true)
     }
 
+    /// The answer to what changes something and gives nothing back: what was done, about what.
+    pub(crate) fn done(&self, about: impl std::fmt::Display, done: &str) -> Result<(), Failure> {
+        self.value(&serde_json::json!({ "about": about.to_string(), "done": done }))
+    }
+
     /// One of many answers, as one line.
     pub(crate) fn line(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.write(value, false)

@@ -94,10 +94,17 @@ impl Running {
         let address = listener.local_addr().unwrap_or(config.listen);
         let (stop_api, stopped) = oneshot::channel::<()>();
         let router = coppice_portal::router(app);
-        let api = tokio::spawn(coppice_portal::serve(listener, tls, router, async move {
-            // Also when nobody is left to say so.
-            let _ = stopped.await;
-        }));
+        let limits = coppice_portal::Limits::default();
+        let api = tokio::spawn(coppice_portal::serve(
+            listener,
+            tls,
+            router,
+            limits,
+            async move {
+                // Also when nobody is left to say so.
+                let _ = stopped.await;
+            },
+        ));
         let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(&clock));
         let own = coppice_reconcile::server::run(mine, ports, clock);
         let rounds = vec![

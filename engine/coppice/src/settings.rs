@@ -99,6 +99,7 @@ impl Settings {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+/// Reads a length of time.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     times::parse_length(text).map(|span| Duration::from_millis(span.0))
 }

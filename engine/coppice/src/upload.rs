@@ -295,7 +295,9 @@ async fn gone(
 
 fn refused(problem: Problem, sending: &Sending<'_>) -> Failure {
     Failure::from(ClientError::Problem(Box::new(problem))).during(format!(
-        "image {} version {} was not imported",
-        sending.name, sending.version
+        "{} was not imported as image {} version {}",
+        sending.file.display(),
+        sending.name,
+        sending.version
     ))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use coppice_plans::plan::{Action, Plan};
 use coppice_plans::text;
+use coppice_schema::Desired;
 use coppice_schema::ids::{Address, DesktopId};
 use coppice_schema::known::{Order, Phase, Task};
 use coppice_schema::units::{Span, Timestamp};
@@ -24,7 +25,7 @@ pub(crate) async fn explain(
 ) -> Result<axum::Json<Explanation>, Box<Problem>> {
     let seen = portal.look().await;
     let plan = preview::of_committed(&portal, &seen).await?.plan;
-    let state = word(&seen.state, &address);
+    let state = word(&seen.state, &seen.state.committed, &address);
     let actions = || {
         plan.actions
             .iter()
@@ -55,9 +56,8 @@ pub(crate) async fn explain(
     }))
 }
 
-/// How an address stands, in a word.
-fn word(state: &State, address: &Address) -> &'static str {
-    let asked = &state.committed;
+/// How an address stands where `asked` is the configuration, in a word.
+pub(crate) fn word(state: &State, asked: &Desired, address: &Address) -> &'static str {
     let configured = match address {
         Address::Desktop(id) => {
             return state

@@ -7,7 +7,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use coppice_schema::known::ImageVersion;
 use coppice_state::entry::Entry;
-use coppice_world::disks::Imported;
+use coppice_world::disks::{DiskError, Imported};
 use futures::StreamExt;
 use futures::stream;
 use tokio::sync::{mpsc, watch};
@@ -125,7 +125,8 @@ async fn into_catalogue(
         };
         tell.send_replace(Some(latest));
     });
-    let imported = portal.app.disks.import_image(source, progress).await?;
+    let imported = portal.app.disks.import_image(source, progress).await;
+    let imported = imported.map_err(|error| named(error, request))?;
     if let Some(expected) = digest.filter(|expected| *expected != imported.source) {
         drop_unused(portal, &imported).await;
         return Err(Problem::new(
@@ -166,6 +167,21 @@ async fn into_catalogue(
         )
     })?;
     Ok(images::show(&seen, name, version, record))
+}
+
+/// The name of our copy says nothing to whoever sent the file.
+fn named(error: DiskError, request: &UploadRequest) -> DiskError {
+    match error {
+        DiskError::BadSource { why, .. } => DiskError::BadSource {
+            source_file: format!("the file for {}@{}", request.name, request.version),
+            why,
+        },
+        other @ (DiskError::Full { .. }
+        | DiskError::Absent(_)
+        | DiskError::InUse { .. }
+        | DiskError::NotOurs(_)
+        | DiskError::Io { .. }) => other,
+    }
 }
 
 /// Removes stored bytes that no version of the catalogue names.

@@ -11,7 +11,7 @@ use coppice_schema::units::Size;
 use crate::api::{Code, DriftReport, PlanRequest, PlanResponse, Problem, SAVED_FORMAT, SavedPlan};
 use crate::bodies::Json;
 use crate::portal::Portal;
-use crate::{preview, seal};
+use crate::{explain, preview, seal};
 
 /// What would happen if a configuration were applied now. Changes nothing.
 #[utoipa::path(post, path = "/api/v1/plans", request_body = PlanRequest, responses(
@@ -34,7 +34,20 @@ pub(crate) async fn plan(
     }
     let read = preview::read(bundle).await?;
     let seen = portal.look_surely().await?;
-    let preview = preview::of(&portal, &seen, Arc::new(read.desired), targets).await?;
+    let preview = preview::of(&portal, &seen, Arc::new(read.desired), targets.clone()).await?;
+    for target in &targets {
+        let (state, desired) = (&seen.state, preview.desired.as_ref());
+        let absent = |asked| explain::word(state, asked, target) == "absent";
+        let mut actions = preview.plan.actions.iter();
+        let touched = actions.any(|action| preview::concerns(target, &action.object));
+        if absent(&state.committed) && absent(desired) && !touched {
+            return Err(Problem::absent(
+                target,
+                "neither the configuration nor the grid has it: check the name; \
+                 addresses look like pool.lab or desktop.lab-007",
+            ));
+        }
+    }
     let saved = if save {
         let unsealed = SavedPlan {
             format: SAVED_FORMAT,

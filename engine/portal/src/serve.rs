@@ -19,18 +19,34 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::Peer;
 
-/// Connections at once; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 1_024;
-/// A handshake takes three round trips, and some arithmetic on slow machines.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// From the first byte of a request to the end of its head; also how long an idle connection is kept.
-const HEAD_WITHIN: Duration = Duration::from_secs(30);
-/// A client that takes nothing for so long is given up.
-const WRITE_WITHIN: Duration = Duration::from_secs(60);
-/// What is under way when the server stops has so long to end. Streams and consoles never end by themselves.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// What a client may take of the server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// A handshake takes three round trips, and some arithmetic on slow machines.
+    pub handshake: Duration,
+    /// From the first byte of a request to the end of its head; also how long an idle connection is kept.
+    pub head: Duration,
+    /// A client that takes nothing for so long is given up.
+    pub write: Duration,
+    /// What is under way when the server stops has so long to end. Streams and consoles never end by themselves.
+    pub farewell: Duration,
+}
 
-/// Answers on `listener` until `shutdown` is ready; then what is under way has a few seconds to end.
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 1_024,
+            handshake: Duration::from_secs(10),
+            head: Duration::from_secs(30),
+            write: Duration::from_secs(60),
+            farewell: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Answers on `listener`, within `limits`, until `shutdown` is ready; then what is under way has a few seconds to end.
 ///
 /// Speaks HTTP/1.1 only, whatever `tls` says about protocols: WebSockets need it. A failing connection harms no
 /// other; slow clients are given up.
@@ -38,12 +54,13 @@ pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     router: Router,
+    limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let mut tls = (*tls).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(limits.connections));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -57,8 +74,9 @@ pub async fn serve(
             continue;
         };
         let (acceptor, router, stopping) = (acceptor.clone(), router.clone(), stopping.clone());
+        let limits = limits.clone();
         connections.spawn(async move {
-            answer(acceptor, stream, peer, router, stopping).await;
+            answer(acceptor, stream, peer, router, &limits, stopping).await;
             drop(place);
         });
     }
@@ -66,7 +84,7 @@ pub async fn serve(
     // Whoever listened has ended already if nobody does.
     stop.send_replace(true);
     let all_ended = async { while connections.join_next().await.is_some() {} };
-    if timeout(FAREWELL, all_ended).await.is_err() {
+    if timeout(limits.farewell, all_ended).await.is_err() {
         tracing::info!("connections that did not end by themselves are cut");
     }
 }
@@ -92,14 +110,15 @@ async fn answer(
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
+    limits: &Limits,
     mut stopping: watch::Receiver<bool>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "a connection is slower than it need be");
     }
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(WRITE_WITHIN));
-    let stream = match timeout(HANDSHAKE_WITHIN, acceptor.accept(Box::pin(stream))).await {
+    stream.set_write_timeout(Some(limits.write));
+    let stream = match timeout(limits.handshake, acceptor.accept(Box::pin(stream))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => return tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -110,7 +129,7 @@ async fn answer(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(limits.head)
         .max_headers(64)
         .max_buf_size(64 << 10)
         .serve_connection(TokioIo::new(stream), service)

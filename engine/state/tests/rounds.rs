@@ -8,10 +8,32 @@ mod grid;
 use coppice_plans::plan::{DriftKind, Kind, Response, Wait};
 use coppice_schema::Digest;
 use coppice_schema::desired::{DriftRule, Origin, Power, Refresh, RefreshOn};
+use coppice_schema::ids::Revision;
 use coppice_schema::known::{GuestState, Phase, PowerState};
 use coppice_schema::units::{Share, Size, Span};
 use coppice_state::{Entry, Outcome, Refusal, State, apply};
-use grid::{Grid, TERM, config, pool, template};
+use grid::{Grid, TERM, config, pool, root, template};
+
+#[test]
+fn a_plan_of_before_a_commit_does_not_finish_the_run_that_it_began() {
+    let mut grid = Grid::founded();
+    grid.import("1", root());
+    let before = grid.plan_for(&grid.state.committed);
+    assert!(before.is_settled());
+    grid.commit(&config(1));
+    let late = Entry::Planned {
+        base: before.base.clone(),
+        orders: Vec::new(),
+        findings: before.remembered(),
+        settled: true,
+    };
+    grid.propose(late);
+    let run = &grid.state.runs[&Revision(1)];
+    assert_eq!(run.finished, None);
+    grid.settle();
+    grid.round();
+    assert!(grid.state.runs[&Revision(1)].finished.is_some());
+}
 
 #[test]
 fn a_pool_grows_and_then_nothing_is_left_to_do() {

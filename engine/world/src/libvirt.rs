@@ -114,9 +114,13 @@ const LOOKS: usize = 4;
 
 /// Opens a hypervisor. It ends within `options.limits.open`.
 ///
+/// One that is not there yet is opened nevertheless, as when a server boots and its libvirt daemon comes up after
+/// us: it is [`HypervisorError::Away`] in every call until it answers. Not so the embedded one, whose driver starts
+/// once in a process or never.
+///
 /// # Errors
-/// [`HypervisorError::Away`] when nobody answers there, when another process has the embedded one's directory open
-/// (the error says who), or when the address is `sim://`, which is not libvirt's.
+/// [`HypervisorError::Away`] when the embedded one cannot start, when another process has its directory open (the
+/// error says who), or when the address is `sim://`, which is not libvirt's.
 pub async fn open(
     uri: &HypervisorUri,
     options: Options,
@@ -140,17 +144,18 @@ pub async fn open(
     }
     let hypervisor = Libvirt { shared };
     let shared = hypervisor.shared.clone();
-    let opened = hypervisor
-        .shared
-        .looks
-        .call(duration(hypervisor.shared.limits.open), move || {
-            shared.kind().map(|_| ())
-        });
-    match opened.await {
-        Ok(opened) => opened?,
-        Err(_) => return Err(hypervisor.shared.late(hypervisor.shared.limits.open)),
+    let Limits { open, look, .. } = shared.limits;
+    let embedded = matches!(uri, HypervisorUri::Embedded { .. });
+    let limit = if embedded { open } else { look };
+    let kind = move || shared.kind().map(|_| ());
+    let opened = match hypervisor.shared.looks.call(duration(limit), kind).await {
+        Ok(opened) => opened,
+        Err(_) => Err(hypervisor.shared.late(limit)),
+    };
+    match opened {
+        Err(error) if embedded => Err(error),
+        Err(_) | Ok(()) => Ok(Arc::new(hypervisor)),
     }
-    Ok(Arc::new(hypervisor))
 }
 
 /// The adapter.

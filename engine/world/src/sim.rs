@@ -16,6 +16,7 @@ mod machine;
 mod stamps;
 mod uri;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,6 +51,10 @@ pub struct Setup {
     pub capacity: Capacity,
     /// Bytes that a new overlay takes.
     pub overlay: Size,
+    /// Its hypervisor does not answer for so long, from the beginning.
+    pub away: Span,
+    /// Operations that are refused, each time.
+    pub refuse: BTreeSet<Operation>,
 }
 
 impl Default for Setup {
@@ -66,6 +71,8 @@ impl Default for Setup {
                 ..Capacity::default()
             },
             overlay: Size(196_616),
+            away: Span(0),
+            refuse: BTreeSet::new(),
         }
     }
 }
@@ -83,7 +90,11 @@ impl SimServer {
     #[must_use]
     pub fn new(setup: Setup, clock: Arc<dyn Clock>) -> Arc<Self> {
         let machine = Machine::new(&setup);
-        let faults = Faults::new(setup.seed);
+        let mut faults = Faults::new(setup.seed);
+        faults.refuse.clone_from(&setup.refuse);
+        if setup.away > Span(0) {
+            faults.away_until = Some(clock.now().after(setup.away));
+        }
         Arc::new(Self {
             setup,
             clock,

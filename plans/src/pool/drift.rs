@@ -135,6 +135,7 @@ pub(crate) fn report(
         edits,
         since,
         response,
+        waits: Vec::new(),
     });
     response == Response::Repaired
 }

@@ -215,6 +215,7 @@ fn stray(
         edits: Vec::new(),
         since,
         response,
+        waits: Vec::new(),
     };
     draft.drift(drift);
     if !removable {

@@ -7,8 +7,8 @@ use jiff::tz::TimeZone;
 
 use crate::document::{Document, DriftLine, Group};
 use crate::plan::{
-    Applies, Basis, DriftKind, Edit, Estimate, FindingKind, Impact, Kind, Reason, Response, Risk,
-    Wait,
+    Applies, Basis, Drift, DriftKind, Edit, Estimate, FindingKind, Impact, Kind, Reason, Response,
+    Risk, Wait,
 };
 
 /// A kind's sign.
@@ -155,7 +155,7 @@ pub fn wait(wait: &Wait) -> String {
         Wait::Room { lacking } => format!("room: {lacking}"),
         Wait::Paused { until } => match until {
             Some(at) => format!("a pause until {}", moment(*at)),
-            None => "coppice resume".to_owned(),
+            None => "a pause to end (coppice resume)".to_owned(),
         },
         Wait::RolloutStopped { failures } => {
             format!("a person: the roll-out stopped after {failures} failed")
@@ -318,17 +318,29 @@ pub(super) fn drift(line: &DriftLine, now: Timestamp) -> String {
         .since
         .map(|at| format!(", seen for {}", rough(now.since(at))))
         .unwrap_or_default();
-    let response = match drift.response {
-        Response::Repaired => "is being repaired",
-        Response::Told => "is left (policy drift: warn)",
-        Response::Contended => "is left: somebody keeps changing it back",
-        Response::NeedsAdmin => "needs a person",
-    };
     format!(
-        "{}{place}: {}{since}; {response}",
+        "{}{place}: {}{since}; {}",
         drift.object,
-        drift_word(drift.kind)
+        drift_word(drift.kind),
+        response(drift)
     )
+}
+
+/// What is done about drift, as a phrase.
+#[must_use]
+pub fn response(drift: &Drift) -> String {
+    match drift.response {
+        Response::Repaired if drift.waits.is_empty() => "is being repaired".to_owned(),
+        Response::Repaired => {
+            let waits: Vec<String> = drift.waits.iter().map(wait).collect();
+            format!("its repair waits for {}", waits.join(" and "))
+        }
+        Response::Told => "is left (policy drift: warn)".to_owned(),
+        Response::Contended => {
+            "is left for ten minutes: somebody keeps changing it back".to_owned()
+        }
+        Response::NeedsAdmin => "needs a person".to_owned(),
+    }
 }
 
 /// A finding as a sentence.

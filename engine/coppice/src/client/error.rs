@@ -176,12 +176,10 @@ pub(crate) fn refused(problem: Problem) -> Failure {
         ));
     }
     match problem.code {
-        Code::Unauthorized => {
-            failure = failure.hint("--token-file, or COPPICE_TOKEN_FILE, names a file with a token; an admin makes one with `coppice token create`");
-        }
         Code::Stale | Code::OtherPlan => failure = failure.hint("look at it anew: coppice plan"),
         Code::Bounds => failure = failure.hint("allow more: --max-interrupted N"),
         Code::Request
+        | Code::Unauthorized
         | Code::Forbidden
         | Code::Absent
         | Code::Method

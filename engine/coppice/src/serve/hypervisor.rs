@@ -10,6 +10,7 @@ use coppice_world::libvirt::{self, HypervisorUri, Limits, Options};
 use coppice_world::sim::{Setup, SimServer};
 
 use crate::config::{Accelerate, Config};
+use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::layout::Layout;
 
@@ -43,6 +44,7 @@ pub(crate) async fn open(
             "`hypervisor` in coppice.toml is {uri:?}, which cannot be used"
         ))
         .cause(why)
+        .exit(Exit::Invalid)
     };
     let parsed: HypervisorUri = uri
         .parse()
@@ -82,8 +84,9 @@ pub(crate) async fn open(
     let hypervisor = libvirt::open(&parsed, options).await.map_err(|e| {
         Failure::new(format!("cannot open the hypervisor {uri}"))
             .because(&e)
+            .hint("one process at a time can have its directory open: is another `coppice serve` running?")
             .hint("are QEMU and libvirt's QEMU driver installed? on Debian: apt install qemu-system-x86 libvirt-daemon-driver-qemu")
-            .hint("try it by hand: virsh -c URI version")
+            .hint(format!("try it by hand, while no server runs: virsh -c '{uri}' version"))
     })?;
     Ok(World {
         hypervisor,

@@ -19,15 +19,15 @@ use crate::failure::{Ended, Failure};
 use crate::follow::{self, Ending, Followed};
 use crate::present::{self, Detail};
 use crate::screen::Screen;
-use crate::settings::Settings;
+use crate::settings::{self, Settings};
 use crate::upload::{self, Sending};
 use crate::verbs::{plan, show};
 
 /// Make the grid what a configuration asks for
 #[derive(clap::Args, Debug)]
 #[command(
-    after_long_help = "Shows the plan, asks, commits, and follows the run until the grid has settled. What waits for a window
-or for people to log off goes on by itself; Ctrl-C ends the following only.
+    after_long_help = "Shows the plan, asks, commits, and follows the run until the grid has settled. What waits for a \
+window or for people to log off goes on by itself; Ctrl-C ends the following only.
 
 Examples:
   coppice apply examples/lab
@@ -35,9 +35,10 @@ Examples:
   coppice apply --approve mass-delete           after reading what it deletes
   coppice apply --yes --detach                  commit, and leave the rest to the grid
 
-Exit codes: 0 done, or it waits for a window; 3 configuration invalid; 4 something changed since the
-plan was made; 5 a gate is shut, or something came up that was not in the plan; 6 not everything could
-be done; 130 interrupted."
+Exit codes: 0 done, or it waits for a window; 3 configuration invalid; 4 something changed since \
+the plan was made; 5 a gate is shut, or something came up that was not in the plan; 6 not everything \
+could be done; 7 a server was not seen; 130 interrupted. After 5 in a run, 6, 7 and 130 the revision \
+stays committed, and the grid goes on with it."
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -54,6 +55,9 @@ pub(crate) struct Args {
     /// Follow the run until it has settled (this is so without it, too)
     #[arg(long, conflicts_with = "detach")]
     wait: bool,
+    /// How long nothing may get better, or the server not answer, before it is no longer followed
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = settings::duration, conflicts_with = "detach")]
+    patience: Duration,
     /// Commit, and do not follow
     #[arg(long)]
     detach: bool,
@@ -118,7 +122,8 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         return Ok(Exit::Done);
     }
     let orders = present::orders(&response.document);
-    let followed = follow::follow(response.revision, orders, &client, screen).await?;
+    let followed =
+        follow::follow(response.revision, orders, args.patience, &client, screen).await?;
     ended(&response, &followed, screen)
 }
 
@@ -257,7 +262,9 @@ fn ended(response: &ApplyResponse, followed: &Followed, screen: &Screen) -> Ende
     let exit = followed.ending.exit();
     let revision = response.revision;
     let why = match &followed.ending {
-        Ending::Waits(why) | Ending::Blocked(why) | Ending::Partly(why) => why.clone(),
+        Ending::Waits(why) | Ending::Blocked(why) | Ending::Partly(why) | Ending::Unseen(why) => {
+            why.clone()
+        }
         Ending::Settled | Ending::Superseded(_) | Ending::Interrupted => Vec::new(),
     };
     screen.value(&serde_json::json!({
@@ -292,7 +299,11 @@ fn ended(response: &ApplyResponse, followed: &Followed, screen: &Screen) -> Ende
             }
             return Ok(exit);
         }
-        Ending::Blocked(_) | Ending::Partly(_) | Ending::Superseded(_) | Ending::Interrupted => {}
+        Ending::Blocked(_)
+        | Ending::Partly(_)
+        | Ending::Unseen(_)
+        | Ending::Superseded(_)
+        | Ending::Interrupted => {}
     }
     if screen.json {
         return Ok(exit);
@@ -314,6 +325,10 @@ fn stopped(revision: Revision, ending: &Ending, why: Vec<String>) -> Failure {
             "stopped following revision {revision}; the run goes on in the grid"
         ))
         .hint("coppice status --watch follows it again"),
+        Ending::Unseen(_) => Failure::new(format!(
+            "revision {revision} is committed, and nothing is done where a server is not seen; the grid goes on when it is"
+        ))
+        .hint("coppice status says what is wrong with the server"),
         Ending::Partly(_) | Ending::Settled | Ending::Waits(_) => Failure::new(format!(
             "revision {revision} was applied in part; the grid keeps trying"
         ))

@@ -87,6 +87,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         Verb::Restart(Named { name }) => {
             let id = find(&client, &name).await?.id;
             act(&client, &id, "restart").await?;
+            screen.done(&id, "restart asked for")?;
             screen.note(&format!("desktop {id} is being started again"));
         }
         Verb::Regrow(args) => {
@@ -95,6 +96,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                 consent(&id, screen)?;
             }
             act(&client, &id, "regrow").await?;
+            screen.done(&id, "regrow asked for")?;
             screen.note(&format!("desktop {id} is being grown anew"));
         }
     }

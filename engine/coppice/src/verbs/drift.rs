@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use coppice_plans::plan::{Drift, DriftKind, Response};
+use coppice_plans::text;
 use coppice_portal::api::DriftReport;
 use coppice_schema::units::Timestamp;
 
@@ -31,7 +32,7 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     let client = Client::new(settings)?;
     let report: DriftReport = client.get("/drift").await?;
     screen.value(&report)?;
-    screen.text(&text(&report, times::now(), screen.colours));
+    screen.text(&whole(&report, times::now(), screen.colours));
     if !report.complete {
         screen.note("a server was not seen whole, so there may be more drift than this says: coppice status");
         return Ok(Exit::Incomplete);
@@ -40,7 +41,7 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     Ok(if changed { Exit::Changes } else { Exit::Done })
 }
 
-fn text(report: &DriftReport, now: Timestamp, colours: Colours) -> String {
+fn whole(report: &DriftReport, now: Timestamp, colours: Colours) -> String {
     if report.drift.is_empty() {
         return match report.complete {
             true => "no drift: everything is as it was written\n".to_owned(),
@@ -63,16 +64,13 @@ fn one(drift: &Drift, now: Timestamp, colours: Colours) -> String {
     if let Some(since) = drift.since {
         let _ = write!(out, ", seen {}", times::relative(since, now));
     }
-    let (response, tone) = match drift.response {
-        Response::Repaired => ("it is being repaired", Tone::Good),
-        Response::Told => ("it is told and left: policy `drift` says so", Tone::Warn),
-        Response::Contended => (
-            "it flips to and fro, and is left until a person looks",
-            Tone::Bad,
-        ),
-        Response::NeedsAdmin => ("it needs a person", Tone::Bad),
+    let tone = match drift.response {
+        Response::Repaired if drift.waits.is_empty() => Tone::Good,
+        Response::Repaired | Response::Told => Tone::Warn,
+        Response::Contended | Response::NeedsAdmin => Tone::Bad,
     };
-    let _ = writeln!(out, "; {}", paint(colours, tone, response));
+    let response = text::response(drift);
+    let _ = writeln!(out, "; {}", paint(colours, tone, &response));
     for edit in &drift.edits {
         let value = |v: &Option<String>| v.clone().unwrap_or_else(|| "nothing".to_owned());
         let _ = writeln!(

@@ -9,7 +9,7 @@ use hyper::Method;
 
 use crate::client::{Client, segment};
 use crate::exit::Exit;
-use crate::failure::Ended;
+use crate::failure::{Ended, Failure};
 use crate::screen::Screen;
 use crate::settings::Settings;
 use crate::table::{Cell, Table, Tone};
@@ -21,8 +21,8 @@ use crate::upload::{self, Sending};
 pub(crate) enum Verb {
     /// Bring an image file into the grid as a version of an image
     #[command(
-        after_long_help = "Any format that qemu-img reads is taken: qcow2, raw, vmdk, vhdx, vdi. A broken connection is taken up
-again where it broke. A version never changes: the same name with other bytes is refused.
+        after_long_help = "Any format that qemu-img reads is taken: qcow2, raw, vmdk, vhdx, vdi. A broken connection is \
+taken up again where it broke. A version never changes: the same name with other bytes is refused.
 
 Examples:
   coppice image import win11 win11.qcow2 --version 2026-11
@@ -53,7 +53,7 @@ Examples:
 /// An image file and what it is to be called.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Import {
-    /// The image, as `image \"NAME\"` in a configuration has it
+    /// The image, as `image "NAME"` in a configuration has it
     name: ImageName,
     /// The image file
     file: PathBuf,
@@ -89,6 +89,12 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         Verb::Status { name } => {
             let mut images: Vec<Image> = client.get("/images").await?;
             images.retain(|image| name.as_ref().is_none_or(|name| image.name == *name));
+            if let (Some(name), true) = (&name, images.is_empty()) {
+                return Err(
+                    Failure::new(format!("there is no image {name} in the grid"))
+                        .hint("coppice image list shows all"),
+                );
+            }
             screen.value(&images)?;
             screen.text(&copies(&images).render(screen.colours));
         }
@@ -99,6 +105,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                 segment(version.as_str())
             );
             client.act(Method::DELETE, &path).await?;
+            screen.done(format!("{name}@{version}"), "removed")?;
             screen.note(&format!(
                 "image {name} version {version} is removed from the catalogue"
             ));

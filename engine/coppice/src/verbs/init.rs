@@ -23,8 +23,8 @@ use crate::serve::hypervisor;
 /// Make a grid of this server
 #[derive(clap::Args, Debug)]
 #[command(
-    after_long_help = "Makes the grid's certificate authority and key, the first token, and DIR/coppice.toml, in which every
-key is explained. Nothing runs yet: `coppice serve` does.
+    after_long_help = "Makes the grid's certificate authority and key, the first token, and DIR/coppice.toml, in \
+which every key is explained. Nothing runs yet: `coppice serve` does.
 
 Examples:
   coppice init --data /var/lib/coppice
@@ -40,11 +40,16 @@ pub(crate) struct Args {
     #[arg(long)]
     name: Option<ServerName>,
     /// Where the API answers
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443")]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443", value_parser = address)]
     listen: SocketAddr,
     /// What runs the desktops; without it, qemu:///embed?root=DIR/h
     #[arg(long, value_name = "URI")]
     hypervisor: Option<String>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let expected = "expected an address and a port, such as 10.0.0.5:7443 or [::1]:7443; 0.0.0.0:7443 is every address of this machine";
+    text.parse().map_err(|_| expected.to_owned())
 }
 
 /// What was made.

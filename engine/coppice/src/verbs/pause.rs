@@ -37,15 +37,12 @@ pub(crate) struct ResumeArgs {
 
 pub(crate) async fn pause(args: PauseArgs, settings: &Settings, screen: &Screen) -> Ended {
     let client = Client::new(settings)?;
-    let now = times::now();
     let Some(address) = args.address else {
         let pauses: Vec<Pause> = client.get("/pauses").await?;
         screen.value(&pauses)?;
         let mut table = Table::new(&["paused", "until"]);
         for pause in &pauses {
-            let until = pause
-                .until
-                .map_or("resumed".to_owned(), |at| times::relative(at, now));
+            let until = pause.until.map_or("resumed".to_owned(), times::absolute);
             table.row([pause.address.to_string().into(), until.into()]);
         }
         screen.text(&table.render(screen.colours));
@@ -53,7 +50,7 @@ pub(crate) async fn pause(args: PauseArgs, settings: &Settings, screen: &Screen)
     };
     let request = PauseRequest {
         address,
-        until: args.length.map(|length| now.after(length)),
+        until: args.length.map(|length| times::now().after(length)),
     };
     let pause: Pause = client.post("/pauses", &request).await?;
     screen.value(&pause)?;
@@ -69,6 +66,7 @@ pub(crate) async fn resume(args: ResumeArgs, settings: &Settings, screen: &Scree
     let client = Client::new(settings)?;
     let path = format!("/pauses/{}", segment(&args.address.to_string()));
     client.act(Method::DELETE, &path).await?;
+    screen.done(&args.address, "resumed")?;
     screen.note(&format!("{} is acted on again", args.address));
     Ok(Exit::Done)
 }

@@ -39,7 +39,7 @@ Examples:
 /// A secret by its name.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Named {
-    /// Its name, as `secret(\"NAME\")` in a configuration has it
+    /// Its name, as `secret("NAME")` in a configuration has it
     name: SecretName,
 }
 
@@ -74,6 +74,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                     &format!("/secrets/{}", segment(name.as_str())),
                 )
                 .await?;
+            screen.done(&name, "removed")?;
             screen.note(&format!("secret {name} is removed"));
         }
     }

@@ -18,8 +18,9 @@ use crate::terminal;
 /// Run this server's part of the grid
 #[derive(clap::Args, Debug)]
 #[command(
-    after_long_help = "Runs until SIGTERM or Ctrl-C; desktops run on without it and are taken over again at the next start.
-Writes one line to standard output when it is ready, and its log to standard error.
+    after_long_help = "Runs until SIGTERM or Ctrl-C; desktops run on without it and are taken over again at the \
+next start. Writes one line to standard output when it is ready, and its log to \
+standard error.
 
 Examples:
   coppice serve --config /var/lib/coppice/coppice.toml

@@ -50,6 +50,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                     &format!("/servers/{}/cordon", segment(name.as_str())),
                 )
                 .await?;
+            screen.done(&name, "cordoned")?;
             screen.note(&format!(
                 "server {name} takes no new desktops; those it has stay"
             ));
@@ -61,6 +62,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                     &format!("/servers/{}/uncordon", segment(name.as_str())),
                 )
                 .await?;
+            screen.done(&name, "uncordoned")?;
             screen.note(&format!("server {name} takes new desktops again"));
         }
     }

@@ -91,6 +91,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             client
                 .act(Method::DELETE, &format!("/tokens/{}", segment(&name)))
                 .await?;
+            screen.done(&name, "revoked")?;
             screen.note(&format!("token {name} opens nothing any more"));
         }
     }

@@ -11,8 +11,8 @@ use crate::terminal;
 /// Check a configuration, without any grid
 #[derive(clap::Args, Debug)]
 #[command(
-    after_long_help = "All *.hcl files of the directories are one configuration. Everything that is wrong is told in one run,
-with file, line and a suggestion. Exit code 3 says that there are errors.
+    after_long_help = "All *.hcl files of the directories are one configuration. Everything that is wrong is told in one \
+run, with file, line and a suggestion. Exit code 3 says that there are errors.
 
 Examples:
   coppice validate                       the current directory

@@ -11,6 +11,14 @@ fn a_plan_is_applied_once_and_then_there_is_nothing_to_do() {
         .run(&["plan", "c", "--detailed-exitcode"])
         .code(2)
         .says("create 2 desktops");
+    served
+        .run(&["plan", "c", "--target", "pool.lba"])
+        .code(1)
+        .says("there is no pool.lba");
+    served
+        .run(&["plan", "c", "--target", "pool.lab"])
+        .code(0)
+        .says("create 2 desktops");
     served.run(&["apply", "c"]).code(64).says("--yes");
     served
         .run(&["apply", "c", "--yes"])

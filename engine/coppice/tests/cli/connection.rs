@@ -142,3 +142,37 @@ fn the_doctor_finds_what_is_wrong_and_where() {
     assert_eq!(bad[0]["check"], "token");
     assert!(served.url().starts_with("https://127.0.0.1:"));
 }
+
+#[test]
+fn a_token_that_has_expired_opens_nothing_and_says_so_once() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    let create = [
+        "token",
+        "create",
+        "ci",
+        "--scope",
+        "viewer",
+        "--expires",
+        "1s",
+    ];
+    let token = served.run(&create).code(0).out;
+    place.write("ci.token", &token);
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let mut command = served.command(&["status"]);
+        command.env("COPPICE_TOKEN_FILE", place.path("ci.token"));
+        let told = ran(command);
+        if told.code == 1 {
+            assert!(
+                told.err.contains("the token ci has expired"),
+                "{}",
+                told.err
+            );
+            assert_eq!(told.err.matches("try:").count(), 1, "{}", told.err);
+            break;
+        }
+        assert!(std::time::Instant::now() < patience, "it never expires");
+    }
+}

@@ -10,14 +10,15 @@ fn the_stable_json_has_the_fields_that_scripts_rely_on() {
     served.run(&["apply", "c", "--yes"]).code(0).says("settled");
 
     let status = served.run(&["status", "--json"]).code(0).json();
-    assert_eq!(status["grid"]["name"], "lab");
+    assert_eq!(status["grid"]["name"], "lab", "{status}");
     assert_eq!(status["revision"], 1);
     assert_eq!(status["servers"][0]["name"], "host-1");
     assert_eq!(status["servers"][0]["state"], "ready");
     let pool = &status["pools"][0];
     assert_eq!(
         (&pool["name"], &pool["desired"], &pool["available"]),
-        (&"lab".into(), &2.into(), &2.into())
+        (&"lab".into(), &2.into(), &2.into()),
+        "{status}"
     );
     assert_eq!((&pool["in_use"], &pool["broken"]), (&0.into(), &0.into()));
 
@@ -145,6 +146,10 @@ fn images_are_imported_once_and_a_version_never_changes() {
         .run(&["image", "status", "tiny"])
         .code(0)
         .says("every chunk verified");
+    served
+        .run(&["image", "status", "tyni"])
+        .code(1)
+        .says("there is no image tyni");
     served.run(&["image", "remove", "tiny", "1"]).code(0);
     assert_eq!(
         served.run(&["image", "list", "--json"]).json(),
@@ -183,7 +188,11 @@ fn servers_and_pauses_are_set_and_taken_back() {
     let place = Place::new();
     place.init("sim://");
     let served = Served::start(&place);
-    served.run(&["server", "cordon", "host-1"]).code(0);
+    let done = served.run(&["server", "cordon", "host-1", "--json"]);
+    assert_eq!(
+        done.code(0).json(),
+        serde_json::json!({"about": "host-1", "done": "cordoned"})
+    );
     assert_eq!(
         served.run(&["server", "list", "--json"]).json()[0]["state"],
         "cordoned"
@@ -208,5 +217,33 @@ fn servers_and_pauses_are_set_and_taken_back() {
     assert_eq!(
         served.run(&["pause", "--json"]).json(),
         serde_json::json!([])
+    );
+}
+
+#[test]
+fn drift_says_what_its_repair_waits_for() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(1));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served.run(&["pause", "pool.lab"]).code(0);
+    // A simulated world ends with its process: everything on it is gone at the next start.
+    served.stop();
+    let served = Served::start(&place);
+    served.until(&["drift", "--detailed-exitcode"], 2);
+    let told = served.run(&["drift"]).code(0);
+    assert!(
+        told.out
+            .contains("its repair waits for a pause to end (coppice resume)")
+            && !told.out.contains("being repaired"),
+        "{}",
+        told.out
+    );
+    let drift = served.run(&["drift", "--json"]).code(0).json();
+    let all = drift["drift"].as_array().unwrap();
+    let desktop = all.iter().find(|d| d["object"] == "desktop.lab-001");
+    assert_eq!(
+        desktop.unwrap()["waits"],
+        serde_json::json!([{"paused": {"until": null}}])
     );
 }

@@ -4,6 +4,8 @@
 
 mod apply;
 mod connection;
+#[cfg(test)]
+mod exits;
 mod grid;
 mod init;
 mod offline;

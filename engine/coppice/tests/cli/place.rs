@@ -192,6 +192,18 @@ impl<'a> Served<'a> {
         with_input(self.command(arguments), input)
     }
 
+    /// Runs a command until it ends with `code`: what a server sees comes a moment after its start.
+    #[track_caller]
+    pub(crate) fn until(&self, arguments: &[&str], code: i32) -> Ran {
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let ran = self.run(arguments);
+            if ran.code == code || std::time::Instant::now() > patience {
+                return ran.code(code);
+            }
+        }
+    }
+
     /// Asks it to end, and returns its exit code.
     pub(crate) fn stop(mut self) -> i32 {
         signal(&self.child, rustix::process::Signal::TERM);

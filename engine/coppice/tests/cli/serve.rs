@@ -106,3 +106,65 @@ fn a_killed_server_forgets_nothing_either() {
     let status = again.run(&["status", "--json"]).code(0).json();
     assert_eq!(status["revision"], 1);
 }
+
+#[test]
+fn a_hypervisor_that_is_not_there_yet_does_not_keep_a_server_from_starting() {
+    let place = Place::new();
+    let socket = place.path("libvirt-sock");
+    place.init(&format!("qemu+unix:///system?socket={}", socket.display()));
+    let served = Served::start(&place);
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let status = served.run(&["status"]).code(0);
+        if status.out.contains("its hypervisor does not answer")
+            && status.out.contains("libvirt-sock")
+        {
+            break;
+        }
+        assert!(std::time::Instant::now() < patience, "{}", status.out);
+    }
+    place.write("c/a.hcl", &lab(1));
+    served.run(&["plan", "c"]).code(7);
+    assert_eq!(served.stop(), 0);
+}
+
+#[test]
+fn a_hypervisor_that_can_never_be_ends_a_server_at_once() {
+    let place = Place::new();
+    place.init("sim://");
+    for (wrong, why) in [
+        ("quemu:///system", "qemu:///system"),
+        ("qemu:///embed", "root=DIR"),
+        ("sim://?boot=soon", "boot=soon"),
+    ] {
+        edit(&place, |text| {
+            let lines = text.lines().map(|line| match line {
+                line if line.starts_with("hypervisor") => format!("hypervisor = \"{wrong}\"\n"),
+                line => format!("{line}\n"),
+            });
+            lines.collect()
+        });
+        place
+            .run(&["serve", "--config", "g/coppice.toml"])
+            .code(3)
+            .says(why);
+    }
+}
+
+#[test]
+fn a_directory_of_a_newer_version_is_told_and_left_alone() {
+    let place = Place::new();
+    place.init("sim://");
+    // The number behind its key, in CBOR.
+    let path = place.path("g/grid/format");
+    let mut format = std::fs::read(&path).unwrap();
+    let key = format.windows(7).position(|w| w == b"version").unwrap();
+    format[key + 7] = 9;
+    std::fs::write(&path, &format).unwrap();
+    place
+        .run(&["serve", "--config", "g/coppice.toml"])
+        .code(1)
+        .says("was written by a newer version")
+        .says("start the newer version; nothing was changed");
+    assert_eq!(std::fs::read(&path).unwrap(), format);
+}

@@ -7,6 +7,10 @@ fn what_is_not_understood_ends_with_64_and_a_suggestion() {
     place.run(&[]).code(64);
     place.run(&["init"]).code(64).says("--data");
     place
+        .run(&["init", "--data", "g", "--listen", "host-1"])
+        .code(64)
+        .says("10.0.0.5:7443");
+    place
         .run(&["apply", "--approve", "everything"])
         .code(64)
         .says("mass-delete");
@@ -38,7 +42,13 @@ fn help_is_no_error_and_teaches_by_example() {
 #[test]
 fn completions_and_manual_pages_are_written() {
     let place = Place::new();
-    place.run(&["completion", "bash"]).code(0).says("_coppice");
+    for (shell, said) in [
+        ("bash", "complete -F _coppice"),
+        ("zsh", "#compdef coppice"),
+        ("fish", "complete -c coppice"),
+    ] {
+        place.run(&["completion", shell]).code(0).says(said);
+    }
     place.run(&["man"]).code(0).says(".TH coppice");
     place
         .run(&["man", "image", "import"])

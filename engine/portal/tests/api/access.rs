@@ -281,3 +281,46 @@ async fn a_client_that_stops_in_the_middle_of_a_body_is_given_up() {
         () = time => {}
     }
 }
+
+/// A body that comes byte by byte, never silent for long, and takes ten minutes.
+fn trickle(world: &World, bytes: &'static [u8]) -> Body {
+    let clock = std::sync::Arc::clone(&world.clock);
+    let step = Span(Span::minutes(10).0 / u64::try_from(bytes.len()).unwrap());
+    Body::from_stream(futures::stream::unfold(
+        (clock, bytes),
+        move |(clock, bytes)| async move {
+            let (first, rest) = bytes.split_at_checked(1)?;
+            clock.pass(step);
+            tokio::task::yield_now().await;
+            Some((Ok::<_, std::io::Error>(first), (clock, rest)))
+        },
+    ))
+}
+
+#[tokio::test]
+async fn an_upload_takes_as_long_as_it_takes_and_any_other_request_two_minutes() {
+    let file = b"QFI an image of thirty-two bytes";
+    let world = World::new();
+    let request = serde_json::json!({"name": "tiny", "version": "1", "size": file.len()});
+    let upload: coppice_portal::api::Upload = world
+        .post(Scope::Operator, "/images/uploads", &request)
+        .await
+        .json(StatusCode::CREATED);
+    let path = format!("/images/uploads/{}?offset=0", upload.id);
+    let sent: coppice_portal::api::Upload = world
+        .send(Scope::Operator, Method::PUT, &path, trickle(&world, file))
+        .await
+        .json(StatusCode::OK);
+    assert_eq!(sent.offset, 32);
+
+    let slow = trickle(&world, b"a request that has thirty-two b.");
+    let answer = world
+        .send(Scope::Planner, Method::POST, "/plans", slow)
+        .await;
+    let problem = answer.problem(Code::Timeout);
+    assert!(
+        problem.detail.contains("no answer within"),
+        "{}",
+        problem.detail
+    );
+}

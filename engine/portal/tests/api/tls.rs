@@ -1,8 +1,9 @@
 //! The API over a real TLS connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use coppice_portal::serve;
+use coppice_portal::{Limits, serve};
 use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
 use coppice_state::token::{Scope, TokenId};
@@ -29,6 +30,10 @@ struct Port {
 
 impl Port {
     async fn open(world: &World) -> Self {
+        Self::within(world, Limits::default()).await
+    }
+
+    async fn within(world: &World, limits: Limits) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
@@ -54,6 +59,7 @@ impl Port {
             listener,
             Arc::new(tls),
             world.router.clone(),
+            limits,
             stopped,
         ));
         Self {
@@ -166,5 +172,93 @@ async fn a_display_that_is_not_there_is_refused_before_the_upgrade() {
         panic!("{refused:?}")
     };
     assert_eq!(response.status(), 409);
+    port.close().await;
+}
+
+/// Room for one connection, so that nobody is answered before the one who came first was given up; and time for
+/// everything but `one`.
+fn one_place(one: impl FnOnce(&mut Limits)) -> Limits {
+    let hour = Duration::from_secs(3_600);
+    let mut limits = Limits {
+        connections: 1,
+        handshake: hour,
+        head: hour,
+        write: hour,
+        farewell: Duration::ZERO,
+    };
+    one(&mut limits);
+    limits
+}
+
+/// Demands that the one place becomes free while `first` is still there.
+async fn given_up<T>(port: Port, first: T) {
+    let request = async {
+        let mut stream = port.connect().await;
+        stream
+            .write_all(
+                b"GET /api/v1/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+            )
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(60), request)
+        .await
+        .expect("the first client was never given up");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    drop(first);
+    port.close().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_ends_its_handshake_is_given_up() {
+    let world = World::new();
+    let limits = one_place(|limits| limits.handshake = Duration::from_millis(300));
+    let port = Port::within(&world, limits).await;
+    let silent = TcpStream::connect(port.address).await.unwrap();
+    given_up(port, silent).await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_ends_the_head_of_its_request_is_given_up() {
+    let world = World::new();
+    let limits = one_place(|limits| limits.head = Duration::from_millis(300));
+    let port = Port::within(&world, limits).await;
+    let mut slow = port.connect().await;
+    slow.write_all(b"GET /api/v1/health HTTP/1.1\r\nhost: lo")
+        .await
+        .unwrap();
+    given_up(port, slow).await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let world = World::new();
+    let limits = one_place(|limits| limits.write = Duration::from_millis(300));
+    let port = Port::within(&world, limits).await;
+    let mut deaf = port.connect().await;
+    // Answers far larger than what the system keeps for a client.
+    let one = b"GET /api/v1/openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    for _ in 0..400 {
+        deaf.write_all(one).await.unwrap();
+    }
+    given_up(port, deaf).await;
+}
+
+#[tokio::test]
+async fn more_clients_than_there_are_places_for_wait_for_their_turn() {
+    let world = World::new();
+    let port = Port::within(&world, one_place(|_| {})).await;
+    let first = port.connect().await;
+    {
+        let mut second = std::pin::pin!(port.connect());
+        // The first has its place: whoever comes now is not even spoken to.
+        let early = tokio::time::timeout(Duration::from_millis(200), second.as_mut()).await;
+        assert!(early.is_err());
+        drop(first);
+        drop(second.await);
+    }
     port.close().await;
 }

@@ -48,7 +48,9 @@ pub(super) fn planned(
         state.since.entry(key.clone()).or_insert(time);
     }
     if settled {
-        for run in state.runs.values_mut().filter(|run| run.finished.is_none()) {
+        // A plan made before a commit says nothing about the run that it began.
+        let runs = state.runs.range_mut(..=base.revision);
+        for (_, run) in runs.filter(|(_, run)| run.finished.is_none()) {
             run.finished = Some(time);
         }
     }

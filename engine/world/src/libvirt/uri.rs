@@ -30,6 +30,11 @@ pub struct BadUri {
     pub why: &'static str,
 }
 
+/// What libvirt drives, by the scheme of its addresses; `+TRANSPORT` may follow.
+const DRIVERS: [&str; 12] = [
+    "bhyve", "ch", "esx", "gsx", "hyperv", "lxc", "openvz", "qemu", "test", "vbox", "vz", "xen",
+];
+
 const EXPECTED: &str = "expected qemu:///embed?root=DIR, qemu:///system, test:///default, sim:// or another libvirt URI";
 
 impl HypervisorUri {
@@ -102,6 +107,10 @@ impl FromStr for HypervisorUri {
         if scheme.is_empty() || !scheme.chars().all(fine) || text.chars().any(char::is_control) {
             return Err(bad(EXPECTED));
         }
+        let driver = scheme.split('+').next().unwrap_or_default();
+        if !DRIVERS.contains(&driver) {
+            return Err(bad(EXPECTED));
+        }
         Ok(Self::Libvirt(text.to_owned()))
     }
 }
@@ -139,6 +148,7 @@ mod tests {
         let why = |text: &str| text.parse::<HypervisorUri>().unwrap_err().to_string();
         assert!(why("qemu").contains("expected qemu:///embed?root=DIR"));
         assert!(why("").contains("expected qemu:///embed?root=DIR"));
+        assert!(why("quemu:///system").contains("expected qemu:///embed?root=DIR"));
         assert!(why("qemu:///embed").contains("needs a directory"));
         assert!(why("qemu:///embed?root=here").contains("absolute"));
         assert!(why("qemu:///embed?root=/a&b").contains("ASCII"));

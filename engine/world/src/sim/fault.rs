@@ -1,6 +1,6 @@
 //! What goes wrong, and when: by a seeded schedule, by direct call, or as the death of the daemon.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use coppice_schema::units::{Span, Timestamp};
 
@@ -110,6 +110,8 @@ pub(super) struct Faults {
     chance: Chance,
     weather: Weather,
     pub(super) away_until: Option<Timestamp>,
+    /// Refused each time.
+    pub(super) refuse: BTreeSet<Operation>,
     scripted: VecDeque<(Operation, Fault)>,
     crash: Option<CrashPoint>,
     dead: bool,
@@ -122,6 +124,7 @@ impl Faults {
             chance: Chance::new(seed ^ 0x000f_a017),
             weather: Weather::default(),
             away_until: None,
+            refuse: BTreeSet::new(),
             scripted: VecDeque::new(),
             crash: None,
             dead: false,
@@ -162,6 +165,9 @@ impl Faults {
     pub(super) fn draw(&mut self, operation: Operation, now: Timestamp) -> Option<Fault> {
         if let Some(place) = self.scripted.iter().position(|(o, _)| *o == operation) {
             return self.scripted.remove(place).map(|(_, fault)| fault);
+        }
+        if self.refuse.contains(&operation) {
+            return Some(Fault::Refused);
         }
         let weather = self.weather;
         if weather == Weather::default() {
@@ -207,6 +213,22 @@ impl Operation {
                 self,
                 Self::MakeOverlays | Self::RemoveOverlay | Self::DropImage | Self::ImportImage
             )
+    }
+
+    /// Reads a changing operation by the name it has in an address, such as `power-off`.
+    pub(super) fn changing(name: &str) -> Option<Self> {
+        let all = [
+            ("define", Self::Define),
+            ("start", Self::Start),
+            ("stop", Self::Stop),
+            ("power-off", Self::PowerOff),
+            ("undefine", Self::Undefine),
+            ("make-overlays", Self::MakeOverlays),
+            ("remove-overlay", Self::RemoveOverlay),
+            ("import-image", Self::ImportImage),
+        ];
+        let found = all.into_iter().find(|(word, _)| *word == name);
+        found.map(|(_, operation)| operation)
     }
 
     /// The verb, for messages.
@@ -270,6 +292,7 @@ impl SimServer {
         let mut faults = self.faults();
         faults.weather = Weather::default();
         faults.away_until = None;
+        faults.refuse.clear();
         faults.scripted.clear();
         faults.crash = None;
     }

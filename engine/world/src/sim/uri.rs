@@ -1,10 +1,11 @@
-//! Simulated servers by URI, for demonstrations: `sim://?seed=7&boot=2s`.
+//! Simulated servers by URI, for demonstrations: `sim://?seed=7&boot=2s`. With `refuse=start` no domain starts, and
+//! with `away=30s` the hypervisor does not answer in the first 30 s: to see what Coppice makes of that.
 
 use std::str::FromStr;
 
 use coppice_schema::units::{Size, Span};
 
-use super::Setup;
+use super::{Operation, Setup};
 
 /// A URI that does not describe a simulated server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,10 +17,10 @@ pub struct BadSimUri {
     pub expected: &'static str,
 }
 
-const KEYS: &str =
-    "known are seed=NUMBER, boot=TIME, cpus=NUMBER, memory=SIZE and disk=SIZE, joined by '&'";
+const KEYS: &str = "known are seed=NUMBER, boot=TIME, cpus=NUMBER, memory=SIZE, disk=SIZE, away=TIME and refuse=OPERATION, joined by '&'";
 const NUMBER: &str = "expected a whole number";
 const TIME: &str = "expected a time such as 500ms, 2s or 1m";
+const OPERATION: &str = "expected define, start, stop, power-off, undefine, make-overlays, remove-overlay or import-image";
 const SIZE: &str = "expected a size such as 512MiB, 64GiB or 1TiB";
 
 impl FromStr for Setup {
@@ -46,6 +47,11 @@ impl FromStr for Setup {
                 "seed" => setup.seed = value.parse().map_err(|_| bad(pair, NUMBER))?,
                 "cpus" => capacity.cpus = value.parse().map_err(|_| bad(pair, NUMBER))?,
                 "boot" => setup.boot = Span(scaled(value, &TIMES).ok_or_else(|| bad(pair, TIME))?),
+                "away" => setup.away = Span(scaled(value, &TIMES).ok_or_else(|| bad(pair, TIME))?),
+                "refuse" => {
+                    let refused = Operation::changing(value).ok_or_else(|| bad(pair, OPERATION))?;
+                    setup.refuse.insert(refused);
+                }
                 "memory" => {
                     capacity.memory = Size(scaled(value, &SIZES).ok_or_else(|| bad(pair, SIZE))?);
                 }
@@ -80,6 +86,12 @@ mod tests {
         assert_eq!(setup.seed, 7);
         assert_eq!(setup.boot, Span(2_500));
         assert_eq!(setup.capacity.memory, Size::gib(64));
+        let setup: Setup = "sim://?refuse=start&refuse=define&away=1m".parse().unwrap();
+        assert_eq!(setup.away, Span::minutes(1));
+        assert_eq!(
+            setup.refuse,
+            [Operation::Define, Operation::Start].into_iter().collect()
+        );
         assert_eq!("sim://".parse(), Ok(Setup::default()));
     }
 
@@ -92,6 +104,7 @@ mod tests {
                 "sim://?boot=99999999999999999999s",
                 "boot=99999999999999999999s",
             ),
+            ("sim://?refuse=list", "refuse=list"),
             ("sim://host", "host"),
             ("qemu:///system", "qemu:///system"),
         ] {

@@ -58,7 +58,11 @@ impl Daemon {
     }
 
     fn socket(&self) -> PathBuf {
-        self.place.join("run/libvirt-sock")
+        Self::socket_in(&self.place)
+    }
+
+    fn socket_in(place: &Path) -> PathBuf {
+        place.join("run/libvirt-sock")
     }
 
     fn address(&self) -> String {
@@ -172,6 +176,28 @@ async fn a_daemon_that_hangs_or_goes_is_away_and_back_when_it_returns() {
     );
     let _daemon = Daemon::start(place.path());
     listed(hypervisor.as_ref()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_comes_up_after_us_is_away_until_then() {
+    const NAME: &str = "daemon::a_daemon_that_comes_up_after_us_is_away_until_then";
+    if let Err(why) = possible() {
+        return skip(NAME, &why);
+    }
+    let place = directory();
+    let socket = Daemon::socket_in(place.path());
+    let address = format!("qemu+unix:///system?socket={}", socket.display());
+    let hypervisor = open(&uri(&address), options(ours(place.path()), place.path()))
+        .await
+        .unwrap();
+    let away = hypervisor.capacity().await;
+    assert!(
+        matches!(away, Err(HypervisorError::Away { .. })),
+        "{away:?}"
+    );
+    let _daemon = Daemon::start(place.path());
+    listed(hypervisor.as_ref()).await;
+    assert!(hypervisor.capacity().await.is_ok());
 }
 
 /// Waits until it answers.
