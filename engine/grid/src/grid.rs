@@ -170,8 +170,14 @@ impl Grid {
                 drop(failed.send(Some(why)));
             })?;
             let (purged, _) = log.bounds();
-            let (files, latest) = SnapshotFiles::open(&directory, purged)?;
-            Ok((log, files, latest))
+            match SnapshotFiles::open(&directory, purged) {
+                Ok((files, latest)) => Ok((log, files, latest)),
+                Err(e) => {
+                    // Nothing was written; what counts is that the directory is free when this is told.
+                    let _closed = futures::executor::block_on(log.close());
+                    Err(e.into())
+                }
+            }
         })
         .await?;
         let machine = Machine::new(Arc::new(files), latest);

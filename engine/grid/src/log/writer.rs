@@ -274,6 +274,8 @@ impl<C: GridTypes> Writer<C> {
                 Op::Vote(_, answer) | Op::Truncate(_, answer) => drop(answer.send(Err(refused()))),
                 Op::Committed(_) | Op::Purge(_) => {}
                 Op::Close(answer) => {
+                    // As above: whoever asked may open the directory again.
+                    drop(self);
                     drop(answer.send(Err(refused())));
                     return;
                 }
