@@ -65,11 +65,21 @@ async fn a_full_disk_stops_the_server_and_loses_nothing() {
     // Still full, also where what was cut off was cleared away: it says so, and takes nothing away.
     let mut filler = std::fs::File::create(dir.path().join("filler")).unwrap();
     while filler.write_all(&[1; 4096]).is_ok() {}
-    let refused = open(&data).await.err().unwrap().to_string();
-    assert!(
-        refused.contains("os error 28") || refused.contains("No space left"),
-        "{refused}"
-    );
+    match open(&data).await {
+        Err(refused) => {
+            let refused = refused.to_string();
+            assert!(
+                refused.contains("os error 28") || refused.contains("No space left"),
+                "{refused}"
+            );
+        }
+        // Rarely the database gives back at its end what it had reserved, and that is enough for a start.
+        Ok(grid) => {
+            let there = secrets(&grid);
+            assert!(acked.iter().all(|name| there.contains(name)));
+            drop(grid.shutdown().await);
+        }
+    }
 
     assert!(Mounted::tmpfs(dir.path(), "remount,size=64m"));
     let grid = open(&data).await.unwrap();
