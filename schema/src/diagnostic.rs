@@ -245,6 +245,9 @@ impl Report {
 
     /// The problems as diagnostics, in the order of files and places.
     pub(crate) fn finish(self, texts: &[&SourceText]) -> Vec<Diagnostic> {
+        if self.problems.borrow().is_empty() {
+            return Vec::new();
+        }
         let lines: Vec<Lines<'_>> = texts
             .iter()
             .map(|source| Lines::new(&source.text))

@@ -87,7 +87,8 @@ pub(crate) struct Evaluator<'a> {
     depth: Cell<u32>,
     locals: RefCell<BTreeMap<&'a str, Memo<Value>>>,
     variables: RefCell<BTreeMap<&'a str, Memo<Value>>>,
-    instances: RefCell<BTreeMap<usize, Memo<Instances>>>,
+    /// By index of the block.
+    instances: RefCell<Vec<Option<Memo<Instances>>>>,
     /// Where each secret is named.
     pub(crate) secrets: RefCell<BTreeMap<SecretName, BTreeSet<At>>>,
 }
@@ -102,7 +103,7 @@ impl<'a> Evaluator<'a> {
             depth: Cell::new(0),
             locals: RefCell::default(),
             variables: RefCell::default(),
-            instances: RefCell::default(),
+            instances: RefCell::new(program.blocks.iter().map(|_| None).collect()),
             secrets: RefCell::default(),
         }
     }

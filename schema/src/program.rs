@@ -31,7 +31,7 @@ pub(crate) struct Program<'a> {
     pub(crate) variables: BTreeMap<&'a str, Declared<'a>>,
     pub(crate) locals: BTreeMap<&'a str, (usize, &'a Expression, At)>,
     /// Kind and name to the index of its first block.
-    by_name: BTreeMap<(&'static str, String), usize>,
+    by_name: BTreeMap<&'static str, BTreeMap<&'a str, usize>>,
     unread: BTreeSet<(String, String)>,
 }
 
@@ -141,26 +141,21 @@ impl<'a> Program<'a> {
             return;
         }
         if row.label != table::Label::None {
-            let key = (
-                row.name,
-                if row.name == "grid" {
-                    String::new()
-                } else {
-                    declared.name.clone()
-                },
-            );
-            if let Some(first) = self.by_name.get(&key) {
+            let label = labels.first().copied().unwrap_or_default();
+            let name = if row.name == "grid" { "" } else { label };
+            let known = self.by_name.entry(row.name).or_default();
+            if let Some(first) = known.get(name) {
                 twice(&declared, self.blocks[*first].header, report);
                 return;
             }
-            self.by_name.insert(key, self.blocks.len());
+            known.insert(name, self.blocks.len());
         }
         self.blocks.push(declared);
     }
 
     /// The block of that kind and name as written, before `for_each` and `count`.
     pub(crate) fn find(&self, kind: &'static str, name: &str) -> Option<(usize, &Declared<'a>)> {
-        let index = *self.by_name.get(&(kind, name.to_owned()))?;
+        let index = *self.by_name.get(kind)?.get(name)?;
         Some((index, &self.blocks[index]))
     }
 
@@ -173,9 +168,9 @@ impl<'a> Program<'a> {
 
     pub(crate) fn names(&self, kind: &str) -> impl Iterator<Item = &str> + Clone {
         self.by_name
-            .keys()
-            .filter(move |(k, _)| *k == kind)
-            .map(|(_, name)| name.as_str())
+            .get(kind)
+            .into_iter()
+            .flat_map(|names| names.keys().copied())
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Resolver<'r, 'a> {
     /// Where each address is declared.
     pub(crate) declared: BTreeMap<Address, At>,
     /// Where each name of each kind is declared, instances of `for_each` and `count` included.
-    names: BTreeMap<(&'static str, String), At>,
+    names: BTreeMap<&'static str, BTreeMap<String, At>>,
     templates: BTreeMap<TemplateName, Fields>,
     policies: BTreeMap<PolicyName, Fields>,
     pools: BTreeMap<PoolName, Fields>,
@@ -58,6 +58,11 @@ pub(crate) fn resolve<'r, 'a>(e: &'r Evaluator<'a>) -> Resolver<'r, 'a> {
         };
         fields::read(e, declared.row, declared.block, scope, &declared.name);
     }
+    let mut by_kind: BTreeMap<&str, Vec<(usize, &Declared<'_>)>> = BTreeMap::new();
+    for (index, declared) in e.program.blocks.iter().enumerate() {
+        let kind = by_kind.entry(declared.row.name).or_default();
+        kind.push((index, declared));
+    }
     // What others refer to comes first, so that what is resolved can look at it.
     for kind in [
         "grid",
@@ -72,9 +77,9 @@ pub(crate) fn resolve<'r, 'a>(e: &'r Evaluator<'a>) -> Resolver<'r, 'a> {
         "server",
         "moved",
     ] {
-        for (index, declared) in e.program.blocks.iter().enumerate() {
-            if declared.row.name == kind && !e.is_exhausted() {
-                resolver.repeat(index, declared);
+        for (index, declared) in by_kind.get(kind).into_iter().flatten() {
+            if !e.is_exhausted() {
+                resolver.repeat(*index, declared);
             }
         }
     }
@@ -151,7 +156,8 @@ impl Resolver<'_, '_> {
             name,
         );
         if kind != "moved" {
-            let first = self.names.insert((kind, name.to_owned()), declared.header);
+            let known = self.names.entry(kind).or_default();
+            let first = known.insert(name.to_owned(), declared.header);
             if let Some(first) = first.filter(|first| *first != declared.header) {
                 let problem = Problem::error(
                     "V0208",

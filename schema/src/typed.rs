@@ -86,8 +86,9 @@ fn number(value: &Value, low: u64, high: u64) -> Result<u64, Wrong> {
 }
 
 fn choice(value: &Value, words: &'static [&'static str]) -> Result<&'static str, Wrong> {
-    let all = || format!("one of {}", quoted(words));
-    let found = text(value, &all())?;
+    let Value::Text(found) = value else {
+        return wrong_type(format!("one of {}", quoted(words)));
+    };
     words
         .iter()
         .copied()
@@ -184,8 +185,13 @@ pub(crate) fn read(value: &Value, kind: Kind) -> Result<Typed, Wrong> {
         Kind::Refs(kind) => Typed::Names(vec![block(value, kind)?]),
         Kind::Choice(words) => Typed::Word(choice(value, words)?),
         Kind::Choices(words) => {
-            let expected = format!("a list of {}", quoted(words));
-            Typed::Words(list(value, &expected, |value| choice(value, words))?)
+            let words_of = list(value, "", |value| choice(value, words));
+            Typed::Words(match words_of {
+                Err(Wrong::Type(expected)) if expected.is_empty() => {
+                    return wrong_type(format!("a list of {}", quoted(words)));
+                }
+                other => other?,
+            })
         }
         Kind::Texts => Typed::Texts(list(value, "a list of texts", |value| {
             let text = text(value, "a list of texts")?;

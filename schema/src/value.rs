@@ -122,12 +122,15 @@ pub(crate) fn number_text(number: f64) -> String {
 }
 
 /// The whole number that `number` is.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a whole number below 2^53 is exact in both"
+)]
 pub(crate) fn whole(number: f64) -> Option<i64> {
     if number.fract() != 0.0 || number.abs() > 9_007_199_254_740_991.0 {
         return None;
     }
-    // Printed without fraction and read again: exact up to 2^53, and no cast that could cut.
-    format!("{number:.0}").parse().ok()
+    Some(number as i64)
 }
 
 /// `number` as a value; beyond 2^53 the nearest that can be held.

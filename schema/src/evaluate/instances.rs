@@ -27,19 +27,20 @@ pub(crate) fn instance_name(name: &str, key: impl std::fmt::Display) -> String {
 impl Evaluator<'_> {
     /// The instances of the block with that index.
     pub(crate) fn instances(&self, index: usize, at: At) -> Eval<Instances> {
-        match self.instances.borrow().get(&index) {
+        let declared = &self.program.blocks[index];
+        if !declared.row.repeats {
+            return Ok(Instances::One);
+        }
+        match &self.instances.borrow()[index] {
             Some(Memo::Done(found)) => return found.clone(),
             Some(Memo::Working) => {
-                let declared = &self.program.blocks[index];
                 return self.circle(&format!("{}.{}", declared.row.name, declared.name), at);
             }
             None => {}
         }
-        self.instances.borrow_mut().insert(index, Memo::Working);
+        self.instances.borrow_mut()[index] = Some(Memo::Working);
         let found = self.find_instances(index);
-        self.instances
-            .borrow_mut()
-            .insert(index, Memo::Done(found.clone()));
+        self.instances.borrow_mut()[index] = Some(Memo::Done(found.clone()));
         found
     }
 
@@ -49,13 +50,7 @@ impl Evaluator<'_> {
             file: declared.file,
             frame: None,
         };
-        let get = |name| {
-            if declared.row.repeats {
-                declared.block.body.get_attribute(name)
-            } else {
-                None
-            }
-        };
+        let get = |name| declared.block.body.get_attribute(name);
         match (get("for_each"), get("count")) {
             (None, None) => Ok(Instances::One),
             (Some(each), Some(count)) => {

@@ -111,17 +111,17 @@ fn check_names<'d>(
     for slot in 1..=slots(pool) {
         let host = pool.hostname.fill(name, Slot(slot));
         let fine = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        let shown: String = host.chars().take(80).collect();
+        let shown = || host.chars().take(80).collect::<String>();
         if host.is_empty()
             || !host.chars().all(fine)
             || host.starts_with('-')
             || host.ends_with('-')
         {
-            let problem = Problem::error("V0405", at, format!("{shown:?} is no host name"));
+            let problem = Problem::error("V0405", at, format!("{:?} is no host name", shown()));
             return report.push(problem.help("letters, digits and '-', neither first nor last; set `hostname` where the pool's name has '_'"));
         }
         if host.len() > most {
-            let message = format!("the host name {shown:?} has {} characters", host.len());
+            let message = format!("the host name {:?} has {} characters", shown(), host.len());
             let problem = Problem::error("V0404", at, message);
             let label = if most == WINDOWS_MAX {
                 "windows allows 15"
@@ -136,7 +136,8 @@ fn check_names<'d>(
         }
         if let Some((other, first)) = taken.insert(host.to_ascii_lowercase(), (name, slot)) {
             let message = format!(
-                "the host name {shown:?} comes up twice: slot {first} of `pool.{other}` and slot {slot} of `pool.{name}`"
+                "the host name {:?} comes up twice: slot {first} of `pool.{other}` and slot {slot} of `pool.{name}`",
+                shown()
             );
             let problem = Problem::error("V0403", at, message);
             let problem = match pools.get(other) {

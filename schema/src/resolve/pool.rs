@@ -39,14 +39,25 @@ pub(super) fn pool(
         .iter()
         .filter_map(|name| policies.get(name).map(|fields| (name, fields)))
         .collect();
-    check_policies(fields, &listed, report);
-    let merged = merge(&listed, fields.at);
-    let policy = super::policy::policy(&merged);
-    if listed.len() > 1 {
-        super::policy::check(&merged, &policy, desired, report);
-    }
-    check_sizes(fields, &merged, &policy, report);
-    check_assignment(fields, assignment, &merged, report);
+    // One alone was read and checked already: with many pools on few policies that is most of the work.
+    let alone = match listed.as_slice() {
+        [(name, only)] => desired.policies.get(*name).map(|policy| (*only, policy)),
+        _ => None,
+    };
+    let several;
+    let (merged, policy) = if let Some((only, policy)) = alone {
+        (only, policy.clone())
+    } else {
+        check_policies(fields, &listed, report);
+        several = merge(&listed, fields.at);
+        let policy = super::policy::policy(&several);
+        if listed.len() > 1 {
+            super::policy::check(&several, &policy, desired, report);
+        }
+        (&several, policy)
+    };
+    check_sizes(fields, merged, &policy, report);
+    check_assignment(fields, assignment, merged, report);
     let bookings = fields
         .inners("booking")
         .iter()
