@@ -20,6 +20,9 @@ mod manifests;
 #[cfg(test)]
 mod scratch;
 #[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
+#[cfg(test)]
 mod space;
 #[cfg(test)]
 mod uploads;

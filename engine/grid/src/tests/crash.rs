@@ -6,6 +6,7 @@ use std::path::Path;
 use coppice_state::{Agreement, Outcome};
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::skip::skip;
 use super::world::{acting, again, found, open, secret, secrets};
 use crate::GridError;
 use crate::directory::DirectoryError;
@@ -92,8 +93,7 @@ async fn a_server_whose_disk_failed_never_comes_back_as_if_nothing_had_happened(
         .output()
         .is_err()
     {
-        eprintln!("SKIPPED: strace is not installed, so no sync can be made to fail");
-        return;
+        return skip("strace is not installed, so no sync can be made to fail");
     }
     let dir = tempfile::tempdir().unwrap();
     found(dir.path()).await.shutdown().await.unwrap();
