@@ -241,7 +241,6 @@ pub(crate) fn rule(desired: &Desired, server: &KnownServer) -> ServerRule {
     {
         all.labels.extend(rule.labels.iter().cloned());
         all.keep_free_memory = all.keep_free_memory.max(rule.keep_free_memory);
-        all.keep_free_disk = all.keep_free_disk.max(rule.keep_free_disk);
         all.cordon |= rule.cordon;
     }
     all

@@ -6,6 +6,9 @@ mod clones;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+#[path = "../../../tests/durable.rs"]
+mod durable;
+#[cfg(test)]
 mod formats;
 #[cfg(test)]
 mod full;
@@ -24,5 +27,7 @@ mod scratch;
 mod skip;
 #[cfg(test)]
 mod space;
+#[cfg(test)]
+mod synced;
 #[cfg(test)]
 mod uploads;
