@@ -113,7 +113,7 @@ impl Hypervisor for SimServer {
                 match with.filter(|(_, hardware)| answers && runs && hardware.agent) {
                     Some((hostname, _)) => GuestState::Answers {
                         hostname: hostname.clone(),
-                        users: Some(0),
+                        users: Some(domain.users),
                     },
                     None => GuestState::Silent,
                 },
@@ -236,6 +236,7 @@ fn define(
         power: old.map_or(PowerState::Off, |d| d.power.clone()),
         running_with: old.and_then(|d| d.running_with.clone()),
         answers_at: old.and_then(|d| d.answers_at),
+        users: old.map_or(0, |d| d.users),
     };
     if old != Some(&domain) {
         machine.domains.insert(uuid, domain);

@@ -36,6 +36,8 @@ pub struct SimDomain {
     pub running_with: Option<(String, Hardware)>,
     /// When its guest answers; `None`: never.
     pub answers_at: Option<Timestamp>,
+    /// People who are signed in there.
+    pub users: u32,
 }
 
 /// An overlay on a simulated server.
@@ -234,6 +236,7 @@ impl Machine {
         domain.power = left;
         domain.running_with = None;
         domain.answers_at = None;
+        domain.users = 0;
         let mark = domain.mark.clone();
         if ran {
             self.note(at, by, Deed::Ended { uuid, mark });
