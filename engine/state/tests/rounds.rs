@@ -15,9 +15,7 @@ use grid::{Grid, TERM, config, pool, template};
 
 #[test]
 fn a_pool_grows_and_then_nothing_is_left_to_do() {
-    let mut grid = Grid::founded();
-    assert!(matches!(grid.commit(&config(3)), Outcome::Committed { .. }));
-    grid.settle();
+    let mut grid = Grid::settled(&config(3));
     assert_eq!(
         grid.phases(),
         [
@@ -37,9 +35,7 @@ fn a_pool_grows_and_then_nothing_is_left_to_do() {
 
 #[test]
 fn a_pool_shrinks_from_its_highest_slots() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(5));
-    grid.settle();
+    let mut grid = Grid::settled(&config(5));
     grid.commit(&config(2));
     grid.settle();
     assert_eq!(
@@ -51,23 +47,16 @@ fn a_pool_shrinks_from_its_highest_slots() {
 
 #[test]
 fn a_new_image_regrows_desktops_within_the_budget() {
-    let mut grid = Grid::founded();
     let mut desired = config(4);
     pool(&mut desired).policy.rollout.max_unavailable = Share::Count(1);
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     grid.import("2", Digest::of(b"stored tiny 2"));
     grid.report();
     desired.images.values_mut().next().unwrap().origin = Origin::Version("2".parse().unwrap());
     grid.commit(&desired);
     for _ in 0..40 {
         grid.round();
-        let ready = grid
-            .state
-            .desktops
-            .values()
-            .filter(|d| matches!(d.phase, Phase::Available { .. }))
-            .count();
+        let ready = grid.count(|d| matches!(d.phase, Phase::Available { .. }));
         assert!(
             ready >= 3,
             "at least three of four stay: {:?}",
@@ -85,10 +74,8 @@ fn a_new_image_regrows_desktops_within_the_budget() {
 
 #[test]
 fn more_memory_waits_for_a_boot_and_idle_desktops_get_one() {
-    let mut grid = Grid::founded();
     let mut desired = config(2);
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     template(&mut desired).memory = Size::mib(128);
     let plan = grid.plan_for(&desired);
     assert!(
@@ -114,28 +101,12 @@ fn more_memory_waits_for_a_boot_and_idle_desktops_get_one() {
 
 #[test]
 fn what_others_break_is_found_and_mended() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(4));
-    grid.settle();
+    let mut grid = Grid::settled(&config(4));
     let members: Vec<_> = grid.world.keys().cloned().collect();
-    grid.world
-        .get_mut(&members[0])
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .power = PowerState::Crashed;
+    grid.domain(&members[0]).power = PowerState::Crashed;
     grid.world.get_mut(&members[1]).unwrap().overlay = None;
     grid.world.get_mut(&members[2]).unwrap().domain = None;
-    grid.world
-        .get_mut(&members[3])
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .spec
-        .hardware
-        .disk = Size::gib(9);
+    grid.domain(&members[3]).spec.hardware.disk = Size::gib(9);
     grid.report();
     let plan = grid.plan_for(&config(4));
     let kinds: Vec<DriftKind> = plan.drift.iter().map(|drift| drift.kind).collect();
@@ -161,19 +132,9 @@ fn what_others_break_is_found_and_mended() {
 
 #[test]
 fn drift_that_is_only_to_be_told_is_told() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(1));
-    grid.settle();
+    let mut grid = Grid::settled(&config(1));
     let member = grid.world.keys().next().unwrap().clone();
-    grid.world
-        .get_mut(&member)
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .spec
-        .hardware
-        .cpus = 8;
+    grid.domain(&member).spec.hardware.cpus = 8;
     grid.report();
     let plan = grid.plan_for(&config(1));
     assert_eq!(plan.drift[0].response, Response::Told);
@@ -196,19 +157,10 @@ fn drift_that_is_only_to_be_told_is_told() {
 
 #[test]
 fn a_field_that_flips_to_and_fro_is_left_to_people() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(1));
-    grid.settle();
+    let mut grid = Grid::settled(&config(1));
     let member = grid.world.keys().next().unwrap().clone();
     for _ in 0..3 {
-        grid.world
-            .get_mut(&member)
-            .unwrap()
-            .domain
-            .as_mut()
-            .unwrap()
-            .spec
-            .hostname = "mine".to_owned();
+        grid.domain(&member).spec.hostname = "mine".to_owned();
         grid.report();
         assert_eq!(
             grid.plan_for(&config(1)).drift[0].response,
@@ -216,14 +168,7 @@ fn a_field_that_flips_to_and_fro_is_left_to_people() {
         );
         grid.settle();
     }
-    grid.world
-        .get_mut(&member)
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .spec
-        .hostname = "mine".to_owned();
+    grid.domain(&member).spec.hostname = "mine".to_owned();
     grid.report();
     let plan = grid.plan_for(&config(1));
     assert_eq!(plan.drift[0].response, Response::Contended);
@@ -237,26 +182,14 @@ fn a_field_that_flips_to_and_fro_is_left_to_people() {
 
 #[test]
 fn power_policy_keeps_spares_running_and_the_rest_off() {
-    let mut grid = Grid::founded();
     let mut desired = config(4);
     pool(&mut desired).policy.power = Some(Power {
         spare: 1,
         ..Power::default()
     });
-    grid.commit(&desired);
-    grid.settle();
-    let on = grid
-        .state
-        .desktops
-        .values()
-        .filter(|d| matches!(d.phase, Phase::Available { .. }))
-        .count();
-    let off = grid
-        .state
-        .desktops
-        .values()
-        .filter(|d| matches!(d.phase, Phase::Off { .. }))
-        .count();
+    let mut grid = Grid::settled(&desired);
+    let on = grid.count(|d| matches!(d.phase, Phase::Available { .. }));
+    let off = grid.count(|d| matches!(d.phase, Phase::Off { .. }));
     assert_eq!((on, off), (1, 3), "{:?}", grid.phases());
     pool(&mut desired).policy.power = Some(Power {
         spare: 3,
@@ -264,20 +197,13 @@ fn power_policy_keeps_spares_running_and_the_rest_off() {
     });
     grid.commit(&desired);
     grid.settle();
-    let on = grid
-        .state
-        .desktops
-        .values()
-        .filter(|d| matches!(d.phase, Phase::Available { .. }))
-        .count();
+    let on = grid.count(|d| matches!(d.phase, Phase::Available { .. }));
     assert_eq!(on, 3, "{:?}", grid.phases());
 }
 
 #[test]
 fn a_server_that_was_not_confirmed_is_unknown_and_not_empty() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(3));
-    grid.settle();
+    let grid = Grid::settled(&config(3));
     let known = grid.state.known(TERM + 1);
     let plan = coppice_plans::plan(&config(5), &known, grid.now);
     assert!(!plan.complete);
@@ -347,9 +273,7 @@ fn applying_a_plan_twice_is_applying_it_once() {
 
 #[test]
 fn the_same_log_gives_the_same_state() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(4));
-    grid.settle();
+    let mut grid = Grid::settled(&config(4));
     grid.commit(&config(1));
     grid.settle();
     let mut replayed = State::default();
@@ -363,11 +287,9 @@ fn the_same_log_gives_the_same_state() {
 
 #[test]
 fn a_protected_pool_outlives_its_block() {
-    let mut grid = Grid::founded();
     let mut desired = config(2);
     pool(&mut desired).protect = true;
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     let mut without = desired.clone();
     without.pools.clear();
     grid.commit(&without);
@@ -382,11 +304,9 @@ fn a_protected_pool_outlives_its_block() {
 
 #[test]
 fn a_desktop_that_is_being_restarted_is_not_there_for_the_budget() {
-    let mut grid = Grid::founded();
     let mut desired = config(2);
     pool(&mut desired).policy.rollout.max_unavailable = Share::Count(1);
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     template(&mut desired).memory = Size::mib(128);
     grid.commit(&desired);
     grid.round();

@@ -80,6 +80,15 @@ impl Grid {
         grid
     }
 
+    /// A grid that has become what `desired` asks for.
+    pub(crate) fn settled(desired: &Desired) -> Self {
+        let mut grid = Self::founded();
+        let outcome = grid.commit(desired);
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+        grid.settle();
+        grid
+    }
+
     pub(crate) fn import(&mut self, version: &str, root: Digest) {
         let record = ImageVersion {
             source: Digest::of(version.as_bytes()),
@@ -261,11 +270,11 @@ impl Grid {
                 seen.domain = Some(domain);
             }
             Task::Start { member } | Task::Restart { member } => {
-                let domain = self.world.get_mut(member).unwrap().domain.as_mut().unwrap();
+                let domain = self.domain(member);
                 *domain = super::grid::domain(&domain.spec.clone(), stamp, running);
             }
             Task::Stop { member } => {
-                let domain = self.world.get_mut(member).unwrap().domain.as_mut().unwrap();
+                let domain = self.domain(member);
                 *domain = super::grid::domain(&domain.spec.clone(), stamp, PowerState::Off);
             }
             Task::Remove { member } => {
@@ -286,6 +295,17 @@ impl Grid {
         }
         let committed = self.state.committed.as_ref().clone();
         panic!("not settled: {:#?}", self.plan_for(&committed));
+    }
+
+    /// The domain of `member`, for another hand.
+    pub(crate) fn domain(&mut self, member: &Member) -> &mut SeenDomain {
+        let seen = self.world.get_mut(member).unwrap();
+        seen.domain.as_mut().unwrap()
+    }
+
+    pub(crate) fn count(&self, test: impl Fn(&KnownDesktop) -> bool) -> usize {
+        let desktops = self.state.desktops.values();
+        desktops.filter(|desktop| test(desktop)).count()
     }
 
     pub(crate) fn phases(&self) -> Vec<String> {
