@@ -5,11 +5,15 @@
 #[path = "rounds/grid.rs"]
 mod grid;
 
-use coppice_plans::plan::{DriftKind, Kind, Response};
+use coppice_plans::plan::{DriftKind, Kind, Memory, Response, Step};
 use coppice_schema::Digest;
-use coppice_schema::desired::{DriftRule, Origin, Power};
-use coppice_schema::known::{Phase, PowerState};
-use coppice_schema::units::{Share, Size, Span};
+use coppice_schema::desired::{Assignment, Cache, Desired, DriftRule, Origin, Power};
+use coppice_schema::ids::SecretName;
+use coppice_schema::known::{
+    BrokenReason, GuestState, Health, KnownDesktop, Phase, PowerState, Request, Task,
+};
+use coppice_schema::units::{Share, Size, Span, Timestamp};
+use coppice_state::entry::{Attempt, Report};
 use coppice_state::{Entry, Outcome, Refusal, State, apply};
 use grid::{Grid, TERM, config, pool, template};
 
@@ -329,4 +333,261 @@ fn a_desktop_that_is_being_restarted_is_not_there_for_the_budget() {
         "{:#?}",
         plan.actions
     );
+}
+
+/// The pool's one desktop.
+fn only(grid: &Grid) -> &KnownDesktop {
+    grid.state.desktops.values().next().unwrap()
+}
+
+#[test]
+fn failures_are_forgiven_after_time_in_health() {
+    let mut grid = Grid::settled(&config(1));
+    let member = grid.world.keys().next().unwrap().clone();
+    let crash = |grid: &mut Grid| {
+        grid.domain(&member).power = PowerState::Crashed;
+        grid.report();
+        let failures = only(grid).failures.count;
+        grid.settle();
+        failures
+    };
+    assert_eq!([crash(&mut grid), crash(&mut grid)], [1, 2]);
+    grid.now = grid.now.after(Span::minutes(31));
+    assert_eq!(crash(&mut grid), 2, "one of two was forgiven");
+    grid.now = grid.now.after(Span::hours(2));
+    assert_eq!(crash(&mut grid), 1);
+}
+
+#[test]
+fn a_hypervisor_that_is_away_says_nothing_of_its_desktops() {
+    let mut grid = Grid::settled(&config(2));
+    let before = grid.phases();
+    grid.sequence += 1;
+    let members = grid.world.keys().map(|member| (member.clone(), None));
+    let away = Entry::Reported(Box::new(Report {
+        server: grid.server,
+        boot: 1,
+        sequence: grid.sequence,
+        members: members.collect(),
+        images: Default::default(),
+        foreign: Default::default(),
+        disk: Default::default(),
+        hypervisor: Health::Away("it restarts".to_owned()),
+    }));
+    assert_eq!(grid.propose(away), Outcome::Done);
+    grid.now = grid.now.after(Span::hours(1));
+    grid.propose(Entry::Tick);
+    assert_eq!(grid.phases(), before);
+}
+
+/// Gives the order to make the pool's one desktop, and has it booting only `later`.
+fn booting(desired: &Desired, later: Span) -> Grid {
+    let mut grid = Grid::founded();
+    grid.commit(desired);
+    let plan = grid.plan_for(desired);
+    let create = plan.actions.iter().find(|action| action.step.is_some());
+    grid.order(create.unwrap());
+    grid.now = grid.now.after(later);
+    grid.carry_out();
+    let member = grid.world.keys().next().unwrap().clone();
+    grid.domain(&member).guest = GuestState::Silent;
+    grid.report();
+    grid.acknowledge();
+    assert_eq!(grid.phases(), ["lab-001@1 provisioning"]);
+    grid
+}
+
+fn phase_after(grid: &mut Grid, span: Span) -> String {
+    grid.now = grid.now.after(span);
+    grid.propose(Entry::Tick);
+    grid.report();
+    only(grid).phase.word().to_owned()
+}
+
+#[test]
+fn a_guest_has_ten_minutes_from_its_power_on() {
+    // In a queue of boots its order was old when its power came.
+    let mut grid = booting(&config(1), Span::minutes(9));
+    assert_eq!(phase_after(&mut grid, Span::minutes(9)), "provisioning");
+    assert_eq!(phase_after(&mut grid, Span::minutes(1)), "broken");
+}
+
+#[test]
+fn a_guest_without_agent_is_ready_after_its_time() {
+    let mut desired = config(1);
+    let image = desired.images.values_mut().next().unwrap();
+    (image.agent, image.ready_after) = (false, Some(Span::seconds(60)));
+    let mut grid = booting(&desired, Span::minutes(2));
+    assert_eq!(phase_after(&mut grid, Span::seconds(59)), "provisioning");
+    assert_eq!(phase_after(&mut grid, Span::seconds(1)), "available");
+}
+
+#[test]
+fn a_desktop_whose_order_came_to_nothing_is_broken() {
+    let ordered = || {
+        let mut grid = Grid::settled(&config(1));
+        let member = only(&grid).spec.member.clone();
+        let plan = grid.plan_for(&config(2));
+        let mut action = plan.actions.into_iter().find(|a| a.step.is_some()).unwrap();
+        action.step = Some(Step {
+            task: Task::Restart { member },
+            memory: Memory::Unchanged,
+        });
+        grid.order(&action);
+        let stamp = *grid.state.orders.keys().next().unwrap();
+        (grid, stamp)
+    };
+    let why = "no such thing".to_owned();
+    let (mut grid, stamp) = ordered();
+    let server = grid.server;
+    let result = Attempt::Refused { error: why.clone() };
+    grid.propose(Entry::Receipt {
+        server,
+        stamp,
+        result,
+    });
+    let reason = BrokenReason::Refused(why.clone());
+    assert!(matches!(&only(&grid).phase, Phase::Broken { reason: r, .. } if *r == reason));
+    let (mut grid, stamp) = ordered();
+    grid.propose(Entry::Withdrawn { stamp, why });
+    assert!(matches!(&only(&grid).phase, Phase::Broken { reason: r, .. } if *r == reason));
+    assert!(grid.state.orders.is_empty());
+}
+
+#[test]
+fn time_does_not_go_back() {
+    let mut grid = Grid::founded();
+    let late = grid.now;
+    grid.now = Timestamp(late.0 - 1);
+    grid.propose(Entry::Tick);
+    assert_eq!(grid.state.time, late);
+}
+
+#[test]
+fn each_setting_of_a_secret_is_a_new_version() {
+    let mut grid = Grid::founded();
+    let name: SecretName = "ad-bind".parse().unwrap();
+    for version in 1..=2 {
+        grid.propose(Entry::SecretSet {
+            name: name.clone(),
+            sealed: vec![1],
+            author: "ada".to_owned(),
+        });
+        assert_eq!(grid.state.secrets[&name].version, version);
+    }
+}
+
+/// Whether a plan for `desired` is refused when `meanwhile` happened after it was made.
+fn stale(grid: &mut Grid, desired: &Desired, meanwhile: impl FnOnce(&mut Grid)) -> bool {
+    let plan = grid.plan_for(desired);
+    meanwhile(grid);
+    let outcome = grid.commit_plan(desired, plan);
+    match outcome {
+        Outcome::Refused(Refusal::Stale(_)) => true,
+        Outcome::Committed { .. } => false,
+        Outcome::Done | Outcome::Already { .. } | Outcome::Refused(_) => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn what_a_pool_refers_to_is_part_of_its_plan() {
+    let mut grid = Grid::settled(&config(1));
+    let mut other = config(1);
+    template(&mut other).memory = Size::mib(128);
+    let changed = |grid: &mut Grid| {
+        grid.commit(&other);
+    };
+    assert!(stale(&mut grid, &config(2), changed), "its template");
+    let mut grid = Grid::settled(&config(1));
+    let imported = |grid: &mut Grid| grid.import("2", Digest::of(b"stored tiny 2"));
+    assert!(stale(&mut grid, &config(2), imported), "its image");
+    let mut grid = Grid::settled(&config(1));
+    assert!(!stale(&mut grid, &config(2), |_| ()), "nothing");
+}
+
+#[test]
+fn a_plan_that_destroys_a_person_s_disk_is_about_that_disk() {
+    let regrown = |grid: &mut Grid| {
+        let member = grid.world.keys().next_back().unwrap().clone();
+        let author = "ada".to_owned();
+        let request = Request::Regrow(member);
+        grid.propose(Entry::Requested { request, author });
+        grid.settle();
+    };
+    let mut grid = Grid::settled(&personal(2));
+    assert!(stale(&mut grid, &personal(1), regrown));
+    // Pooled ones come and go by themselves.
+    let mut grid = Grid::settled(&config(2));
+    assert!(!stale(&mut grid, &config(1), regrown));
+}
+
+#[test]
+fn what_was_asked_of_a_desktop_is_forgotten_when_it_is_ordered() {
+    for request in [Request::Restart, Request::Regrow] {
+        let mut grid = Grid::settled(&config(1));
+        let request = request(only(&grid).spec.member.clone());
+        let author = "ada".to_owned();
+        grid.propose(Entry::Requested { request, author });
+        assert_eq!(grid.state.requests.len(), 1);
+        let plan = grid.plan_for(&config(1));
+        grid.order(&plan.actions[0]);
+        assert!(grid.state.requests.is_empty());
+        assert_eq!(grid.state.desktops.len(), 1);
+    }
+}
+
+fn personal(desktops: u32) -> Desired {
+    let mut desired = config(desktops);
+    pool(&mut desired).assignment = Assignment::Personal;
+    desired
+}
+
+#[test]
+fn a_personal_desktop_whose_order_came_to_nothing_is_left_to_people() {
+    let mut grid = Grid::settled(&personal(1));
+    let member = only(&grid).spec.member.clone();
+    let author = "ada".to_owned();
+    let request = Request::Restart(member);
+    grid.propose(Entry::Requested { request, author });
+    let plan = grid.plan_for(&personal(1));
+    grid.order(&plan.actions[0]);
+    let stamp = *grid.state.orders.keys().next().unwrap();
+    let why = "no such thing".to_owned();
+    grid.propose(Entry::Withdrawn { stamp, why });
+    let plan = grid.plan_for(&personal(1));
+    assert_eq!(plan.actions, []);
+    assert_eq!(plan.findings.len(), 1);
+}
+
+#[test]
+fn a_personal_disk_keeps_what_its_guest_was_told_is_written() {
+    let cache = |desired: &Desired| only(&Grid::settled(desired)).spec.hardware.cache;
+    assert_eq!(cache(&personal(1)), Cache::None);
+    assert_eq!(cache(&config(1)), Cache::Writeback);
+}
+
+#[test]
+fn an_image_that_has_clones_stays_whatever_is_kept() {
+    let mut desired = config(1);
+    desired.images.values_mut().next().unwrap().keep = 0;
+    let mut grid = Grid::settled(&desired);
+    grid.import("2", Digest::of(b"stored tiny 2"));
+    grid.report();
+    desired.images.values_mut().next().unwrap().origin = Origin::Version("2".parse().unwrap());
+    grid.commit(&desired);
+    let drops = |grid: &Grid| {
+        let plan = grid.plan_for(&desired);
+        let tasks = plan.actions.into_iter().filter_map(|action| action.step);
+        let drops = tasks.filter(|step| matches!(step.task, Task::DropImage { .. }));
+        drops.count()
+    };
+    assert_eq!(drops(&grid), 0);
+    // The clone goes, and nothing keeps the version any more.
+    let plan = grid.plan_for(&desired);
+    grid.order(&plan.actions[0]);
+    grid.carry_out();
+    grid.report();
+    grid.acknowledge();
+    assert!(grid.state.desktops.is_empty());
+    assert_eq!(drops(&grid), 1);
 }

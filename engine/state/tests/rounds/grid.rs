@@ -163,6 +163,10 @@ impl Grid {
 
     pub(crate) fn commit(&mut self, desired: &Desired) -> Outcome {
         let plan = self.plan_for(desired);
+        self.commit_plan(desired, plan)
+    }
+
+    pub(crate) fn commit_plan(&mut self, desired: &Desired, plan: Plan) -> Outcome {
         let id = Digest::of(&serde_json::to_vec(&plan).unwrap());
         self.propose(Entry::Committed(Box::new(Commit {
             desired: desired.clone(),
@@ -199,23 +203,32 @@ impl Grid {
             settled,
         });
         assert_eq!(outcome, Outcome::Done);
-        let open: Vec<(Stamp, Task)> = self
-            .state
-            .orders
-            .iter()
-            .map(|(s, o)| (*s, o.task.clone()))
-            .collect();
-        for (stamp, task) in open {
-            self.act(stamp, &task);
+        self.carry_out();
+        // As a server does: what was done is seen before it is said to be done.
+        self.report();
+        self.acknowledge();
+        self.now = self.now.after(Span::seconds(5));
+        count
+    }
+
+    /// Does what was ordered; nobody hears of it yet.
+    pub(crate) fn carry_out(&mut self) {
+        let open = self.state.orders.clone();
+        for (stamp, order) in open.iter() {
+            self.act(*stamp, &order.task);
+        }
+    }
+
+    /// Says that everything ordered was done.
+    pub(crate) fn acknowledge(&mut self) {
+        let stamps: Vec<Stamp> = self.state.orders.keys().copied().collect();
+        for stamp in stamps {
             self.propose(Entry::Receipt {
                 server: self.server,
                 stamp,
                 result: Attempt::Done,
             });
         }
-        self.report();
-        self.now = self.now.after(Span::seconds(5));
-        count
     }
 
     /// Gives one order, and nobody carries it out yet.
