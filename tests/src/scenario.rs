@@ -14,15 +14,18 @@
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `desktops`, `findings`, `drift` | looks |
 //! | `kill`, `off`, `undefine`, `unlink`, `mute` DESKTOP | what others do to a desktop |
+//! | `users DESKTOP N` | so many people are signed in there; a guest that is up is asked twice a minute |
 //! | `change DESKTOP FIELD=VALUE` | others change a domain: `cpus`, `memory` in MiB |
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
+//! | `spoil DESKTOP`, `grow DESKTOP MIB` | a desktop's disk loses its header, or takes more room |
+//! | `stray MEMBER` | a disk of a life that the grid does not have, such as `lab-001@1` |
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
 //! | `fill PERCENT` | others fill the disks |
 //! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |
-//! | `pause`, `resume` ADDRESS | a person stops work on something, and lets it go on |
+//! | `pause ADDRESS [DURATION]`, `resume ADDRESS` | a person stops work on something, and lets it go on |
 //! | `wait DURATION` | time passes |
 
 mod hands;

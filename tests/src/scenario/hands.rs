@@ -1,10 +1,11 @@
 //! What others do: people at a hypervisor, faults, and people who ask.
 
-use coppice_schema::ids::{Address, DesktopId};
+use coppice_schema::ids::{Address, DesktopId, Stamp};
 use coppice_schema::known::{KnownDesktop, Request};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::{Entry, Outcome};
 use coppice_world::clock::Clock;
+use coppice_world::hypervisor::Mark;
 use coppice_world::sim::SimServer;
 use std::sync::Arc;
 
@@ -17,6 +18,10 @@ impl Stage {
             ["kill", desktop] => self.meddle(desktop, |sim, d| sim.kill(d.spec.uuid)),
             ["off", desktop] => self.meddle(desktop, |sim, d| sim.switch_off(d.spec.uuid)),
             ["mute", desktop] => self.meddle(desktop, |sim, d| sim.mute(d.spec.uuid)),
+            ["users", desktop, count] => {
+                let count = count.parse().map_err(|_| "not a number")?;
+                self.meddle(desktop, |sim, d| sim.sign_in(d.spec.uuid, count))
+            }
             ["undefine", desktop] => {
                 self.meddle(desktop, |sim, d| sim.undefine_by_hand(d.spec.uuid))
             }
@@ -31,6 +36,13 @@ impl Stage {
                 let index = self.index(server)?;
                 self.foreign(name, index)
             }
+            ["spoil", desktop] => self.meddle(desktop, |sim, d| sim.spoil_overlay(&d.spec.member)),
+            ["grow", desktop, mib] => {
+                let mib = mib.parse().map_err(|_| "not a number")?;
+                let grown = Size::mib(mib);
+                self.meddle(desktop, |sim, d| sim.grow_overlay(&d.spec.member, grown))
+            }
+            ["stray", member] => self.stray(member),
             ["spoil", name, version] => self.spoil(name, version),
             ["fill", percent] => self.fill(percent),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
@@ -49,14 +61,10 @@ impl Stage {
             }
             ["restart", desktop] => self.ask(desktop, Request::Restart),
             ["regrow", desktop] => self.ask(desktop, Request::Regrow),
-            ["pause", address] => {
-                let address = self.address(address)?;
-                let entry = Entry::Paused {
-                    address,
-                    until: None,
-                    author: "ada".to_owned(),
-                };
-                Ok(said(&self.world.log.append(entry)))
+            ["pause", address] => self.pause(address, None),
+            ["pause", address, until] => {
+                let until = self.world.clock.now().after(duration(until)?);
+                self.pause(address, Some(until))
             }
             ["resume", address] => {
                 let address = self.address(address)?;
@@ -198,23 +206,52 @@ impl Stage {
         Ok(said(&self.world.log.append(entry)))
     }
 
-    fn wait(&mut self, span: &str) -> Result<String, String> {
-        let split = span
-            .find(|c: char| !c.is_ascii_digit())
-            .ok_or("a number and a unit")?;
-        let (number, unit) = span.split_at(split);
-        let number: u64 = number.parse().map_err(|_| "not a number")?;
-        let span = match unit {
-            "s" => Span::seconds(number),
-            "m" => Span::minutes(number),
-            "h" => Span::hours(number),
-            "d" => Span::hours(number * 24),
-            _ => return Err("the unit is s, m, h or d".to_owned()),
+    fn pause(&mut self, address: &str, until: Option<Timestamp>) -> Result<String, String> {
+        let address = self.address(address)?;
+        let author = "ada".to_owned();
+        let entry = Entry::Paused {
+            address,
+            until,
+            author,
         };
-        let end = self.world.clock.now().after(span);
+        Ok(said(&self.world.log.append(entry)))
+    }
+
+    /// A disk of a life that the grid does not have.
+    fn stray(&mut self, member: &str) -> Result<String, String> {
+        let state = self.world.log.state();
+        let versions = state.images.values().flat_map(|all| all.values());
+        let mark = Mark {
+            grid: self.world.grid,
+            epoch: state.epoch,
+            member: member.parse().map_err(|e| format!("{e}"))?,
+            image: versions.last().ok_or("no image")?.root,
+            stamp: Stamp::default(),
+        };
+        self.machine(0)?.sim.leave_overlay(mark, Size::mib(64));
+        self.look()
+    }
+
+    fn wait(&mut self, span: &str) -> Result<String, String> {
+        let end = self.world.clock.now().after(duration(span)?);
         self.world.clock.advance_to(end);
         self.pass()?;
         Ok(String::new())
+    }
+}
+
+fn duration(text: &str) -> Result<Span, String> {
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .ok_or("a number and a unit")?;
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| "not a number")?;
+    match unit {
+        "s" => Ok(Span::seconds(number)),
+        "m" => Ok(Span::minutes(number)),
+        "h" => Ok(Span::hours(number)),
+        "d" => Ok(Span::hours(number * 24)),
+        _ => Err("the unit is s, m, h or d".to_owned()),
     }
 }
 
