@@ -20,5 +20,7 @@ mod lab;
 mod life;
 #[path = "desktops/machine.rs"]
 mod machine;
+#[path = "skip.rs"]
+mod skip;
 #[path = "desktops/wanted.rs"]
 mod wanted;

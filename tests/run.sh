@@ -7,7 +7,7 @@
 #   --seeds N     so many seeded storms (1,000)
 #   --no-install  what the tests need is there already; the way on anything but Debian 12
 #
-# CARGO_TARGET_DIR is honoured. The storms read COPPICE_SEEDS.
+# CARGO_TARGET_DIR is honoured. The storms read COPPICE_SEEDS. Tests that cannot be made here say so in COPPICE_SKIPS.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -37,6 +37,11 @@ export COPPICE_SEEDS="$seeds"
 export RUST_BACKTRACE="${RUST_BACKTRACE:-1}"
 PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 
+# Each test that is skipped adds a line to it: its name, and why.
+COPPICE_SKIPS=$(mktemp)
+export COPPICE_SKIPS
+trap 'rm -f "$COPPICE_SKIPS"' EXIT
+
 # --- stages --------------------------------------------------------------------------------------------------
 begun=$(date +%s)
 table=''
@@ -45,6 +50,10 @@ row() { table="$table$(printf '  %-10s %6s s  %s' "$1" "$2" "$3")
 summary() {
     printf '\n%s' "$table"
     printf '  %-10s %6s s\n' all $(($(date +%s) - begun))
+    if [ -s "$COPPICE_SKIPS" ]; then
+        printf '\nskipped tests: %s\n' "$(wc -l <"$COPPICE_SKIPS")"
+        sort "$COPPICE_SKIPS" | sed 's/^/  /'
+    fi
 }
 # stage NAME COMMAND...: runs it without a terminal's input, and ends everything when it fails.
 stage() {
@@ -85,7 +94,7 @@ tests() {
     fi
 }
 
-if [ -n "$install" ]; then stage packages sh examples/lab/packages.sh shellcheck; fi
+if [ -n "$install" ]; then stage packages sh examples/lab/packages.sh shellcheck strace genisoimage; fi
 stage scripts scripts
 stage fmt cargo fmt --all --check
 stage clippy cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -16,7 +16,7 @@ use crate::confine::{Confinement, confinement};
 use crate::convert::{Conversion, Facts, Trouble, copy};
 use crate::disk::{DiskError, is_full};
 use crate::format::{Format, Refusal, Unfit, inspect};
-use crate::manifest::{CHUNK, Manifest, chunk_len};
+use crate::manifest::{CHUNK, Manifest};
 use crate::progress::{Cancel, Phase, Progress, Reporter};
 use crate::source::{self, Identity};
 use crate::sparse::{Stopped, bytes_in, data_ranges, digest_of_file, scan, touched_chunks};
@@ -285,8 +285,8 @@ impl Run<'_> {
         for (index, digest) in found {
             match digest {
                 Some(digest) => chunks.push((index, digest)),
-                None => punch(&half.file, index * CHUNK, chunk_len(size, index))
-                    .map_err(|e| failed("punch", e))?,
+                // Whole, also where the image ends in it: of a block that is cleared in part, none is given back.
+                None => punch(&half.file, index * CHUNK, CHUNK).map_err(|e| failed("punch", e))?,
             }
         }
         half.file

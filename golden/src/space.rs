@@ -1,8 +1,7 @@
-//! How full a disk is, and what follows from it.
+//! How much room a disk has.
 
 use std::os::fd::AsFd;
 
-use coppice_schema::known::DiskLevel;
 use coppice_schema::units::Size;
 
 /// Room on a file system.
@@ -14,16 +13,6 @@ pub struct Space {
     /// What an ordinary process may still write.
     pub free: Size,
 }
-
-/// From this many per cent on there are no new clones.
-pub const HIGH: u8 = 80;
-
-/// From this many per cent on idle pooled desktops are regrown.
-pub const CRITICAL: u8 = 90;
-
-/// A level is left only this many per cent below the mark at which it was entered, so that a disk that hovers at
-/// a mark does not change its level with every write.
-pub const HYSTERESIS: u8 = 2;
 
 impl Space {
     pub(crate) fn of(fd: impl AsFd) -> rustix::io::Result<Self> {
@@ -41,34 +30,6 @@ impl Space {
             free,
         }
     }
-
-    /// Whether at least `percent` of it is used. A disk without any room is full.
-    fn reaches(self, percent: u8) -> bool {
-        let used = self.total.0.saturating_sub(self.free.0);
-        u128::from(used) * 100 >= u128::from(self.total.0) * u128::from(percent)
-    }
-
-    /// The level, given the one `before`: entered at [`HIGH`] and [`CRITICAL`], left [`HYSTERESIS`] below.
-    #[must_use]
-    pub fn level(self, before: DiskLevel) -> DiskLevel {
-        let critical = if before == DiskLevel::Critical {
-            CRITICAL - HYSTERESIS
-        } else {
-            CRITICAL
-        };
-        let high = if before == DiskLevel::Fine {
-            HIGH
-        } else {
-            HIGH - HYSTERESIS
-        };
-        if self.reaches(critical) {
-            DiskLevel::Critical
-        } else if self.reaches(high) {
-            DiskLevel::High
-        } else {
-            DiskLevel::Fine
-        }
-    }
 }
 
 #[cfg(test)]
@@ -81,7 +42,6 @@ mod tests {
         // 44 of 252 are used, and no more than 48 may be written: `df` calls that 48 %.
         let space = Space::without_reserve(gib(252), gib(208), gib(48));
         assert_eq!((space.total, space.free), (gib(92), gib(48)));
-        assert_eq!(space.level(DiskLevel::Fine), DiskLevel::Fine);
         let none = Space::without_reserve(gib(100), gib(100), gib(100));
         assert_eq!((none.total, none.free), (gib(100), gib(100)));
     }

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use coppice_schema::fmt;
+use skip::skip;
+
+#[path = "../../tests/skip.rs"]
+mod skip;
 
 /// Every text of the tests and the examples that is no test of size, and the odd ones below.
 fn texts() -> Vec<(String, String)> {
@@ -103,10 +107,7 @@ fn text_that_is_no_hcl_is_refused() {
 #[test]
 fn the_layout_is_that_of_terraform() {
     if Command::new("terraform").arg("version").output().is_err() {
-        eprintln!(
-            "SKIPPED: terraform is not installed, so the layout was not compared with its own"
-        );
-        return;
+        return skip("terraform is not installed, so the layout was not compared with its own");
     }
     let directory = tempfile::tempdir().unwrap();
     let texts = texts();

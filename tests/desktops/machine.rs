@@ -35,7 +35,7 @@ pub(crate) fn lacks() -> Option<String> {
         std::env::var_os("COPPICE_REQUIRE_VIRT").is_none(),
         "these tests cannot be made: {why}"
     );
-    eprintln!("SKIPPED: {why}");
+    crate::skip::skip(&why);
     Some(why)
 }
 

@@ -19,6 +19,8 @@
 //! | `people DESKTOP COUNT` | so many people are signed in; found out within a minute |
 //! | `change DESKTOP FIELD=VALUE` | others change a domain: `cpus`, `memory` in MiB |
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
+//! | `spoil DESKTOP`, `grow DESKTOP MIB` | a desktop's disk loses its header, or takes more room |
+//! | `stray MEMBER` | a disk of a life that the grid does not have, such as `lab-001@1` |
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
 //! | `dead NAME VERSION`, `mended NAME VERSION` | guests of a version do not come up when they are started; do again |
 //! | `fill PERCENT` | others fill the disks |
@@ -27,7 +29,7 @@
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |
-//! | `pause`, `resume` ADDRESS | a person stops work on something, and lets it go on |
+//! | `pause ADDRESS [DURATION]`, `resume ADDRESS` | a person stops work on something, and lets it go on |
 //! | `wait DURATION` | time passes, and then the grid is given one pass |
 //! | `live DURATION` | the grid goes on by itself, as its daemons do, which are started before and killed after it |
 

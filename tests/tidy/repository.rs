@@ -118,6 +118,19 @@ pub(crate) fn sources() -> &'static [Source] {
     })
 }
 
+/// The path without `..`: one file may be named from several crates.
+fn plainly(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        if part == std::path::Component::ParentDir {
+            plain.pop();
+        } else {
+            plain.push(part);
+        }
+    }
+    plain
+}
+
 /// Reads a file and the files of its modules. `children` is where these are, for all but a target's first file.
 fn follow(
     package: &str,
@@ -147,7 +160,7 @@ fn follow(
     for module in &facts.modules {
         let plain = children.join(module.names.join("/"));
         let module_file = match &module.path {
-            Some(path) => folder.join(path),
+            Some(path) => plainly(&folder.join(path)),
             None => plain.with_extension("rs"),
         };
         if module_file.exists() {

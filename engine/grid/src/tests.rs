@@ -6,5 +6,7 @@ mod full;
 mod grid;
 mod replay;
 mod simulated;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod suite;
 mod world;

@@ -4,13 +4,15 @@
 
 #[path = "rounds/grid.rs"]
 mod grid;
+#[path = "rounds/phases.rs"]
+mod phases;
 
-use coppice_plans::plan::{DriftKind, Kind, Response, Wait};
+use coppice_plans::plan::{DriftKind, Kind, Response};
 use coppice_schema::Digest;
-use coppice_schema::desired::{DriftRule, Origin, Power, Refresh, RefreshOn};
-use coppice_schema::ids::Revision;
-use coppice_schema::known::{GuestState, Phase, PowerState};
-use coppice_schema::units::{Share, Size, Span};
+use coppice_schema::desired::{Assignment, Cache, Desired, DriftRule, Origin, Power};
+use coppice_schema::ids::{Revision, SecretName};
+use coppice_schema::known::{KnownDesktop, Phase, PowerState, Request, Task};
+use coppice_schema::units::{Share, Size, Span, Timestamp};
 use coppice_state::{Entry, Outcome, Refusal, State, apply};
 use grid::{Grid, TERM, config, pool, root, template};
 
@@ -37,9 +39,7 @@ fn a_plan_of_before_a_commit_does_not_finish_the_run_that_it_began() {
 
 #[test]
 fn a_pool_grows_and_then_nothing_is_left_to_do() {
-    let mut grid = Grid::founded();
-    assert!(matches!(grid.commit(&config(3)), Outcome::Committed { .. }));
-    grid.settle();
+    let mut grid = Grid::settled(&config(3));
     assert_eq!(
         grid.phases(),
         [
@@ -59,9 +59,7 @@ fn a_pool_grows_and_then_nothing_is_left_to_do() {
 
 #[test]
 fn a_pool_shrinks_from_its_highest_slots() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(5));
-    grid.settle();
+    let mut grid = Grid::settled(&config(5));
     grid.commit(&config(2));
     grid.settle();
     assert_eq!(
@@ -73,23 +71,16 @@ fn a_pool_shrinks_from_its_highest_slots() {
 
 #[test]
 fn a_new_image_regrows_desktops_within_the_budget() {
-    let mut grid = Grid::founded();
     let mut desired = config(4);
     pool(&mut desired).policy.rollout.max_unavailable = Share::Count(1);
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     grid.import("2", Digest::of(b"stored tiny 2"));
     grid.report();
     desired.images.values_mut().next().unwrap().origin = Origin::Version("2".parse().unwrap());
     grid.commit(&desired);
     for _ in 0..40 {
         grid.round();
-        let ready = grid
-            .state
-            .desktops
-            .values()
-            .filter(|d| matches!(d.phase, Phase::Available { .. }))
-            .count();
+        let ready = grid.count(|d| matches!(d.phase, Phase::Available { .. }));
         assert!(
             ready >= 3,
             "at least three of four stay: {:?}",
@@ -107,10 +98,8 @@ fn a_new_image_regrows_desktops_within_the_budget() {
 
 #[test]
 fn more_memory_waits_for_a_boot_and_idle_desktops_get_one() {
-    let mut grid = Grid::founded();
     let mut desired = config(2);
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     template(&mut desired).memory = Size::mib(128);
     let plan = grid.plan_for(&desired);
     assert!(
@@ -136,28 +125,12 @@ fn more_memory_waits_for_a_boot_and_idle_desktops_get_one() {
 
 #[test]
 fn what_others_break_is_found_and_mended() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(4));
-    grid.settle();
+    let mut grid = Grid::settled(&config(4));
     let members: Vec<_> = grid.world.keys().cloned().collect();
-    grid.world
-        .get_mut(&members[0])
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .power = PowerState::Crashed;
+    grid.domain(&members[0]).power = PowerState::Crashed;
     grid.world.get_mut(&members[1]).unwrap().overlay = None;
     grid.world.get_mut(&members[2]).unwrap().domain = None;
-    grid.world
-        .get_mut(&members[3])
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .spec
-        .hardware
-        .disk = Size::gib(9);
+    grid.domain(&members[3]).spec.hardware.disk = Size::gib(9);
     grid.report();
     let plan = grid.plan_for(&config(4));
     let kinds: Vec<DriftKind> = plan.drift.iter().map(|drift| drift.kind).collect();
@@ -183,19 +156,9 @@ fn what_others_break_is_found_and_mended() {
 
 #[test]
 fn drift_that_is_only_to_be_told_is_told() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(1));
-    grid.settle();
+    let mut grid = Grid::settled(&config(1));
     let member = grid.world.keys().next().unwrap().clone();
-    grid.world
-        .get_mut(&member)
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .spec
-        .hardware
-        .cpus = 8;
+    grid.domain(&member).spec.hardware.cpus = 8;
     grid.report();
     let plan = grid.plan_for(&config(1));
     assert_eq!(plan.drift[0].response, Response::Told);
@@ -218,19 +181,10 @@ fn drift_that_is_only_to_be_told_is_told() {
 
 #[test]
 fn a_field_that_flips_to_and_fro_is_left_to_people() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(1));
-    grid.settle();
+    let mut grid = Grid::settled(&config(1));
     let member = grid.world.keys().next().unwrap().clone();
     for _ in 0..3 {
-        grid.world
-            .get_mut(&member)
-            .unwrap()
-            .domain
-            .as_mut()
-            .unwrap()
-            .spec
-            .hostname = "mine".to_owned();
+        grid.domain(&member).spec.hostname = "mine".to_owned();
         grid.report();
         assert_eq!(
             grid.plan_for(&config(1)).drift[0].response,
@@ -238,14 +192,7 @@ fn a_field_that_flips_to_and_fro_is_left_to_people() {
         );
         grid.settle();
     }
-    grid.world
-        .get_mut(&member)
-        .unwrap()
-        .domain
-        .as_mut()
-        .unwrap()
-        .spec
-        .hostname = "mine".to_owned();
+    grid.domain(&member).spec.hostname = "mine".to_owned();
     grid.report();
     let plan = grid.plan_for(&config(1));
     assert_eq!(plan.drift[0].response, Response::Contended);
@@ -259,26 +206,14 @@ fn a_field_that_flips_to_and_fro_is_left_to_people() {
 
 #[test]
 fn power_policy_keeps_spares_running_and_the_rest_off() {
-    let mut grid = Grid::founded();
     let mut desired = config(4);
     pool(&mut desired).policy.power = Some(Power {
         spare: 1,
         ..Power::default()
     });
-    grid.commit(&desired);
-    grid.settle();
-    let on = grid
-        .state
-        .desktops
-        .values()
-        .filter(|d| matches!(d.phase, Phase::Available { .. }))
-        .count();
-    let off = grid
-        .state
-        .desktops
-        .values()
-        .filter(|d| matches!(d.phase, Phase::Off { .. }))
-        .count();
+    let mut grid = Grid::settled(&desired);
+    let on = grid.count(|d| matches!(d.phase, Phase::Available { .. }));
+    let off = grid.count(|d| matches!(d.phase, Phase::Off { .. }));
     assert_eq!((on, off), (1, 3), "{:?}", grid.phases());
     pool(&mut desired).policy.power = Some(Power {
         spare: 3,
@@ -286,20 +221,13 @@ fn power_policy_keeps_spares_running_and_the_rest_off() {
     });
     grid.commit(&desired);
     grid.settle();
-    let on = grid
-        .state
-        .desktops
-        .values()
-        .filter(|d| matches!(d.phase, Phase::Available { .. }))
-        .count();
+    let on = grid.count(|d| matches!(d.phase, Phase::Available { .. }));
     assert_eq!(on, 3, "{:?}", grid.phases());
 }
 
 #[test]
 fn a_server_that_was_not_confirmed_is_unknown_and_not_empty() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(3));
-    grid.settle();
+    let grid = Grid::settled(&config(3));
     let known = grid.state.known(TERM + 1);
     let plan = coppice_plans::plan(&config(5), &known, grid.now);
     assert!(!plan.complete);
@@ -370,9 +298,7 @@ fn applying_a_plan_twice_is_applying_it_once() {
 
 #[test]
 fn the_same_log_gives_the_same_state() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(4));
-    grid.settle();
+    let mut grid = Grid::settled(&config(4));
     grid.commit(&config(1));
     grid.settle();
     let mut replayed = State::default();
@@ -386,11 +312,9 @@ fn the_same_log_gives_the_same_state() {
 
 #[test]
 fn a_protected_pool_outlives_its_block() {
-    let mut grid = Grid::founded();
     let mut desired = config(2);
     pool(&mut desired).protect = true;
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     let mut without = desired.clone();
     without.pools.clear();
     grid.commit(&without);
@@ -405,11 +329,9 @@ fn a_protected_pool_outlives_its_block() {
 
 #[test]
 fn a_desktop_that_is_being_restarted_is_not_there_for_the_budget() {
-    let mut grid = Grid::founded();
     let mut desired = config(2);
     pool(&mut desired).policy.rollout.max_unavailable = Share::Count(1);
-    grid.commit(&desired);
-    grid.settle();
+    let mut grid = Grid::settled(&desired);
     template(&mut desired).memory = Size::mib(128);
     grid.commit(&desired);
     grid.round();
@@ -434,43 +356,145 @@ fn a_desktop_that_is_being_restarted_is_not_there_for_the_budget() {
     );
 }
 
+/// The pool's one desktop.
+fn only(grid: &Grid) -> &KnownDesktop {
+    grid.state.desktops.values().next().unwrap()
+}
+
 #[test]
-fn a_guest_that_does_not_tell_keeps_the_people_that_it_had() {
+fn time_does_not_go_back() {
     let mut grid = Grid::founded();
-    let mut desired = config(1);
-    pool(&mut desired).policy.refresh = Some(Refresh {
-        on: Some(RefreshOn::Logoff),
-        ..Refresh::default()
-    });
-    grid.commit(&desired);
-    grid.settle();
-    let says = |users| GuestState::Answers {
-        hostname: "lab-01".to_owned(),
-        users,
-    };
-    let mut shrunk = desired.clone();
-    pool(&mut shrunk).desktops = 0;
-    // What the guest says, and how many people a removal waits for then.
-    for (said, waited_for) in [
-        (says(Some(2)), 2),
-        (says(None), 2),
-        (GuestState::Silent, 1),
-        (says(None), 1),
-    ] {
-        let seen = grid.world.values_mut().next().unwrap();
-        seen.domain.as_mut().unwrap().guest = said.clone();
-        grid.report();
-        assert!(grid.plan_for(&desired).actions.is_empty(), "{said:?}");
-        let plan = grid.plan_for(&shrunk);
-        let removal = plan.actions.iter().find(|a| a.kind == Kind::Delete);
-        let users = waited_for;
-        let wait = Wait::Logoff { users, until: None };
-        assert_eq!(removal.unwrap().waits, [wait], "{said:?}");
+    let late = grid.now;
+    grid.now = Timestamp(late.0 - 1);
+    grid.propose(Entry::Tick);
+    assert_eq!(grid.state.time, late);
+}
+
+#[test]
+fn each_setting_of_a_secret_is_a_new_version() {
+    let mut grid = Grid::founded();
+    let name: SecretName = "ad-bind".parse().unwrap();
+    for version in 1..=2 {
+        grid.propose(Entry::SecretSet {
+            name: name.clone(),
+            sealed: vec![1],
+            author: "ada".to_owned(),
+        });
+        assert_eq!(grid.state.secrets[&name].version, version);
     }
-    let seen = grid.world.values_mut().next().unwrap();
-    seen.domain.as_mut().unwrap().guest = says(Some(0));
+}
+
+/// Whether a plan for `desired` is refused when `meanwhile` happened after it was made.
+fn stale(grid: &mut Grid, desired: &Desired, meanwhile: impl FnOnce(&mut Grid)) -> bool {
+    let plan = grid.plan_for(desired);
+    meanwhile(grid);
+    let outcome = grid.commit_plan(desired, plan);
+    match outcome {
+        Outcome::Refused(Refusal::Stale(_)) => true,
+        Outcome::Committed { .. } => false,
+        Outcome::Done | Outcome::Already { .. } | Outcome::Refused(_) => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn what_a_pool_refers_to_is_part_of_its_plan() {
+    let mut grid = Grid::settled(&config(1));
+    let mut other = config(1);
+    template(&mut other).memory = Size::mib(128);
+    let changed = |grid: &mut Grid| {
+        grid.commit(&other);
+    };
+    assert!(stale(&mut grid, &config(2), changed), "its template");
+    let mut grid = Grid::settled(&config(1));
+    let imported = |grid: &mut Grid| grid.import("2", Digest::of(b"stored tiny 2"));
+    assert!(stale(&mut grid, &config(2), imported), "its image");
+    let mut grid = Grid::settled(&config(1));
+    assert!(!stale(&mut grid, &config(2), |_| ()), "nothing");
+}
+
+#[test]
+fn a_plan_that_destroys_a_person_s_disk_is_about_that_disk() {
+    let regrown = |grid: &mut Grid| {
+        let member = grid.world.keys().next_back().unwrap().clone();
+        let author = "ada".to_owned();
+        let request = Request::Regrow(member);
+        grid.propose(Entry::Requested { request, author });
+        grid.settle();
+    };
+    let mut grid = Grid::settled(&personal(2));
+    assert!(stale(&mut grid, &personal(1), regrown));
+    // Pooled ones come and go by themselves.
+    let mut grid = Grid::settled(&config(2));
+    assert!(!stale(&mut grid, &config(1), regrown));
+}
+
+#[test]
+fn what_was_asked_of_a_desktop_is_forgotten_when_it_is_ordered() {
+    for request in [Request::Restart, Request::Regrow] {
+        let mut grid = Grid::settled(&config(1));
+        let request = request(only(&grid).spec.member.clone());
+        let author = "ada".to_owned();
+        grid.propose(Entry::Requested { request, author });
+        assert_eq!(grid.state.requests.len(), 1);
+        let plan = grid.plan_for(&config(1));
+        grid.order(&plan.actions[0]);
+        assert!(grid.state.requests.is_empty());
+        assert_eq!(grid.state.desktops.len(), 1);
+    }
+}
+
+fn personal(desktops: u32) -> Desired {
+    let mut desired = config(desktops);
+    pool(&mut desired).assignment = Assignment::Personal;
+    desired
+}
+
+#[test]
+fn a_personal_desktop_whose_order_came_to_nothing_is_left_to_people() {
+    let mut grid = Grid::settled(&personal(1));
+    let member = only(&grid).spec.member.clone();
+    let author = "ada".to_owned();
+    let request = Request::Restart(member);
+    grid.propose(Entry::Requested { request, author });
+    let plan = grid.plan_for(&personal(1));
+    grid.order(&plan.actions[0]);
+    let stamp = *grid.state.orders.keys().next().unwrap();
+    let why = "no such thing".to_owned();
+    grid.propose(Entry::Withdrawn { stamp, why });
+    let plan = grid.plan_for(&personal(1));
+    assert_eq!(plan.actions, []);
+    assert_eq!(plan.findings.len(), 1);
+}
+
+#[test]
+fn a_personal_disk_keeps_what_its_guest_was_told_is_written() {
+    let cache = |desired: &Desired| only(&Grid::settled(desired)).spec.hardware.cache;
+    assert_eq!(cache(&personal(1)), Cache::None);
+    assert_eq!(cache(&config(1)), Cache::Writeback);
+}
+
+#[test]
+fn an_image_that_has_clones_stays_whatever_is_kept() {
+    let mut desired = config(1);
+    desired.images.values_mut().next().unwrap().keep = 0;
+    let mut grid = Grid::settled(&desired);
+    grid.import("2", Digest::of(b"stored tiny 2"));
     grid.report();
+    desired.images.values_mut().next().unwrap().origin = Origin::Version("2".parse().unwrap());
+    grid.commit(&desired);
+    let drops = |grid: &Grid| {
+        let plan = grid.plan_for(&desired);
+        let tasks = plan.actions.into_iter().filter_map(|action| action.step);
+        let drops = tasks.filter(|step| matches!(step.task, Task::DropImage { .. }));
+        drops.count()
+    };
+    assert_eq!(drops(&grid), 0);
+    // The clone goes, and nothing keeps the version any more.
     let plan = grid.plan_for(&desired);
-    assert_eq!(plan.actions[0].kind, Kind::ReplaceDeleteFirst);
-    assert!(plan.actions[0].waits.is_empty());
+    grid.order(&plan.actions[0]);
+    grid.carry_out();
+    grid.report();
+    grid.acknowledge();
+    assert!(grid.state.desktops.is_empty());
+    assert_eq!(drops(&grid), 1);
 }

@@ -9,4 +9,7 @@ pub mod disks;
 pub mod hypervisor;
 pub mod libvirt;
 pub mod sim;
+#[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
 pub mod stamps;

@@ -1,7 +1,6 @@
 //! A disk without room. A small file system of its own needs root to be mounted; without, these tests say that
 //! they were skipped.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use coppice_golden::upload::Expected;
@@ -9,6 +8,7 @@ use coppice_golden::{Cancel, ImportError, Options, OverlayError, Store, Upload, 
 use coppice_schema::units::Size;
 
 use crate::scratch::{MIB, Scratch, noise, options, qemu_img, run, text};
+use crate::skip::skip;
 
 /// A mounted tmpfs, gone when dropped.
 struct Small {
@@ -35,13 +35,10 @@ impl Small {
         if output.status.success() {
             return Some(Self { dir });
         }
-        // Past the capture of the test's output: nobody should believe that this ran.
         let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED: a small file system cannot be mounted, it takes root: {why}"
-        )
-        .unwrap();
+        skip(&format!(
+            "a small file system cannot be mounted, it takes root: {why}"
+        ));
         None
     }
 

@@ -65,6 +65,21 @@ proptest! {
 }
 
 #[test]
+fn zeros_at_an_end_within_a_block_take_no_room() {
+    let scratch = Scratch::new();
+    let path = scratch.file(
+        "short.raw",
+        333 * 512,
+        &[(53_888, vec![0; 114_689]), (108_032, noise(1, 10_756))],
+    );
+    let stored = scratch
+        .store
+        .image_path(scratch.import(&path).unwrap().root);
+    let taken = File::open(&stored).unwrap().metadata().unwrap().blocks() * 512;
+    assert_eq!(taken, CHUNK);
+}
+
+#[test]
 fn importing_twice_is_a_no_op_that_says_so() {
     let scratch = Scratch::new();
     let first = scratch.image();

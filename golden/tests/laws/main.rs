@@ -6,6 +6,9 @@ mod clones;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+#[path = "../../../tests/durable.rs"]
+mod durable;
+#[cfg(test)]
 mod formats;
 #[cfg(test)]
 mod full;
@@ -20,6 +23,11 @@ mod manifests;
 #[cfg(test)]
 mod scratch;
 #[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
+#[cfg(test)]
 mod space;
+#[cfg(test)]
+mod synced;
 #[cfg(test)]
 mod uploads;

@@ -1,11 +1,12 @@
 //! What others do: people at a hypervisor, faults, and people who ask.
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, DesktopId};
+use coppice_schema::ids::{Address, DesktopId, Stamp};
 use coppice_schema::known::{KnownDesktop, Request};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::{Entry, Outcome};
 use coppice_world::clock::Clock;
+use coppice_world::hypervisor::Mark;
 use coppice_world::sim::{Fault, Operation, SimServer};
 use std::sync::Arc;
 
@@ -50,6 +51,13 @@ impl Stage {
             ["mended", name, version] => {
                 self.image(name, version, |sim, root| sim.silence_image(root, false))
             }
+            ["spoil", desktop] => self.meddle(desktop, |sim, d| sim.spoil_overlay(&d.spec.member)),
+            ["grow", desktop, mib] => {
+                let mib = mib.parse().map_err(|_| "not a number")?;
+                let grown = Size::mib(mib);
+                self.meddle(desktop, |sim, d| sim.grow_overlay(&d.spec.member, grown))
+            }
+            ["stray", member] => self.stray(member),
             ["fill", percent] => self.fill(percent),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
             ["back", server] => self.away(server, None),
@@ -68,14 +76,10 @@ impl Stage {
             }
             ["restart", desktop] => self.ask(desktop, Request::Restart),
             ["regrow", desktop] => self.ask(desktop, Request::Regrow),
-            ["pause", address] => {
-                let address = self.address(address)?;
-                let entry = Entry::Paused {
-                    address,
-                    until: None,
-                    author: "ada".to_owned(),
-                };
-                Ok(said(&self.world.log.append(entry)))
+            ["pause", address] => self.pause(address, None),
+            ["pause", address, until] => {
+                let until = self.world.clock.now().after(read_span(until)?);
+                self.pause(address, Some(until))
             }
             ["resume", address] => {
                 let address = self.address(address)?;
@@ -247,6 +251,32 @@ impl Stage {
             author: "ada".to_owned(),
         };
         Ok(said(&self.world.log.append(entry)))
+    }
+
+    fn pause(&mut self, address: &str, until: Option<Timestamp>) -> Result<String, String> {
+        let address = self.address(address)?;
+        let author = "ada".to_owned();
+        let entry = Entry::Paused {
+            address,
+            until,
+            author,
+        };
+        Ok(said(&self.world.log.append(entry)))
+    }
+
+    /// A disk of a life that the grid does not have.
+    fn stray(&mut self, member: &str) -> Result<String, String> {
+        let state = self.world.log.state();
+        let versions = state.images.values().flat_map(|all| all.values());
+        let mark = Mark {
+            grid: self.world.grid,
+            epoch: state.epoch,
+            member: member.parse().map_err(|e| format!("{e}"))?,
+            image: versions.last().ok_or("no image")?.root,
+            stamp: Stamp::default(),
+        };
+        self.machine(0)?.sim.leave_overlay(mark, Size::mib(64));
+        self.look()
     }
 
     fn wait(&mut self, span: &str) -> Result<String, String> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use coppice_state::{Agreement, Outcome};
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use super::skip::skip;
 use super::world::{acting, again, found, open, secret, secrets};
 use crate::GridError;
 use crate::directory::DirectoryError;
@@ -124,7 +125,7 @@ async fn fails_and_is_not_trusted(test: &str, trace: &[&str], dir: &Path, doing:
 fn can_trace() -> bool {
     let there = std::process::Command::new("strace").arg("-V").output();
     if there.is_err() {
-        eprintln!("SKIPPED: strace is not installed, so no sync can be made to fail");
+        skip("strace is not installed, so no sync can be made to fail");
     }
     there.is_ok()
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use coppice_state::{Agreement, AgreementError};
 
+use super::skip::skip;
 use super::world::{found, open, secret, secrets};
 
 struct Mounted<'a>(&'a Path);
@@ -31,8 +32,7 @@ impl Drop for Mounted<'_> {
 async fn a_full_disk_stops_the_server_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     if !Mounted::tmpfs(dir.path(), "size=3m,mode=0700") {
-        eprintln!("SKIPPED: no tmpfs can be mounted (that needs root), so no disk can be filled");
-        return;
+        return skip("no tmpfs can be mounted (that needs root), so no disk can be filled");
     }
     let mounted = Mounted(dir.path());
     let data = dir.path().join("data");

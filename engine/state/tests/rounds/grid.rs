@@ -81,6 +81,15 @@ impl Grid {
         grid
     }
 
+    /// A grid that has become what `desired` asks for.
+    pub(crate) fn settled(desired: &Desired) -> Self {
+        let mut grid = Self::founded();
+        let outcome = grid.commit(desired);
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+        grid.settle();
+        grid
+    }
+
     pub(crate) fn import(&mut self, version: &str, root: Digest) {
         let record = ImageVersion {
             source: Digest::of(version.as_bytes()),
@@ -155,6 +164,10 @@ impl Grid {
 
     pub(crate) fn commit(&mut self, desired: &Desired) -> Outcome {
         let plan = self.plan_for(desired);
+        self.commit_plan(desired, plan)
+    }
+
+    pub(crate) fn commit_plan(&mut self, desired: &Desired, plan: Plan) -> Outcome {
         let id = Digest::of(&serde_json::to_vec(&plan).unwrap());
         let document = document::of(&plan, &self.state.known(TERM), "grid", self.now);
         self.propose(Entry::Committed(Box::new(Commit {
@@ -193,23 +206,32 @@ impl Grid {
             settled,
         });
         assert_eq!(outcome, Outcome::Done);
-        let open: Vec<(Stamp, Task)> = self
-            .state
-            .orders
-            .iter()
-            .map(|(s, o)| (*s, o.task.clone()))
-            .collect();
-        for (stamp, task) in open {
-            self.act(stamp, &task);
+        self.carry_out();
+        // As a server does: what was done is seen before it is said to be done.
+        self.report();
+        self.acknowledge();
+        self.now = self.now.after(Span::seconds(5));
+        count
+    }
+
+    /// Does what was ordered; nobody hears of it yet.
+    pub(crate) fn carry_out(&mut self) {
+        let open = self.state.orders.clone();
+        for (stamp, order) in open.iter() {
+            self.act(*stamp, &order.task);
+        }
+    }
+
+    /// Says that everything ordered was done.
+    pub(crate) fn acknowledge(&mut self) {
+        let stamps: Vec<Stamp> = self.state.orders.keys().copied().collect();
+        for stamp in stamps {
             self.propose(Entry::Receipt {
                 server: self.server,
                 stamp,
                 result: Attempt::Done,
             });
         }
-        self.report();
-        self.now = self.now.after(Span::seconds(5));
-        count
     }
 
     /// Gives one order, and nobody carries it out yet.
@@ -264,11 +286,11 @@ impl Grid {
                 seen.domain = Some(domain);
             }
             Task::Start { member } | Task::Restart { member, .. } => {
-                let domain = self.world.get_mut(member).unwrap().domain.as_mut().unwrap();
+                let domain = self.domain(member);
                 *domain = super::grid::domain(&domain.spec.clone(), stamp, running);
             }
             Task::Stop { member } => {
-                let domain = self.world.get_mut(member).unwrap().domain.as_mut().unwrap();
+                let domain = self.domain(member);
                 *domain = super::grid::domain(&domain.spec.clone(), stamp, PowerState::Off);
             }
             Task::Remove { member } => {
@@ -289,6 +311,17 @@ impl Grid {
         }
         let committed = self.state.committed.as_ref().clone();
         panic!("not settled: {:#?}", self.plan_for(&committed));
+    }
+
+    /// The domain of `member`, for another hand.
+    pub(crate) fn domain(&mut self, member: &Member) -> &mut SeenDomain {
+        let seen = self.world.get_mut(member).unwrap();
+        seen.domain.as_mut().unwrap()
+    }
+
+    pub(crate) fn count(&self, test: impl Fn(&KnownDesktop) -> bool) -> usize {
+        let desktops = self.state.desktops.values();
+        desktops.filter(|desktop| test(desktop)).count()
     }
 
     pub(crate) fn phases(&self) -> Vec<String> {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::SimServer;
 use super::journal::{Deed, Hand};
-use super::machine::{Machine, SimDomain, overlay_path};
+use super::machine::{Machine, SimDomain, SimOverlay, overlay_path};
 use crate::hypervisor::Mark;
 
 impl SimServer {
@@ -107,6 +107,33 @@ impl SimServer {
             };
             machine.domains.insert(uuid, domain);
             machine.note(now, Hand::Other, Deed::Defined { uuid, mark });
+        });
+    }
+
+    /// Defines a domain as given, whoever's it says it is, in place of one of its UUID.
+    pub fn define_by_hand(&self, domain: SimDomain) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            let (uuid, mark) = (domain.uuid, domain.mark.clone());
+            machine.domains.insert(uuid, domain);
+            machine.note(now, Hand::Other, Deed::Defined { uuid, mark });
+        });
+    }
+
+    /// Leaves an overlay with a mark behind, as a removal does that was cut off.
+    pub fn leave_overlay(&self, mark: Mark, size: Size) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            let path = overlay_path(&mark.member);
+            let mark = Some(mark);
+            let overlay = SimOverlay {
+                mark: mark.clone(),
+                readable: true,
+                size,
+                allocated: size,
+            };
+            machine.overlays.insert(path.clone(), overlay);
+            machine.note(now, Hand::Other, Deed::OverlayMade { path, mark });
         });
     }
 

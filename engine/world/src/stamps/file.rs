@@ -173,7 +173,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stamps");
         fs::write(&path, b"no stamps").unwrap();
-        let refused = StampFile::open(path).err();
+        let refused = StampFile::open(path.clone()).err();
         assert!(matches!(refused, Some(StampError::Unreadable { .. })));
+        let newer = Content {
+            format: FORMAT + 1,
+            stamps: BTreeMap::new(),
+        };
+        ciborium::into_writer(&newer, File::create(&path).unwrap()).unwrap();
+        let refused = StampFile::open(path).err().unwrap().to_string();
+        assert!(refused.contains("it has format 2"), "{refused}");
     }
 }

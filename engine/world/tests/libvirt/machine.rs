@@ -33,7 +33,7 @@ pub(crate) fn skip(test: &str, why: &str) {
         std::env::var_os("COPPICE_REQUIRE_VIRT").is_none(),
         "{test} cannot be made: {why}"
     );
-    eprintln!("SKIPPED {test}: {why}");
+    crate::skip::skip(why);
 }
 
 /// Whether a command is there.

@@ -177,3 +177,58 @@ async fn what_is_absent_or_no_image_is_told() {
     let again = LocalDisks::open(place.dir.path().join("store"), GRID).await;
     assert!(again.is_err_and(|e| e.to_string().contains("in use")));
 }
+
+#[tokio::test]
+async fn an_image_without_its_data_or_manifest_is_bad() {
+    for part in ["raw", "manifest"] {
+        let place = place().await;
+        let root = place.image().await.root;
+        let file = place.disks.store.image_path(root).with_extension(part);
+        fs::remove_file(file).unwrap();
+        assert_eq!(place.state(root).await, CopyState::Bad, "without {part}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_without_room_is_told_as_such() {
+    let place = place().await;
+    let (needed, free) = (Size::gib(2), Size::gib(1));
+    let path = PathBuf::from("/images");
+    let cause = ImportError::NoSpace { path, needed, free };
+    let told = place.disks.import_error(Path::new("/up/tiny.raw"), cause);
+    let what = "import tiny.raw".to_owned();
+    assert_eq!(told, DiskError::Full { what, needed, free });
+}
+
+/// Whoever asked went away while the source was read: nothing comes of it.
+#[test]
+fn work_that_nobody_waits_for_stops() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image.raw");
+    let mut bytes = vec![3u8; 1 << 20];
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(&path, bytes).unwrap();
+    let store = dir.path().join("store");
+    let disks = runtime.block_on(LocalDisks::open(store, GRID)).unwrap();
+    let (began, beginning) = std::sync::mpsc::channel();
+    let (go_on, left) = std::sync::mpsc::channel::<()>();
+    let left = Mutex::new(left);
+    let progress = move |_| {
+        // Held where it first tells how far it is, until nobody waits any more.
+        if began.send(()).is_ok() {
+            left.lock().unwrap().recv().ok();
+        }
+    };
+    let asked = disks.clone();
+    let import = async move { asked.import_image(path, Arc::new(progress)).await };
+    let import = runtime.spawn(import);
+    beginning.recv().unwrap();
+    import.abort();
+    assert!(runtime.block_on(import).unwrap_err().is_cancelled());
+    drop(beginning);
+    drop(go_on);
+    // Its end is waited for here.
+    drop(runtime);
+    assert_eq!(disks.store.images().unwrap(), []);
+}

@@ -1,0 +1,3 @@
+pool "lab" {
+  desktops = 1]
+}

@@ -1,0 +1,7 @@
+grid "g" {
+  certificate {
+  }
+}
+
+moved "named" {
+}
