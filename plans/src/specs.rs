@@ -4,6 +4,7 @@ use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Cache, Desired, Display, Pool, Template, Video};
 use coppice_schema::ids::{Member, ServerId};
 use coppice_schema::known::{DesktopSpec, Hardware, ImageVersion, KnownServer};
+use coppice_schema::table::{self, TakesEffect};
 
 use crate::plan::{Applies, Edit};
 
@@ -70,91 +71,87 @@ pub(crate) fn hardware(
     }
 }
 
+/// A field of a desktop's form that is compared.
+struct Field {
+    /// What plans call it.
+    path: &'static str,
+    /// Where the language says it; the table says when a change of it takes effect.
+    said: &'static str,
+    /// Its value, as the language writes it.
+    value: fn(&DesktopSpec) -> String,
+}
+
+/// Every field, those that need a regrown desktop first.
+const FIELDS: &[Field] = &[
+    field("image", "template.image", |spec| spec.image.short()),
+    field("hostname", "pool.hostname", |spec| spec.hostname.clone()),
+    field("disk", "template.disk", |spec| {
+        spec.hardware.disk.to_string()
+    }),
+    field("disk_limit", "template.disk_limit", limit),
+    field("firmware", "template.firmware", |spec| {
+        word(&spec.hardware.firmware)
+    }),
+    field("network", "template.network", |spec| {
+        words(&spec.hardware.networks)
+    }),
+    field("agent", "image.agent", |spec| {
+        spec.hardware.agent.to_string()
+    }),
+    field("os", "image.os", |spec| word(&spec.hardware.os)),
+    field("cpus", "template.cpus", |spec| {
+        spec.hardware.cpus.to_string()
+    }),
+    field("memory", "template.memory", |spec| {
+        spec.hardware.memory.to_string()
+    }),
+    field("display", "template.display", |spec| {
+        words(&spec.hardware.displays)
+    }),
+    field("video", "template.video", |spec| word(&spec.hardware.video)),
+    field("cache", "template.cache", |spec| word(&spec.hardware.cache)),
+    field("libvirt_xml", "template.libvirt_xml", |spec| {
+        spec.hardware.libvirt_xml.clone().unwrap_or_default()
+    }),
+];
+
+const fn field(path: &'static str, said: &'static str, value: fn(&DesktopSpec) -> String) -> Field {
+    Field { path, said, value }
+}
+
 /// What differs between two forms of one desktop, and when each difference takes effect.
 pub(crate) fn edits(before: &DesktopSpec, after: &DesktopSpec) -> Vec<Edit> {
-    let (b, a) = (&before.hardware, &after.hardware);
+    if before == after {
+        return Vec::new();
+    }
     let mut edits = Vec::new();
-    let mut field = |path: &str, before: String, after: String, applies| {
+    for field in FIELDS {
+        let (before, after) = ((field.value)(before), (field.value)(after));
         if before != after {
-            let (before, after) = (Some(before), Some(after));
             edits.push(Edit {
-                path: path.to_owned(),
-                before,
-                after,
-                applies,
+                path: field.path.to_owned(),
+                before: Some(before),
+                after: Some(after),
+                applies: applies(field.said),
             });
         }
-    };
-    field(
-        "image",
-        before.image.short(),
-        after.image.short(),
-        Applies::Regrow,
-    );
-    field(
-        "hostname",
-        before.hostname.clone(),
-        after.hostname.clone(),
-        Applies::Regrow,
-    );
-    field(
-        "disk",
-        b.disk.to_string(),
-        a.disk.to_string(),
-        Applies::Regrow,
-    );
-    field("disk_limit", limit(b), limit(a), Applies::Live);
-    field(
-        "firmware",
-        word(&b.firmware),
-        word(&a.firmware),
-        Applies::Regrow,
-    );
-    field(
-        "network",
-        words(&b.networks),
-        words(&a.networks),
-        Applies::Regrow,
-    );
-    field(
-        "agent",
-        b.agent.to_string(),
-        a.agent.to_string(),
-        Applies::Regrow,
-    );
-    field("os", word(&b.os), word(&a.os), Applies::Regrow);
-    field(
-        "cpus",
-        b.cpus.to_string(),
-        a.cpus.to_string(),
-        Applies::NextBoot,
-    );
-    field(
-        "memory",
-        b.memory.to_string(),
-        a.memory.to_string(),
-        Applies::NextBoot,
-    );
-    field(
-        "display",
-        words(&b.displays),
-        words(&a.displays),
-        Applies::NextBoot,
-    );
-    field("video", word(&b.video), word(&a.video), Applies::NextBoot);
-    field("cache", word(&b.cache), word(&a.cache), Applies::NextBoot);
-    field("libvirt_xml", xml(b), xml(a), Applies::NextBoot);
+    }
     edits
 }
 
-fn limit(hardware: &Hardware) -> String {
-    hardware
-        .disk_limit
-        .map_or_else(|| "none".to_owned(), |size| size.to_string())
+/// When a change of an attribute reaches a desktop, by the language's own table: the only place that says it.
+pub(crate) fn applies(path: &str) -> Applies {
+    match table::takes_effect(path) {
+        TakesEffect::Live => Applies::Live,
+        TakesEffect::NextBoot => Applies::NextBoot,
+        TakesEffect::Regrow => Applies::Regrow,
+    }
 }
 
-fn xml(hardware: &Hardware) -> String {
-    hardware.libvirt_xml.clone().unwrap_or_default()
+fn limit(spec: &DesktopSpec) -> String {
+    spec.hardware
+        .disk_limit
+        .map_or_else(|| "none".to_owned(), |size| size.to_string())
 }
 
 /// A value as the language writes it: the serialised form of the enums is the language's word.
@@ -169,4 +166,19 @@ pub(crate) fn word<T: serde::Serialize>(value: &T) -> String {
 fn words<T: serde::Serialize>(values: impl IntoIterator<Item = T>) -> String {
     let words: Vec<String> = values.into_iter().map(|value| word(&value)).collect();
     format!("[{}]", words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use coppice_schema::table;
+
+    use super::FIELDS;
+
+    #[test]
+    fn every_field_stands_in_the_table() {
+        // What the table does not have would silently count as the most careful letter.
+        for field in FIELDS {
+            assert!(table::find(field.said).is_some(), "{}", field.said);
+        }
+    }
 }
