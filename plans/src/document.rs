@@ -33,8 +33,14 @@ pub struct Document {
     pub base: Base,
     /// The servers it looked at, by name.
     pub observed: BTreeMap<String, Observed>,
-    /// Every server was seen whole.
+    /// Every server was seen whole, and nothing was left out by a target.
     pub complete: bool,
+    /// Servers that were not seen whole, by name: they may hold more than this plan knows of.
+    #[serde(default)]
+    pub unseen: BTreeSet<String>,
+    /// Only these were looked at; empty: everything. Such a plan cannot be applied.
+    #[serde(default)]
+    pub targets: BTreeSet<Address>,
     /// What would be done, the worst first, alike actions together.
     pub actions: Vec<Group>,
     /// What other hands changed.
@@ -87,6 +93,12 @@ pub struct Group {
     pub reversible: bool,
     /// How many waves it takes.
     pub waves: u32,
+    /// Which, counted from 1 for each pool.
+    #[serde(default)]
+    pub in_waves: BTreeSet<u32>,
+    /// What must be done before.
+    #[serde(default)]
+    pub needs: BTreeSet<Address>,
     /// What it waits for.
     pub waits: Vec<Wait>,
     /// What changes.
@@ -143,6 +155,8 @@ pub fn of(plan: &Plan, known: &Known, grid: &str, now: Timestamp) -> Document {
         base: plan.base.clone(),
         observed: BTreeMap::new(),
         complete: plan.complete,
+        unseen: plan.unseen.clone(),
+        targets: plan.targets.clone(),
         actions: groups(plan, &name),
         drift: Vec::new(),
         gates: plan.gates.clone(),
@@ -180,6 +194,12 @@ fn identity(document: &Document, known: &Known) -> Digest {
     for drift in &mut body.drift {
         drift.drift.since = None;
     }
+    // How pools stand, and how long their desktops took so far, changes by itself.
+    body.pools = BTreeMap::new();
+    let impacts = body.actions.iter_mut().map(|group| &mut group.impact);
+    for impact in impacts.chain([&mut body.summary.impact]) {
+        impact.takes = Estimate::default();
+    }
     let text = serde_json::to_string(&(known.grid, known.epoch, &body)).unwrap_or_default();
     Digest::of(text.as_bytes())
 }
@@ -202,6 +222,8 @@ fn groups(plan: &Plan, name: &impl Fn(ServerId) -> String) -> Vec<Group> {
             risk: action.risk,
             reversible: action.reversible,
             waves: 0,
+            in_waves: BTreeSet::new(),
+            needs: BTreeSet::new(),
             waits: action.waits.clone(),
             edits: action.edits.clone(),
             impact: Impact::default(),
@@ -211,10 +233,20 @@ fn groups(plan: &Plan, name: &impl Fn(ServerId) -> String) -> Vec<Group> {
         if let Some(server) = action.server {
             *group.servers.entry(name(server)).or_default() += 1;
         }
-        group.waves = group.waves.max(action.wave + 1);
+        group.in_waves.insert(action.wave + 1);
+        let needs = action
+            .needs
+            .iter()
+            .filter_map(|need| plan.actions.get(*need));
+        group
+            .needs
+            .extend(needs.map(|needed| needed.object.clone()));
         add(&mut group.impact, &action.impact);
     }
     let mut groups: Vec<Group> = groups.into_values().collect();
+    for group in &mut groups {
+        group.waves = u32::try_from(group.in_waves.len()).unwrap_or(u32::MAX);
+    }
     groups.sort_by(|a, b| {
         b.risk
             .cmp(&a.risk)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_schema::Known;
 use coppice_schema::desired::{Desired, Window};
 use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId};
+use coppice_schema::known::KnownServer;
 use coppice_schema::units::{Span, Timestamp};
 use jiff::tz::TimeZone;
 
@@ -137,21 +138,21 @@ impl<'a> Draft<'a> {
 
     /// A server that may hold what it does not show.
     pub(crate) fn unseen(&self) -> Option<Wait> {
-        use coppice_schema::known::ServerState as Part;
-        let may_hold = |part| match part {
-            Part::Ready | Part::Cordoned | Part::Draining | Part::Suspect | Part::Reconciling => {
-                true
-            }
-            Part::Joining | Part::Lost | Part::Removed => false,
-        };
         let unseen = self
             .known
             .servers
             .values()
-            .find(|server| may_hold(server.state) && !server.current)?;
+            .find(|server| may_hold_more(server))?;
         Some(Wait::Observation {
             server: unseen.name.to_string(),
         })
+    }
+
+    /// All of them, by name.
+    pub(crate) fn all_unseen(&self) -> BTreeSet<String> {
+        let servers = self.known.servers.values();
+        let unseen = servers.filter(|server| may_hold_more(server));
+        unseen.map(|server| server.name.to_string()).collect()
     }
 
     /// A server that was not seen whole, by its id.
@@ -161,6 +162,16 @@ impl<'a> Draft<'a> {
             server: known.name.to_string(),
         })
     }
+}
+
+/// Whether a server may hold what it does not show.
+fn may_hold_more(server: &KnownServer) -> bool {
+    use coppice_schema::known::ServerState as Part;
+    let holds = match server.state {
+        Part::Ready | Part::Cordoned | Part::Draining | Part::Suspect | Part::Reconciling => true,
+        Part::Joining | Part::Lost | Part::Removed => false,
+    };
+    holds && !server.current
 }
 
 /// The key by which the grid remembers since when a drift has been seen.

@@ -27,6 +27,10 @@ pub struct Plan {
     pub looked: BTreeMap<ServerId, Looked>,
     /// Every server was seen whole, and nothing was left out by a target.
     pub complete: bool,
+    /// Servers that were not seen whole, by name: they may hold more than this plan knows of.
+    pub unseen: BTreeSet<String>,
+    /// Only these were looked at; empty: everything.
+    pub targets: BTreeSet<Address>,
     /// What would be done, in the order in which it would be.
     pub actions: Vec<Action>,
     /// What other hands changed, whatever is done about it.
@@ -395,6 +399,28 @@ pub enum Wait {
     },
 }
 
+impl Wait {
+    /// Nothing that the grid does, and no time that passes, ends it: a person must.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Approval { .. }
+            | Self::Image { .. }
+            | Self::Disk { .. }
+            | Self::Room { .. }
+            | Self::RolloutStopped { .. } => true,
+            Self::Window { opens, .. } => opens.is_none(),
+            Self::Freeze { closes, .. } => closes.is_none(),
+            Self::Paused { until } => until.is_none(),
+            Self::Logoff { .. }
+            | Self::Budget { .. }
+            | Self::Backoff { .. }
+            | Self::Order { .. }
+            | Self::Observation { .. } => false,
+        }
+    }
+}
+
 /// A changed value.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Edit {
@@ -480,10 +506,16 @@ pub struct PoolForecast {
     pub assignment: Assignment,
     /// Desktops ready now.
     pub available_now: u32,
-    /// The fewest that are ready while it is carried out.
+    /// The fewest that are ready while it is carried out: as many may be away as the roll-out's budget allows at once.
     pub lowest: u32,
-    /// Desktops ready at its end.
+    /// For how long a change keeps it there; `None` where no change takes desktops away in turn.
+    #[serde(default)]
+    pub lowest_for: Option<Estimate<Span>>,
+    /// Desktops ready at its end. What waits for a person, such as for room or for an image, is not counted.
     pub available_after: u32,
+    /// Desktops that are to run: all that are desired, or as many as the pool's power figures say.
+    #[serde(default)]
+    pub wanted: u32,
     /// Desktops wanted.
     pub desired: u32,
 }

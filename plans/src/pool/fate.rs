@@ -175,7 +175,7 @@ fn regrow(
         memory: Memory::Leaving,
     };
     let deed = Deed {
-        kind: Kind::ReplaceDeleteFirst,
+        kind: rollout.replacing(),
         reason,
         risk: Risk::Disruptive,
         step: Some(step),
@@ -343,7 +343,11 @@ pub(crate) fn push(
     let waited_for = waits.iter().any(|wait| matches!(wait, Wait::Logoff { .. }));
     let interrupts = matches!(
         deed.kind,
-        Kind::Delete | Kind::ReplaceDeleteFirst | Kind::Reboot | Kind::PowerOff
+        Kind::Delete
+            | Kind::ReplaceCreateFirst
+            | Kind::ReplaceDeleteFirst
+            | Kind::Reboot
+            | Kind::PowerOff
     );
     let exact = |value| Estimate {
         value,

@@ -7,7 +7,7 @@ use coppice_schema::units::Timestamp;
 use super::Yard;
 use crate::draft::Draft;
 use crate::images::Published;
-use crate::plan::{Applies, Finding, FindingKind, Severity, Wait};
+use crate::plan::{Applies, Finding, FindingKind, Kind, Severity, Wait};
 use crate::specs;
 
 /// A pool's budget while a change reaches its desktops.
@@ -16,6 +16,8 @@ pub(crate) struct Rollout {
     budget: u32,
     /// Desktops that people can have.
     ready: u32,
+    /// The pool's size.
+    size: u32,
     /// Below so many the pool must not come.
     floor: u32,
     /// Desktops that are not as the configuration wants them.
@@ -90,6 +92,7 @@ impl Rollout {
         Self {
             budget,
             ready: seen.ready,
+            size,
             floor,
             outdated: seen.outdated,
             surge,
@@ -104,6 +107,15 @@ impl Rollout {
     pub(crate) fn without(&mut self, lost: u32) {
         let left = self.ready.saturating_sub(lost);
         self.budget = self.budget.min(left.saturating_sub(self.floor));
+    }
+
+    /// How a desktop is regrown: where none may be missing, a new one comes before the old one goes.
+    pub(crate) fn replacing(&self) -> Kind {
+        if self.size == self.floor && self.surge > 0 {
+            Kind::ReplaceCreateFirst
+        } else {
+            Kind::ReplaceDeleteFirst
+        }
     }
 
     /// How many desktops beyond the pool's size there may be.

@@ -78,8 +78,7 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         screen.note(&format!("the plan is kept in {}", path.display()));
         screen.advise(&format!("coppice apply {}", path.display()));
     }
-    let unseen = args.targets.is_empty() && !response.document.complete;
-    Ok(if unseen {
+    Ok(if !response.document.unseen.is_empty() {
         screen.note("a server was not seen whole, so there may be more to do than this says: coppice status");
         Exit::Incomplete
     } else if args.detailed_exitcode && !response.document.is_empty() {
