@@ -9,6 +9,7 @@ use coppice_schema::ids::{Address, PoolName, Revision, ServerId};
 use coppice_schema::known::Known;
 use coppice_schema::units::{Size, Span, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::plan::{
     Action, Base, Basis, Drift, Edit, Estimate, Finding, Gate, Impact, Intent, Kind, Plan,
@@ -19,15 +20,18 @@ use crate::plan::{
 pub const FORMAT_VERSION: &str = "1.0";
 
 /// A plan, as data.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = PlanDocument)]
 pub struct Document {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: String,
     /// BLAKE3 of the canonical body: ages, clocks and what is under way are left out of it.
+    #[schema(value_type = String)]
     pub plan_id: Digest,
     /// The grid's name.
     pub grid: String,
     /// When it was made.
+    #[schema(value_type = u64)]
     pub created_at: Timestamp,
     /// What it read.
     pub base: Base,
@@ -40,6 +44,7 @@ pub struct Document {
     pub unseen: BTreeSet<String>,
     /// Only these were looked at; empty: everything. Such a plan cannot be applied.
     #[serde(default)]
+    #[schema(value_type = BTreeSet<String>)]
     pub targets: BTreeSet<Address>,
     /// What would be done, the worst first, alike actions together.
     pub actions: Vec<Group>,
@@ -50,36 +55,41 @@ pub struct Document {
     /// What is wrong, or waits.
     pub findings: Vec<Finding>,
     /// How the pools would stand.
+    #[schema(value_type = BTreeMap<String, PoolForecast>)]
     pub pools: BTreeMap<PoolName, PoolForecast>,
     /// What servers were told before and have not finished.
     pub under_way: Vec<UnderWay>,
     /// What it changes in the configuration.
+    #[schema(value_type = BTreeMap<String, Intent>)]
     pub changes: BTreeMap<Address, Intent>,
     /// Figures over all of it.
     pub summary: Summary,
 }
 
 /// A server as a plan saw it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Observed {
     /// Which start of its daemon.
     pub boot: u64,
     /// Which report.
     pub sequence: u64,
     /// How old the look is that last changed anything.
+    #[schema(value_type = Option<u64>)]
     pub age: Option<Span>,
     /// Seen whole in this term.
     pub current: bool,
 }
 
 /// Actions that are alike.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Group {
     /// What they are about, together: the pool of desktops, or the object itself.
+    #[schema(value_type = String)]
     pub subject: Address,
     /// How many.
     pub count: u32,
     /// Each of them.
+    #[schema(value_type = BTreeSet<String>)]
     pub objects: BTreeSet<Address>,
     /// How many on which server, by name.
     pub servers: BTreeMap<String, u32>,
@@ -98,6 +108,7 @@ pub struct Group {
     pub in_waves: BTreeSet<u32>,
     /// What must be done before.
     #[serde(default)]
+    #[schema(value_type = BTreeSet<String>)]
     pub needs: BTreeSet<Address>,
     /// What it waits for.
     pub waits: Vec<Wait>,
@@ -108,7 +119,7 @@ pub struct Group {
 }
 
 /// Drift, with the server's name.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DriftLine {
     /// What was changed, and what is done about it.
     #[serde(flatten)]
@@ -118,7 +129,7 @@ pub struct DriftLine {
 }
 
 /// Figures over all actions.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Summary {
     /// Desktops and objects made.

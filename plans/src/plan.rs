@@ -15,6 +15,7 @@ use coppice_schema::known::{DesktopSpec, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use finding::{Finding, FindingKind, Gate, GateKind, Severity, Verdict};
 
@@ -51,7 +52,7 @@ pub struct Plan {
 }
 
 /// What a commit does to an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Intent {
     /// It is new or other.
@@ -61,11 +62,13 @@ pub enum Intent {
 }
 
 /// Something that a server was told and has not finished, or a guest that is not ready yet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct UnderWay {
     /// About what.
+    #[schema(value_type = String)]
     pub object: Address,
     /// Where.
+    #[schema(value_type = u64)]
     pub server: ServerId,
     /// What, in words.
     pub what: String,
@@ -76,20 +79,23 @@ pub struct UnderWay {
 }
 
 /// What a plan read.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Base {
     /// The committed revision.
+    #[schema(value_type = u64)]
     pub revision: Revision,
     /// Each object, and its generation; 0: it must not exist.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub objects: BTreeMap<Address, Generation>,
 }
 
 /// What may happen in a run without asking again.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Bounds {
     /// Sessions that may be interrupted.
     pub sessions_interrupted: u32,
     /// Bytes that may be copied.
+    #[schema(value_type = u64)]
     pub bytes_copied: Size,
     /// Gates that were approved.
     pub approved: BTreeSet<GateKind>,
@@ -171,7 +177,9 @@ pub enum Memory {
 }
 
 /// Kinds of action.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Something new.
@@ -203,7 +211,9 @@ pub enum Kind {
 }
 
 /// How badly an action can hurt.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Risk {
     /// Nobody notices.
@@ -217,7 +227,7 @@ pub enum Risk {
 }
 
 /// Why an action is in the plan.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// It is wanted and not there.
@@ -232,10 +242,13 @@ pub enum Reason {
     /// Another version of the image is published.
     ImageVersion {
         /// The image.
+        #[schema(value_type = String)]
         image: ImageName,
         /// The version it is of, where that is known.
+        #[schema(value_type = Option<String>)]
         from: Option<VersionName>,
         /// The published one.
+        #[schema(value_type = String)]
         to: VersionName,
     },
     /// Its block is gone.
@@ -255,6 +268,7 @@ pub enum Reason {
     /// Its server is gone.
     HostGone {
         /// Which.
+        #[schema(value_type = u64)]
         server: ServerId,
     },
     /// A person asked for it.
@@ -281,7 +295,7 @@ pub enum Reason {
 }
 
 /// Whom an action touches. Absent: nobody, or not known; the estimate says which.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Impact {
     /// Sessions that end at once.
@@ -291,15 +305,18 @@ pub struct Impact {
     /// People touched.
     pub users: Estimate<u32>,
     /// Bytes of personal disks that are lost.
+    #[schema(value_type = Estimate<u64>)]
     pub personal_bytes_lost: Estimate<Size>,
     /// Bytes that move between servers, or into one.
+    #[schema(value_type = Estimate<u64>)]
     pub bytes_copied: Estimate<Size>,
     /// How long it takes.
+    #[schema(value_type = Estimate<u64>)]
     pub takes: Estimate<Span>,
 }
 
 /// A figure, and how much it can be trusted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Estimate<T> {
     /// The figure.
     pub value: T,
@@ -308,7 +325,9 @@ pub struct Estimate<T> {
 }
 
 /// Where a figure is from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Basis {
     /// It follows from what is known.
@@ -321,7 +340,7 @@ pub enum Basis {
 }
 
 /// Why an action is not done yet.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Wait {
     /// For a window to open.
@@ -329,6 +348,7 @@ pub enum Wait {
         /// Its name.
         name: String,
         /// When it opens next, if ever.
+        #[schema(value_type = Option<u64>)]
         opens: Option<Timestamp>,
     },
     /// For a window that denies to close.
@@ -336,6 +356,7 @@ pub enum Wait {
         /// Its name.
         name: String,
         /// When it closes.
+        #[schema(value_type = Option<u64>)]
         closes: Option<Timestamp>,
     },
     /// For a person's approval.
@@ -356,6 +377,7 @@ pub enum Wait {
     /// For a back-off after a failure.
     Backoff {
         /// Until when.
+        #[schema(value_type = u64)]
         until: Timestamp,
     },
     /// For an order that is under way.
@@ -366,15 +388,19 @@ pub enum Wait {
     /// For an image version.
     Image {
         /// The image.
+        #[schema(value_type = String)]
         image: ImageName,
         /// The version, where one is named.
+        #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
     },
     /// For a template whose disk holds the image.
     Disk {
         /// The template's.
+        #[schema(value_type = u64)]
         disk: Size,
         /// The image's.
+        #[schema(value_type = u64)]
         image: Size,
     },
     /// For a server to be seen whole.
@@ -390,6 +416,7 @@ pub enum Wait {
     /// For a pause to end.
     Paused {
         /// Until when; `None`: until resumed.
+        #[schema(value_type = Option<u64>)]
         until: Option<Timestamp>,
     },
     /// For a roll-out that stopped after failures to be changed or resumed.
@@ -422,7 +449,7 @@ impl Wait {
 }
 
 /// A changed value.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Edit {
     /// Path in the schema: `memory`, `rollout.max_unavailable`.
     pub path: String,
@@ -435,7 +462,7 @@ pub struct Edit {
 }
 
 /// When a change takes effect.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Applies {
     /// At once.
@@ -447,24 +474,27 @@ pub enum Applies {
 }
 
 /// Something that other hands changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Drift {
     /// What was changed.
+    #[schema(value_type = String)]
     pub object: Address,
     /// Where.
+    #[schema(value_type = Option<u64>)]
     pub server: Option<ServerId>,
     /// How.
     pub kind: DriftKind,
     /// The fields: as written and as found.
     pub edits: Vec<Edit>,
     /// Since when it has been seen.
+    #[schema(value_type = Option<u64>)]
     pub since: Option<Timestamp>,
     /// What is done about it.
     pub response: Response,
 }
 
 /// Kinds of drift.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriftKind {
     /// A domain's fields are not as written.
@@ -486,7 +516,7 @@ pub enum DriftKind {
 }
 
 /// What is done about drift.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
     /// It is being repaired.
@@ -500,9 +530,10 @@ pub enum Response {
 }
 
 /// How a pool would stand.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PoolForecast {
     /// Who gets which.
+    #[schema(value_type = String)]
     pub assignment: Assignment,
     /// Desktops ready now.
     pub available_now: u32,
@@ -510,6 +541,7 @@ pub struct PoolForecast {
     pub lowest: u32,
     /// For how long a change keeps it there; `None` where no change takes desktops away in turn.
     #[serde(default)]
+    #[schema(value_type = Option<Estimate<u64>>)]
     pub lowest_for: Option<Estimate<Span>>,
     /// Desktops ready at its end. What waits for a person, such as for room or for an image, is not counted.
     pub available_after: u32,
