@@ -207,5 +207,10 @@ proptest! {
         let plan = plan(&known.committed, &known, now);
         prop_assert!(plan.actions.is_empty(), "{:?}", plan.actions);
         prop_assert!(plan.is_settled());
+        // Nothing is done, so nothing becomes more or less: a forecast that only hopes would differ.
+        for (name, pool) in &plan.pools {
+            let after = (pool.lowest, pool.available_after);
+            prop_assert_eq!(after, (pool.available_now, pool.available_now), "pool {}", name);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use coppice_schema::Known;
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, PoolName};
+use coppice_schema::ids::{Address, PoolName, TemplateName};
 
 use crate::plan::{Action, Base, Intent, Risk};
 
@@ -47,15 +47,23 @@ pub(crate) fn read(
     base
 }
 
-fn references(desired: &Desired, pool: &PoolName) -> Vec<Address> {
+/// What a pool refers to, directly and through its template.
+pub(crate) fn references(desired: &Desired, pool: &PoolName) -> Vec<Address> {
     let Some(pool) = desired.pools.get(pool) else {
         return Vec::new();
     };
     let mut all = vec![Address::Template(pool.template.clone())];
     all.extend(pool.policies.iter().cloned().map(Address::Policy));
-    if let Some(template) = desired.templates.get(&pool.template) {
-        all.push(Address::Image(template.image.clone()));
-        all.extend(template.networks.iter().cloned().map(Address::Network));
-    }
+    all.extend(of_template(desired, &pool.template));
+    all
+}
+
+/// What a template refers to.
+pub(crate) fn of_template(desired: &Desired, template: &TemplateName) -> Vec<Address> {
+    let Some(template) = desired.templates.get(template) else {
+        return Vec::new();
+    };
+    let mut all = vec![Address::Image(template.image.clone())];
+    all.extend(template.networks.iter().cloned().map(Address::Network));
     all
 }

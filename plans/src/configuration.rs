@@ -1,17 +1,22 @@
 //! What a configuration changes of the committed one: objects, and attributes by their path in the language.
 
-use std::collections::BTreeMap;
+mod language;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::Known;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::Address;
-use coppice_schema::table::{self, TakesEffect};
+use coppice_schema::table;
 use coppice_schema::units::{Size, Span};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::draft::Draft;
 use crate::plan::{Action, Applies, Edit, Impact, Intent, Kind, Reason, Risk};
+use crate::specs;
+
+use language::Attribute;
 
 /// Every object of a configuration, as plain values. Sensitive attributes are only names of secrets, so nothing
 /// secret can appear here.
@@ -124,50 +129,48 @@ fn action(object: Address, kind: Kind, reason: Reason, edits: Vec<Edit>) -> Acti
 
 fn edits(address: &Address, before: &Value, after: &Value) -> Vec<Edit> {
     let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
-    flatten(address, before, String::new(), &mut old);
-    flatten(address, after, String::new(), &mut new);
-    if matches!(address, Address::Pool(_)) {
-        // The merged policy repeats what the policies' own actions say.
-        old.retain(|path, _| !path.starts_with("policy."));
-        new.retain(|path, _| !path.starts_with("policy."));
-    }
-    let mut paths: Vec<&String> = old.keys().chain(new.keys()).collect();
-    paths.sort();
-    paths.dedup();
-    paths
+    flatten(address, before, &mut Vec::new(), &mut old);
+    flatten(address, after, &mut Vec::new(), &mut new);
+    let whole = before.is_null() || after.is_null();
+    let attributes: BTreeSet<&Attribute> = old.keys().chain(new.keys()).collect();
+    attributes
         .into_iter()
-        .filter(|path| old.get(*path) != new.get(*path))
-        .map(|path| Edit {
-            path: path.clone(),
-            before: old.get(path).cloned(),
-            after: new.get(path).cloned(),
-            applies: applies(address, path),
+        .filter(|attribute| old.get(*attribute) != new.get(*attribute))
+        .map(|attribute| Edit {
+            path: attribute.path.clone(),
+            before: old.get(attribute).cloned(),
+            after: new.get(attribute).cloned(),
+            applies: match &attribute.said {
+                Some(said) if !whole => specs::applies(said),
+                // Of a block that comes or goes no desktop has taken anything on.
+                Some(_) | None => Applies::Live,
+            },
         })
         .collect()
 }
 
-fn flatten(address: &Address, value: &Value, path: String, into: &mut BTreeMap<String, String>) {
-    if let Some(share) = share(value) {
-        into.insert(path, share);
+fn flatten(
+    address: &Address,
+    value: &Value,
+    path: &mut Vec<String>,
+    into: &mut BTreeMap<Attribute, String>,
+) {
+    if let Value::Object(fields) = value
+        && share(value).is_none()
+    {
+        for (name, value) in fields {
+            path.push(name.clone());
+            flatten(address, value, path, into);
+            path.pop();
+        }
         return;
     }
-    match value {
-        Value::Null => {}
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
-                flatten(address, value, path, into);
-            }
-        }
-        Value::String(_) | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-            let path = attribute(&path);
-            let text = words(address, &path, value);
-            into.insert(path, text);
-        }
+    if value.is_null() {
+        return;
+    }
+    if let Some(attribute) = language::attribute(address, path) {
+        let text = words(&attribute, value);
+        into.insert(attribute, text);
     }
 }
 
@@ -178,66 +181,37 @@ fn share(value: &Value) -> Option<String> {
     percent.or_else(|| fields.get("count").map(Value::to_string))
 }
 
-/// The attribute as the language calls it, where the resolved form has another shape.
-fn attribute(path: &str) -> String {
-    match path {
-        "displays" => "display".to_owned(),
-        "networks" => "network".to_owned(),
-        "origin.version" => "version".to_owned(),
-        "origin.source.path" => "source".to_owned(),
-        "origin.source.digest" => "digest of the source".to_owned(),
-        other => other.strip_prefix("target.").unwrap_or(other).to_owned(),
-    }
-}
-
 /// A value as the language writes it.
-fn words(address: &Address, path: &str, value: &Value) -> String {
+fn words(attribute: &Attribute, value: &Value) -> String {
+    if let Some(share) = share(value) {
+        return share;
+    }
+    let said = attribute.said.as_deref();
     match value {
+        // The one kind of network that has nothing to name.
+        Value::String(_) if said == Some("network.user") => "true".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(items) => {
-            let items: Vec<String> = items
-                .iter()
-                .map(|item| words(address, path, item))
-                .collect();
+            let items: Vec<String> = items.iter().map(|item| words(attribute, item)).collect();
             format!("[{}]", items.join(", "))
         }
-        Value::Number(number) => match (number.as_u64(), kind(address, path)) {
-            (Some(bytes), Some(table::Kind::Size(..))) => Size(bytes).to_string(),
-            (Some(milliseconds), Some(table::Kind::Duration(..))) => Span(milliseconds).to_string(),
-            (_, _) => number.to_string(),
-        },
+        Value::Number(number) => {
+            let kind = said.and_then(table::find).map(|row| row.kind);
+            match (number.as_u64(), kind) {
+                (Some(bytes), Some(table::Kind::Size(..))) => Size(bytes).to_string(),
+                (Some(milliseconds), Some(table::Kind::Duration(..))) => {
+                    Span(milliseconds).to_string()
+                }
+                (Some(minutes), Some(table::Kind::Clock)) => {
+                    format!("{:02}:{:02}", minutes / 60, minutes % 60)
+                }
+                (Some(days), Some(table::Kind::Days)) => language::days(days),
+                (_, _) => number.to_string(),
+            }
+        }
         Value::Null | Value::Bool(_) | Value::Object(_) => value.to_string(),
     }
 }
 
-fn kind(address: &Address, path: &str) -> Option<table::Kind> {
-    Some(table::find(&format!("{}.{path}", block(address)?))?.kind)
-}
-
-/// The block that an address is written as.
-fn block(address: &Address) -> Option<&'static str> {
-    Some(match address {
-        Address::Grid => "grid",
-        Address::Window(_) => "window",
-        Address::Network(_) => "network",
-        Address::Directory(_) => "directory",
-        Address::Location(_) => "location",
-        Address::Image(_) => "image",
-        Address::Template(_) => "template",
-        Address::Policy(_) => "policy",
-        Address::Pool(_) => "pool",
-        Address::Server(_) | Address::Desktop(_) | Address::Secret(_) => return None,
-    })
-}
-
-/// When a change of an attribute reaches a desktop, by the language's own table.
-fn applies(address: &Address, path: &str) -> Applies {
-    let (Some(block), Address::Template(_)) = (block(address), address) else {
-        return Applies::Live;
-    };
-    match table::takes_effect(&format!("{block}.{path}")) {
-        TakesEffect::Live => Applies::Live,
-        TakesEffect::NextBoot => Applies::NextBoot,
-        TakesEffect::Regrow => Applies::Regrow,
-    }
-}
+#[cfg(test)]
+mod tests;

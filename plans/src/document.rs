@@ -9,6 +9,7 @@ use coppice_schema::ids::{Address, PoolName, Revision, ServerId};
 use coppice_schema::known::Known;
 use coppice_schema::units::{Size, Span, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::plan::{
     Action, Base, Basis, Drift, Edit, Estimate, Finding, Gate, Impact, Intent, Kind, Plan,
@@ -19,22 +20,32 @@ use crate::plan::{
 pub const FORMAT_VERSION: &str = "1.0";
 
 /// A plan, as data.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = PlanDocument)]
 pub struct Document {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: String,
     /// BLAKE3 of the canonical body: ages, clocks and what is under way are left out of it.
+    #[schema(value_type = String)]
     pub plan_id: Digest,
     /// The grid's name.
     pub grid: String,
     /// When it was made.
+    #[schema(value_type = u64)]
     pub created_at: Timestamp,
     /// What it read.
     pub base: Base,
     /// The servers it looked at, by name.
     pub observed: BTreeMap<String, Observed>,
-    /// Every server was seen whole.
+    /// Every server was seen whole, and nothing was left out by a target.
     pub complete: bool,
+    /// Servers that were not seen whole, by name: they may hold more than this plan knows of.
+    #[serde(default)]
+    pub unseen: BTreeSet<String>,
+    /// Only these were looked at; empty: everything. Such a plan cannot be applied.
+    #[serde(default)]
+    #[schema(value_type = BTreeSet<String>)]
+    pub targets: BTreeSet<Address>,
     /// What would be done, the worst first, alike actions together.
     pub actions: Vec<Group>,
     /// What other hands changed.
@@ -44,36 +55,41 @@ pub struct Document {
     /// What is wrong, or waits.
     pub findings: Vec<Finding>,
     /// How the pools would stand.
+    #[schema(value_type = BTreeMap<String, PoolForecast>)]
     pub pools: BTreeMap<PoolName, PoolForecast>,
     /// What servers were told before and have not finished.
     pub under_way: Vec<UnderWay>,
     /// What it changes in the configuration.
+    #[schema(value_type = BTreeMap<String, Intent>)]
     pub changes: BTreeMap<Address, Intent>,
     /// Figures over all of it.
     pub summary: Summary,
 }
 
 /// A server as a plan saw it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Observed {
     /// Which start of its daemon.
     pub boot: u64,
     /// Which report.
     pub sequence: u64,
     /// How old the look is that last changed anything.
+    #[schema(value_type = Option<u64>)]
     pub age: Option<Span>,
     /// Seen whole in this term.
     pub current: bool,
 }
 
 /// Actions that are alike.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Group {
     /// What they are about, together: the pool of desktops, or the object itself.
+    #[schema(value_type = String)]
     pub subject: Address,
     /// How many.
     pub count: u32,
     /// Each of them.
+    #[schema(value_type = BTreeSet<String>)]
     pub objects: BTreeSet<Address>,
     /// How many on which server, by name.
     pub servers: BTreeMap<String, u32>,
@@ -87,6 +103,13 @@ pub struct Group {
     pub reversible: bool,
     /// How many waves it takes.
     pub waves: u32,
+    /// Which, counted from 1 for each pool.
+    #[serde(default)]
+    pub in_waves: BTreeSet<u32>,
+    /// What must be done before.
+    #[serde(default)]
+    #[schema(value_type = BTreeSet<String>)]
+    pub needs: BTreeSet<Address>,
     /// What it waits for.
     pub waits: Vec<Wait>,
     /// What changes.
@@ -96,7 +119,7 @@ pub struct Group {
 }
 
 /// Drift, with the server's name.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DriftLine {
     /// What was changed, and what is done about it.
     #[serde(flatten)]
@@ -106,7 +129,7 @@ pub struct DriftLine {
 }
 
 /// Figures over all actions.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Summary {
     /// Desktops and objects made.
@@ -143,6 +166,8 @@ pub fn of(plan: &Plan, known: &Known, grid: &str, now: Timestamp) -> Document {
         base: plan.base.clone(),
         observed: BTreeMap::new(),
         complete: plan.complete,
+        unseen: plan.unseen.clone(),
+        targets: plan.targets.clone(),
         actions: groups(plan, &name),
         drift: Vec::new(),
         gates: plan.gates.clone(),
@@ -182,6 +207,12 @@ fn identity(document: &Document, known: &Known) -> Digest {
         // The actions have them.
         drift.drift.waits.clear();
     }
+    // How pools stand, and how long their desktops took so far, changes by itself.
+    body.pools = BTreeMap::new();
+    let impacts = body.actions.iter_mut().map(|group| &mut group.impact);
+    for impact in impacts.chain([&mut body.summary.impact]) {
+        impact.takes = Estimate::default();
+    }
     let text = serde_json::to_string(&(known.grid, known.epoch, &body)).unwrap_or_default();
     Digest::of(text.as_bytes())
 }
@@ -204,6 +235,8 @@ fn groups(plan: &Plan, name: &impl Fn(ServerId) -> String) -> Vec<Group> {
             risk: action.risk,
             reversible: action.reversible,
             waves: 0,
+            in_waves: BTreeSet::new(),
+            needs: BTreeSet::new(),
             waits: action.waits.clone(),
             edits: action.edits.clone(),
             impact: Impact::default(),
@@ -213,10 +246,20 @@ fn groups(plan: &Plan, name: &impl Fn(ServerId) -> String) -> Vec<Group> {
         if let Some(server) = action.server {
             *group.servers.entry(name(server)).or_default() += 1;
         }
-        group.waves = group.waves.max(action.wave + 1);
+        group.in_waves.insert(action.wave + 1);
+        let needs = action
+            .needs
+            .iter()
+            .filter_map(|need| plan.actions.get(*need));
+        group
+            .needs
+            .extend(needs.map(|needed| needed.object.clone()));
         add(&mut group.impact, &action.impact);
     }
     let mut groups: Vec<Group> = groups.into_values().collect();
+    for group in &mut groups {
+        group.waves = u32::try_from(group.in_waves.len()).unwrap_or(u32::MAX);
+    }
     groups.sort_by(|a, b| {
         b.risk
             .cmp(&a.risk)

@@ -162,18 +162,11 @@ impl<'a> Draft<'a> {
 
     /// A server that may hold what it does not show.
     pub(crate) fn unseen(&self) -> Option<Wait> {
-        use coppice_schema::known::ServerState as Part;
-        let may_hold = |part| match part {
-            Part::Ready | Part::Cordoned | Part::Draining | Part::Suspect | Part::Reconciling => {
-                true
-            }
-            Part::Joining | Part::Lost | Part::Removed => false,
-        };
         let unseen = self
             .known
             .servers
             .values()
-            .find(|server| may_hold(server.state) && !server.current)?;
+            .find(|server| may_hold_more(server))?;
         Some(Wait::Observation {
             server: unseen.name.to_string(),
         })
@@ -181,9 +174,16 @@ impl<'a> Draft<'a> {
 
     /// Whether every server that may hold desktops was seen whole. Where none has come so far yet, nothing was seen.
     pub(crate) fn complete(&self) -> bool {
-        let joined = |server: &KnownServer| server.state != ServerState::Joining;
-        let servers = &self.known.servers;
-        self.unseen().is_none() && (servers.is_empty() || servers.values().any(joined))
+        self.all_unseen().is_empty()
+    }
+
+    /// Those that were not seen whole, by name.
+    pub(crate) fn all_unseen(&self) -> BTreeSet<String> {
+        let servers = || self.known.servers.values();
+        let joining = |server: &KnownServer| server.state == ServerState::Joining;
+        let nobody = servers().all(joining);
+        let unseen = servers().filter(|server| may_hold_more(server) || nobody);
+        unseen.map(|server| server.name.to_string()).collect()
     }
 
     /// A server that was not seen whole, by its id.
@@ -193,6 +193,16 @@ impl<'a> Draft<'a> {
             server: known.name.to_string(),
         })
     }
+}
+
+/// Whether a server may hold what it does not show.
+fn may_hold_more(server: &KnownServer) -> bool {
+    use coppice_schema::known::ServerState as Part;
+    let holds = match server.state {
+        Part::Ready | Part::Cordoned | Part::Draining | Part::Suspect | Part::Reconciling => true,
+        Part::Joining | Part::Lost | Part::Removed => false,
+    };
+    holds && !server.current
 }
 
 /// The key by which the grid remembers since when a drift has been seen.

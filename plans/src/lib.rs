@@ -12,6 +12,7 @@ mod gates;
 mod images;
 mod language;
 pub mod markdown;
+mod needs;
 mod place;
 pub mod plan;
 mod pool;
@@ -20,6 +21,8 @@ mod servers;
 mod specs;
 pub mod text;
 pub mod windows;
+
+use std::collections::BTreeSet;
 
 use coppice_schema::desired::Desired;
 use coppice_schema::known::Known;
@@ -54,6 +57,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     images::collect(desired, known, &mut draft);
     review::survey(&mut draft);
     draft.drift_waits();
+    needs::note(desired, &mut draft.actions);
     let gates = gates::judge(desired, known, &draft);
     let looked = known.servers.iter().map(|(id, server)| {
         let look = server.look.as_ref();
@@ -70,6 +74,8 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
         at: now,
         base: base::read(desired, known, &changes, &draft.actions),
         complete: draft.complete(),
+        unseen: draft.all_unseen(),
+        targets: BTreeSet::new(),
         looked: looked.collect(),
         actions: draft.actions,
         drift: draft.drifts,
@@ -91,7 +97,7 @@ impl Plan {
 
     /// Keys of everything whose first sight is to be remembered: findings and drift.
     #[must_use]
-    pub fn remembered(&self) -> std::collections::BTreeSet<String> {
+    pub fn remembered(&self) -> BTreeSet<String> {
         let findings = self.findings.iter().map(plan::Finding::key);
         let drift = self
             .drift

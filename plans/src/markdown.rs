@@ -1,61 +1,63 @@
 //! A plan document as one comment in code review.
 //!
-//! First a verdict, then a table by risk: what, and who feels it. Data loss is never folded. Everything that comes
+//! First a verdict and what stands in the way, then a table by risk: what, why, and who feels it; then how the pools
+//! would stand, what is wrong, and what others changed. Long lists are folded, data loss never. Everything that comes
 //! from a configuration is escaped: a pool's name must not be able to mention people or close a fold.
 
-use std::fmt::Write as _;
+mod page;
 
 use crate::document::{Document, Group};
-use crate::plan::{Kind, Risk, Verdict};
-use crate::text;
+use crate::plan::{Edit, Kind, Risk, Severity};
+use crate::text::{self, lines};
+
+use page::{Page, escape};
 
 /// Longest comment; review systems refuse above 65,535 characters.
 pub const LONGEST: usize = 60_000;
 
-/// Renders `document`. Longer than [`LONGEST`], it is cut and says so.
+/// Renders `document`. Longer than [`LONGEST`], it is cut between two lines and says so.
 #[must_use]
 pub fn render(document: &Document) -> String {
-    let mut page = String::new();
-    let _ = writeln!(page, "<!-- coppice-plan:{} -->", escape(&document.grid));
-    let _ = writeln!(
-        page,
-        "### Plan `{}` for **{}**: {}\n",
-        document.plan_id.short(),
-        escape(&document.grid),
-        verdict(document)
-    );
-    if !document.actions.is_empty() {
-        page.push_str("| risk | what | why | waits |\n|---|---|---|---|\n");
-        for group in &document.actions {
-            row(group, &mut page);
-        }
-        page.push('\n');
-    }
-    if !document.complete {
-        page.push_str("**Incomplete:** not every server was seen.\n\n");
-    }
-    for finding in &document.findings {
-        let line = format!("{}: {}", finding.object, text::finding(&finding.kind));
-        let _ = writeln!(
-            page,
-            "- {} {}",
-            crate::specs::word(&finding.severity),
-            escape(&line)
-        );
-    }
+    let mut page = Page::new(LONGEST);
+    head(document, &mut page);
+    actions(document, &mut page);
+    pools(document, &mut page);
+    findings(document, &mut page);
+    drift(document, &mut page);
+    under_way(document, &mut page);
     changes(document, &mut page);
-    if page.len() > LONGEST {
-        let mut end = LONGEST;
-        while !page.is_char_boundary(end) {
-            end -= 1;
-        }
-        page.truncate(end);
-        page.push_str("\n\n… cut; the whole plan: `coppice plan --format json`\n");
+    page.end(&escape(&lines::summary(document)))
+}
+
+fn head(document: &Document, page: &mut Page) {
+    let grid = escape(&document.grid);
+    page.line(&format!("<!-- coppice-plan:{grid} -->"));
+    page.line(&format!(
+        "### Plan `{}` for **{grid}**: {}",
+        document.plan_id.short(),
+        verdict(document)
+    ));
+    page.line("");
+    page.line(&escape(&format!(
+        "On revision {}. {}.",
+        document.base.revision,
+        lines::looked(document)
+    )));
+    for warning in [lines::unseen(document), lines::only(document)]
+        .into_iter()
+        .flatten()
+    {
+        page.line("");
+        page.line(&format!("**{}.**", escape(&first_upper(&warning))));
     }
-    page
+    for gate in document.gates.iter().filter_map(lines::gate) {
+        page.line("");
+        page.line(&format!("**{}**", escape(&gate)));
+    }
 }
 
 fn verdict(document: &Document) -> String {
+    use crate::plan::Verdict;
     let approvals: Vec<String> = document
         .gates
         .iter()
@@ -82,85 +84,142 @@ fn verdict(document: &Document) -> String {
     }
 }
 
-fn row(group: &Group, page: &mut String) {
+fn actions(document: &Document, page: &mut Page) {
+    if document.actions.is_empty() {
+        return;
+    }
+    page.line("");
+    page.line("| risk | what | why | who feels it | waits for |");
+    page.line("|---|---|---|---|---|");
+    for group in &document.actions {
+        page.line(&row(group));
+    }
+}
+
+fn row(group: &Group) -> String {
     let risk = match group.risk {
         Risk::Safe => "safe",
         Risk::Notice => "notice",
         Risk::Disruptive => "disruptive",
         Risk::DataLoss => "**data loss**",
     };
-    let what = format!(
-        "{} {} × {}",
-        text::kind_word(group.kind),
-        group.count,
-        group.subject
-    );
+    let subject = group.subject.to_string();
+    let what = lines::what(group);
+    let notes = lines::impact(group);
     let waits: Vec<String> = group.waits.iter().map(text::wait).collect();
-    let _ = writeln!(
-        page,
-        "| {risk} | {} | {} | {} |",
+    format!(
+        "| {risk} | **{}** {} | {} | {} | {} |",
+        escape(&subject),
         escape(&what),
         escape(&text::reason(&group.reason)),
+        escape(&notes.join("; ")),
         escape(&waits.join("; "))
-    );
+    )
 }
 
-fn changes(document: &Document, page: &mut String) {
-    let whole = |kind| matches!(kind, Kind::Create | Kind::Delete);
-    let edited = || {
-        let groups = document.actions.iter();
-        groups.filter(|group| !group.edits.is_empty() && !whole(group.kind))
-    };
-    if edited().next().is_none() {
+fn pools(document: &Document, page: &mut Page) {
+    let lines = document.pools.iter().filter_map(lines::pool);
+    list(None, lines.map(|line| escape(&line)), page);
+}
+
+fn findings(document: &Document, page: &mut Page) {
+    let said = document.findings.iter().map(|finding| {
+        let word = match finding.severity {
+            Severity::Error => "**error**",
+            Severity::Warning => "**warning**",
+            Severity::Note => "note",
+        };
+        let text = format!("{}: {}", finding.object, text::finding(&finding.kind));
+        let remedy = match finding.remedy.as_str() {
+            "" => String::new(),
+            remedy => format!("<br>try: {}", escape(remedy)),
+        };
+        format!("{word} {}{remedy}", escape(&text))
+    });
+    list(Some("Findings"), said, page);
+}
+
+fn drift(document: &Document, page: &mut Page) {
+    let said = document.drift.iter().flat_map(|line| {
+        let text = escape(&lines::drift(line, document.created_at));
+        let edits = line
+            .drift
+            .edits
+            .iter()
+            .map(|edit| format!("  {}", change(edit)));
+        std::iter::once(text).chain(edits)
+    });
+    list(Some("Drift: what someone else changed"), said, page);
+}
+
+fn under_way(document: &Document, page: &mut Page) {
+    if document.under_way.is_empty() {
         return;
     }
-    page.push_str("\n<details><summary>Changes</summary>\n\n");
-    for group in edited() {
-        let _ = writeln!(page, "- **{}**", escape(&group.subject.to_string()));
+    page.open(&format!("Under way: {}", document.under_way.len()));
+    for work in &document.under_way {
+        page.line(&format!("- {}", escape(&lines::work(work))));
+    }
+    page.close();
+}
+
+/// A list under a title; nothing where it is empty. An item that begins with blanks belongs to the one before it.
+fn list(title: Option<&str>, items: impl Iterator<Item = String>, page: &mut Page) {
+    let mut items = items.peekable();
+    if items.peek().is_none() {
+        return;
+    }
+    page.line("");
+    if let Some(title) = title {
+        page.line(&format!("**{title}**"));
+        page.line("");
+    }
+    for item in items {
+        let text = item.trim_start();
+        let depth = item.len() - text.len();
+        page.line(&format!("{:depth$}- {text}", ""));
+    }
+}
+
+fn changes(document: &Document, page: &mut Page) {
+    // Of a whole new or vanished block the files say more than a list of its attributes.
+    let whole = |kind| matches!(kind, Kind::Create | Kind::Delete);
+    let mut edited = document
+        .actions
+        .iter()
+        .filter(|group| !group.edits.is_empty() && !whole(group.kind))
+        .peekable();
+    if edited.peek().is_none() {
+        return;
+    }
+    page.open("Changed values, and when they take effect");
+    for group in edited {
+        page.line(&format!(
+            "- **{}** {}",
+            escape(&group.subject.to_string()),
+            escape(&lines::what(group))
+        ));
         for edit in &group.edits {
-            let before = edit.before.as_deref().unwrap_or("nothing");
-            let after = edit.after.as_deref().unwrap_or("nothing");
-            let _ = writeln!(
-                page,
-                "  - {}: {} → {}",
-                escape(&edit.path),
-                escape(before),
-                escape(after)
-            );
+            page.line(&format!("  - {}", change(edit)));
         }
     }
-    page.push_str("\n</details>\n");
+    page.close();
 }
 
-/// Text that means nothing to markdown or HTML, and mentions nobody.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '&' => safe.push_str("&amp;"),
-            '@' => safe.push_str("&#64;"),
-            '\n' | '\r' => safe.push(' '),
-            '\\' | '`' | '|' | '*' | '_' | '[' | ']' | '#' | '~' | '!' => {
-                safe.push('\\');
-                safe.push(c);
-            }
-            other => safe.push(other),
-        }
-    }
-    safe
+fn change(edit: &Edit) -> String {
+    let value = |value: &Option<String>| value.as_deref().map_or("nothing".to_owned(), escape);
+    format!(
+        "{}: {} → {} ({})",
+        escape(&edit.path),
+        value(&edit.before),
+        value(&edit.after),
+        lines::applies(edit.applies).unwrap_or("at once")
+    )
 }
 
-#[cfg(test)]
-mod tests {
-    use super::escape;
-
-    #[test]
-    fn hostile_names_are_only_text() {
-        assert_eq!(
-            escape("</details>@all|`x`"),
-            "&lt;/details&gt;&#64;all\\|\\`x\\`"
-        );
-    }
+fn first_upper(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().collect::<String>() + letters.as_str()
+    })
 }

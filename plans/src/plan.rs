@@ -15,6 +15,7 @@ use coppice_schema::known::{DesktopSpec, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use coppice_schema::review::{Kind, Reviewed, Risk};
 
@@ -31,6 +32,10 @@ pub struct Plan {
     pub looked: BTreeMap<ServerId, Looked>,
     /// Every server was seen whole, and nothing was left out by a target.
     pub complete: bool,
+    /// Servers that were not seen whole, by name: they may hold more than this plan knows of.
+    pub unseen: BTreeSet<String>,
+    /// Only these were looked at; empty: everything.
+    pub targets: BTreeSet<Address>,
     /// What would be done, in the order in which it would be.
     pub actions: Vec<Action>,
     /// What other hands changed, whatever is done about it.
@@ -51,7 +56,7 @@ pub struct Plan {
 }
 
 /// What a commit does to an address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Intent {
     /// It is new or other.
@@ -61,11 +66,13 @@ pub enum Intent {
 }
 
 /// Something that a server was told and has not finished, or a guest that is not ready yet.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct UnderWay {
     /// About what.
+    #[schema(value_type = String)]
     pub object: Address,
     /// Where.
+    #[schema(value_type = u64)]
     pub server: ServerId,
     /// What, in words.
     pub what: String,
@@ -76,20 +83,23 @@ pub struct UnderWay {
 }
 
 /// What a plan read.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Base {
     /// The committed revision.
+    #[schema(value_type = u64)]
     pub revision: Revision,
     /// Each object, and its generation; 0: it must not exist.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub objects: BTreeMap<Address, Generation>,
 }
 
 /// What may happen in a run without asking again.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Bounds {
     /// Sessions that may be interrupted.
     pub sessions_interrupted: u32,
     /// Bytes that may be copied.
+    #[schema(value_type = u64)]
     pub bytes_copied: Size,
     /// Gates that were approved.
     pub approved: BTreeSet<GateKind>,
@@ -171,7 +181,7 @@ pub enum Memory {
 }
 
 /// Why an action is in the plan.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// It is wanted and not there.
@@ -186,10 +196,13 @@ pub enum Reason {
     /// Another version of the image is published.
     ImageVersion {
         /// The image.
+        #[schema(value_type = String)]
         image: ImageName,
         /// The version it is of, where that is known.
+        #[schema(value_type = Option<String>)]
         from: Option<VersionName>,
         /// The published one.
+        #[schema(value_type = String)]
         to: VersionName,
     },
     /// Its block is gone.
@@ -209,6 +222,7 @@ pub enum Reason {
     /// Its server is gone.
     HostGone {
         /// Which.
+        #[schema(value_type = u64)]
         server: ServerId,
     },
     /// A person asked for it.
@@ -221,10 +235,13 @@ pub enum Reason {
     /// Clones of the published version do not become ready in its pool, so it goes back.
     RolledBack {
         /// The image.
+        #[schema(value_type = String)]
         image: ImageName,
         /// The published version.
+        #[schema(value_type = String)]
         from: VersionName,
         /// The one before.
+        #[schema(value_type = String)]
         to: VersionName,
     },
     /// It is time to regrow it.
@@ -244,7 +261,7 @@ pub enum Reason {
 }
 
 /// Whom an action touches. Absent: nobody, or not known; the estimate says which.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Impact {
     /// Sessions that end at once.
@@ -254,15 +271,18 @@ pub struct Impact {
     /// People touched.
     pub users: Estimate<u32>,
     /// Bytes of personal disks that are lost.
+    #[schema(value_type = Estimate<u64>)]
     pub personal_bytes_lost: Estimate<Size>,
     /// Bytes that move between servers, or into one.
+    #[schema(value_type = Estimate<u64>)]
     pub bytes_copied: Estimate<Size>,
     /// How long it takes.
+    #[schema(value_type = Estimate<u64>)]
     pub takes: Estimate<Span>,
 }
 
 /// A figure, and how much it can be trusted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Estimate<T> {
     /// The figure.
     pub value: T,
@@ -271,7 +291,9 @@ pub struct Estimate<T> {
 }
 
 /// Where a figure is from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Basis {
     /// It follows from what is known.
@@ -284,7 +306,7 @@ pub enum Basis {
 }
 
 /// Why an action is not done yet.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Wait {
     /// For a window to open.
@@ -292,6 +314,7 @@ pub enum Wait {
         /// Its name.
         name: String,
         /// When it opens next, if ever.
+        #[schema(value_type = Option<u64>)]
         opens: Option<Timestamp>,
     },
     /// For a window that denies to close.
@@ -299,11 +322,13 @@ pub enum Wait {
         /// Its name.
         name: String,
         /// When it closes.
+        #[schema(value_type = Option<u64>)]
         closes: Option<Timestamp>,
     },
     /// For a person to review it: it follows from the configuration, and was not in the plan that was applied.
     Approval {
         /// The revision, the newest one under way.
+        #[schema(value_type = u64)]
         revision: Revision,
     },
     /// For people to log off.
@@ -311,6 +336,7 @@ pub enum Wait {
         /// How many.
         users: u32,
         /// When that is no longer waited for; `None`: it always is.
+        #[schema(value_type = Option<u64>)]
         until: Option<Timestamp>,
     },
     /// For the pool's or the server's budget.
@@ -321,6 +347,7 @@ pub enum Wait {
     /// For a back-off after a failure.
     Backoff {
         /// Until when.
+        #[schema(value_type = u64)]
         until: Timestamp,
     },
     /// For an order that is under way.
@@ -331,15 +358,19 @@ pub enum Wait {
     /// For an image version.
     Image {
         /// The image.
+        #[schema(value_type = String)]
         image: ImageName,
         /// The version, where one is named.
+        #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
     },
     /// For a template whose disk holds the image.
     Disk {
         /// The template's.
+        #[schema(value_type = u64)]
         disk: Size,
         /// The image's.
+        #[schema(value_type = u64)]
         image: Size,
     },
     /// For a server to be seen whole.
@@ -355,6 +386,7 @@ pub enum Wait {
     /// For a pause to end.
     Paused {
         /// Until when; `None`: until resumed.
+        #[schema(value_type = Option<u64>)]
         until: Option<Timestamp>,
     },
     /// For a roll-out that stopped after failures to be changed or resumed.
@@ -364,8 +396,30 @@ pub enum Wait {
     },
 }
 
+impl Wait {
+    /// Nothing that the grid does, and no time that passes, ends it: a person must.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Approval { .. }
+            | Self::Image { .. }
+            | Self::Disk { .. }
+            | Self::Room { .. }
+            | Self::RolloutStopped { .. } => true,
+            Self::Window { opens, .. } => opens.is_none(),
+            Self::Freeze { closes, .. } => closes.is_none(),
+            Self::Paused { until } => until.is_none(),
+            Self::Logoff { .. }
+            | Self::Budget { .. }
+            | Self::Backoff { .. }
+            | Self::Order { .. }
+            | Self::Observation { .. } => false,
+        }
+    }
+}
+
 /// A changed value.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Edit {
     /// Path in the schema: `memory`, `rollout.max_unavailable`.
     pub path: String,
@@ -378,7 +432,7 @@ pub struct Edit {
 }
 
 /// When a change takes effect.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Applies {
     /// At once.
@@ -390,17 +444,20 @@ pub enum Applies {
 }
 
 /// Something that other hands changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Drift {
     /// What was changed.
+    #[schema(value_type = String)]
     pub object: Address,
     /// Where.
+    #[schema(value_type = Option<u64>)]
     pub server: Option<ServerId>,
     /// How.
     pub kind: DriftKind,
     /// The fields: as written and as found.
     pub edits: Vec<Edit>,
     /// Since when it has been seen.
+    #[schema(value_type = Option<u64>)]
     pub since: Option<Timestamp>,
     /// What is done about it.
     pub response: Response,
@@ -410,7 +467,7 @@ pub struct Drift {
 }
 
 /// Kinds of drift.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DriftKind {
     /// A domain's fields are not as written.
@@ -432,7 +489,7 @@ pub enum DriftKind {
 }
 
 /// What is done about drift.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
     /// It is repaired, once its repair waits for nothing.
@@ -446,16 +503,24 @@ pub enum Response {
 }
 
 /// How a pool would stand.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PoolForecast {
     /// Who gets which.
+    #[schema(value_type = String)]
     pub assignment: Assignment,
     /// Desktops ready now.
     pub available_now: u32,
-    /// The fewest that are ready while it is carried out.
+    /// The fewest that are ready while it is carried out: as many may be away as the roll-out's budget allows at once.
     pub lowest: u32,
-    /// Desktops ready at its end.
+    /// For how long a change keeps it there; `None` where no change takes desktops away in turn.
+    #[serde(default)]
+    #[schema(value_type = Option<Estimate<u64>>)]
+    pub lowest_for: Option<Estimate<Span>>,
+    /// Desktops ready at its end. What waits for a person, such as for room or for an image, is not counted.
     pub available_after: u32,
+    /// Desktops that are to run: all that are desired, or as many as the pool's power figures say.
+    #[serde(default)]
+    pub wanted: u32,
     /// Desktops wanted.
     pub desired: u32,
 }

@@ -2,6 +2,7 @@
 
 mod drift;
 mod fate;
+mod forecast;
 mod heal;
 mod power;
 mod refresh;
@@ -21,8 +22,8 @@ use crate::draft::Draft;
 use crate::images::{self, Published};
 use crate::place::{Need, growth};
 use crate::plan::{
-    Action, Basis, Estimate, Finding, FindingKind, Impact, Kind, Memory, PoolForecast, Reason,
-    Risk, Severity, Step, Wait,
+    Action, Basis, Estimate, Finding, FindingKind, Impact, Kind, Memory, Reason, Risk, Severity,
+    Step, Wait,
 };
 use crate::specs;
 
@@ -152,7 +153,7 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let grown_of = rollout.back().map_or(published, Ok);
     let made = grow(yard, grown_of, target, power.as_ref(), draft);
     power::balance(yard, power, &surplus, &going, made, draft);
-    forecast(yard, draft);
+    forecast::put(yard, image.is_some(), power.as_ref(), draft);
 }
 
 /// Fills slots until there are as many desktops as wanted. Returns how many it plans to start.
@@ -372,32 +373,4 @@ fn place(
         displays: &yard.template.displays,
     };
     draft.ledger.place(yard.desired, yard.known, &need)
-}
-
-fn forecast(yard: Yard<'_>, draft: &mut Draft<'_>) {
-    let ready = |desktop: &KnownDesktop| {
-        matches!(desktop.phase, Phase::Available { .. } | Phase::InUse { .. })
-    };
-    let now = yard.members().filter(|(_, desktop)| ready(desktop)).count();
-    let now = u32::try_from(now).unwrap_or(u32::MAX);
-    let taken = draft.actions.iter().filter(|action| {
-        let mine = matches!(&action.object, Address::Desktop(id) if id.pool == *yard.name);
-        let takes_away = matches!(
-            action.kind,
-            Kind::ReplaceDeleteFirst | Kind::Delete | Kind::Reboot | Kind::PowerOff
-        );
-        let was_ready = |id: &DesktopId| yard.known.desktops.get(id).is_some_and(ready);
-        mine && takes_away
-            && action.waits.is_empty()
-            && matches!(&action.object, Address::Desktop(id) if was_ready(id))
-    });
-    let lowest = now.saturating_sub(u32::try_from(taken.count()).unwrap_or(u32::MAX));
-    let forecast = PoolForecast {
-        assignment: yard.pool.assignment,
-        available_now: now,
-        lowest,
-        available_after: yard.pool.desktops,
-        desired: yard.pool.desktops,
-    };
-    draft.pools.insert(yard.name.clone(), forecast);
 }

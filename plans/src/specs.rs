@@ -4,6 +4,7 @@ use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Cache, Desired, Display, Pool, Template, Video};
 use coppice_schema::ids::{Member, ServerId};
 use coppice_schema::known::{DesktopSpec, Hardware, ImageVersion, KnownServer};
+use coppice_schema::table::{self, TakesEffect};
 
 use crate::plan::{Applies, Edit};
 
@@ -70,71 +71,87 @@ pub(crate) fn hardware(
     }
 }
 
-/// A field that is written: its path, when a change of it takes effect, and its value in words.
-type Field = (&'static str, Applies, fn(&DesktopSpec) -> String);
+/// A field of a desktop's form that is compared.
+struct Field {
+    /// What plans call it.
+    path: &'static str,
+    /// Where the language says it; the table says when a change of it takes effect.
+    said: &'static str,
+    /// Its value, as the language writes it.
+    value: fn(&DesktopSpec) -> String,
+}
 
-/// Every field that may differ between two forms of one desktop.
+/// Every field, those that need a regrown desktop first.
 const FIELDS: &[Field] = &[
-    ("image", Applies::Regrow, |spec| spec.image.short()),
-    ("hostname", Applies::Regrow, |spec| spec.hostname.clone()),
-    ("disk", Applies::Regrow, |spec| {
+    field("image", "template.image", |spec| spec.image.short()),
+    field("hostname", "pool.hostname", |spec| spec.hostname.clone()),
+    field("disk", "template.disk", |spec| {
         spec.hardware.disk.to_string()
     }),
-    ("disk_limit", Applies::Live, |spec| limit(&spec.hardware)),
-    ("firmware", Applies::Regrow, |spec| {
+    field("disk_limit", "template.disk_limit", limit),
+    field("firmware", "template.firmware", |spec| {
         word(&spec.hardware.firmware)
     }),
-    ("network", Applies::Regrow, |spec| {
+    field("network", "template.network", |spec| {
         words(&spec.hardware.networks)
     }),
-    ("agent", Applies::Regrow, |spec| {
+    field("agent", "image.agent", |spec| {
         spec.hardware.agent.to_string()
     }),
-    ("os", Applies::Regrow, |spec| word(&spec.hardware.os)),
-    ("cpus", Applies::NextBoot, |spec| {
+    field("os", "image.os", |spec| word(&spec.hardware.os)),
+    field("cpus", "template.cpus", |spec| {
         spec.hardware.cpus.to_string()
     }),
-    ("memory", Applies::NextBoot, |spec| {
+    field("memory", "template.memory", |spec| {
         spec.hardware.memory.to_string()
     }),
-    ("display", Applies::NextBoot, |spec| {
+    field("display", "template.display", |spec| {
         words(&spec.hardware.displays)
     }),
-    ("video", Applies::NextBoot, |spec| {
-        word(&spec.hardware.video)
+    field("video", "template.video", |spec| word(&spec.hardware.video)),
+    field("cache", "template.cache", |spec| word(&spec.hardware.cache)),
+    field("libvirt_xml", "template.libvirt_xml", |spec| {
+        spec.hardware.libvirt_xml.clone().unwrap_or_default()
     }),
-    ("cache", Applies::NextBoot, |spec| {
-        word(&spec.hardware.cache)
-    }),
-    ("libvirt_xml", Applies::NextBoot, |spec| xml(&spec.hardware)),
 ];
+
+const fn field(path: &'static str, said: &'static str, value: fn(&DesktopSpec) -> String) -> Field {
+    Field { path, said, value }
+}
 
 /// What differs between two forms of one desktop, and when each difference takes effect.
 pub(crate) fn edits(before: &DesktopSpec, after: &DesktopSpec) -> Vec<Edit> {
-    // Nearly all desktops are as they should be: they are not written out to find that.
     if before == after {
         return Vec::new();
     }
-    let edit = |(path, applies, value): &Field| {
-        let (before, after) = (value(before), value(after));
-        (before != after).then(|| Edit {
-            path: (*path).to_owned(),
-            before: Some(before),
-            after: Some(after),
-            applies: *applies,
-        })
-    };
-    FIELDS.iter().filter_map(edit).collect()
+    let mut edits = Vec::new();
+    for field in FIELDS {
+        let (before, after) = ((field.value)(before), (field.value)(after));
+        if before != after {
+            edits.push(Edit {
+                path: field.path.to_owned(),
+                before: Some(before),
+                after: Some(after),
+                applies: applies(field.said),
+            });
+        }
+    }
+    edits
 }
 
-fn limit(hardware: &Hardware) -> String {
-    hardware
+/// When a change of an attribute reaches a desktop, by the language's own table: the only place that says it.
+pub(crate) fn applies(path: &str) -> Applies {
+    match table::takes_effect(path) {
+        TakesEffect::Live => Applies::Live,
+        TakesEffect::NextBoot => Applies::NextBoot,
+        TakesEffect::Regrow => Applies::Regrow,
+    }
+}
+
+fn limit(spec: &DesktopSpec) -> String {
+    spec.hardware
         .disk_limit
         .map_or_else(|| "none".to_owned(), |size| size.to_string())
-}
-
-fn xml(hardware: &Hardware) -> String {
-    hardware.libvirt_xml.clone().unwrap_or_default()
 }
 
 /// A value as the language writes it: the serialised form of the enums is the language's word.
@@ -149,4 +166,19 @@ pub(crate) fn word<T: serde::Serialize>(value: &T) -> String {
 fn words<T: serde::Serialize>(values: impl IntoIterator<Item = T>) -> String {
     let words: Vec<String> = values.into_iter().map(|value| word(&value)).collect();
     format!("[{}]", words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use coppice_schema::table;
+
+    use super::FIELDS;
+
+    #[test]
+    fn every_field_stands_in_the_table() {
+        // What the table does not have would silently count as the most careful letter.
+        for field in FIELDS {
+            assert!(table::find(field.said).is_some(), "{}", field.said);
+        }
+    }
 }

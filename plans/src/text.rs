@@ -3,14 +3,10 @@
 //! The worst first; symbols and words together, so that it reads in grey, in a log and aloud; a legend only for the
 //! symbols in use; one summary line at the end.
 
-mod lines;
-
-use std::fmt::Write as _;
-
-use coppice_schema::units::Span;
+pub(crate) mod lines;
 
 use crate::document::{Document, Group};
-use crate::plan::{Kind, Risk, Severity, Verdict};
+use crate::plan::{Kind, Risk, Severity};
 
 pub use lines::{cut_off, estimate, finding, kind_word, moment, reason, response, symbol, wait};
 
@@ -90,30 +86,14 @@ fn head(document: &Document, page: &mut Page) {
         "Plan {id} for grid {} on revision {}",
         document.grid, document.base.revision
     ));
-    let seen = document
-        .observed
-        .values()
-        .filter(|server| server.current)
-        .count();
-    let all = document.observed.len();
-    let oldest = document
-        .observed
-        .values()
-        .filter_map(|server| server.age)
-        .max();
-    let age = oldest
-        .map(|age| format!(", last change seen {} ago", lines::rough(age)))
-        .unwrap_or_default();
-    let looked = format!(
-        "Looked at {seen} of {all} server{}{age}",
-        lines::plural(all)
-    );
-    let looked = if document.complete {
-        looked
-    } else {
-        page.paint("33;1", &format!("{looked}: incomplete"))
-    };
+    let mut looked = lines::looked(document);
+    if let Some(unseen) = lines::unseen(document) {
+        looked = page.paint("33;1", &format!("{looked}; {unseen}"));
+    }
     page.line(&looked);
+    if let Some(only) = lines::only(document) {
+        page.line(&only);
+    }
 }
 
 fn actions(document: &Document, detail: Detail, page: &mut Page) {
@@ -196,11 +176,7 @@ fn under_way(document: &Document, page: &mut Page) {
     let title = page.paint("1", "UNDER WAY");
     page.line(&title);
     for work in document.under_way.iter().take(8) {
-        let trouble = match &work.last_error {
-            Some(error) => format!(" (tried {} times; last: {error})", work.attempts),
-            None => String::new(),
-        };
-        page.line(&format!("  {}{trouble}", work.what));
+        page.line(&format!("  {}", lines::work(work)));
     }
     if document.under_way.len() > 8 {
         page.line(&format!("  and {} more", document.under_way.len() - 8));
@@ -233,82 +209,34 @@ fn findings_of(document: &Document, page: &mut Page) {
 }
 
 fn gates(document: &Document, page: &mut Page) {
-    for gate in &document.gates {
-        let name = crate::specs::word(&gate.kind);
-        let text = match gate.verdict {
-            Verdict::Pass => continue,
-            Verdict::NeedsApproval => format!("Needs approval: {} (--approve {name})", gate.reason),
-            Verdict::Denied => format!("Denied: {}", gate.reason),
-        };
+    for gate in document.gates.iter().filter_map(lines::gate) {
         page.line("");
-        let text = page.paint("31;1", &text);
+        let text = page.paint("31;1", &gate);
         page.line(&text);
     }
 }
 
 fn pools(document: &Document, page: &mut Page) {
-    let moving = document.pools.iter().filter(|(_, pool)| {
-        pool.lowest != pool.available_now || pool.available_after != pool.available_now
-    });
-    let mut first = true;
-    for (name, pool) in moving {
-        if first {
-            page.line("");
-            first = false;
-        }
-        let path = if pool.lowest < pool.available_now.min(pool.available_after) {
-            format!(
-                "{} -> lowest {} -> {}",
-                pool.available_now, pool.lowest, pool.available_after
-            )
-        } else {
-            format!("{} -> {}", pool.available_now, pool.available_after)
-        };
-        page.line(&format!("Available desktops of pool.{name}: {path}"));
+    let mut lines = document.pools.iter().filter_map(lines::pool).peekable();
+    if lines.peek().is_some() {
+        page.line("");
+    }
+    for line in lines {
+        page.line(&line);
     }
 }
 
 fn foot(document: &Document, detail: Detail, page: &mut Page) {
     page.line("");
-    if document.is_empty() {
-        let calm = if document.under_way.is_empty() {
-            "No changes: the grid is as the configuration wants it."
-        } else {
-            "No changes beyond what is under way."
-        };
-        let calm = page.paint("32", calm);
-        page.line(&calm);
-        return;
-    }
-    if detail > Detail::Summary {
+    let (line, code) = (
+        lines::summary(document),
+        if document.is_empty() { "32" } else { "1" },
+    );
+    if !document.is_empty() && detail > Detail::Summary {
         let legend = lines::legend(document);
         let legend = page.paint("2", &legend);
         page.line(&legend);
     }
-    let summary = &document.summary;
-    let mut parts = Vec::new();
-    for (count, word) in [
-        (summary.create, "to create"),
-        (summary.update, "to change"),
-        (summary.replace, "to regrow"),
-        (summary.power, "to switch"),
-        (summary.delete, "to delete"),
-        (summary.other, "other"),
-    ] {
-        if count > 0 {
-            parts.push(format!("{count} {word}"));
-        }
-    }
-    let mut line = format!("Plan: {}.", parts.join(", "));
-    let impact = &summary.impact;
-    let _ = write!(line, " {}", lines::people(impact));
-    if impact.takes.value > Span(0) {
-        let _ = write!(
-            line,
-            " About {} per wave.",
-            estimate(impact.takes, &lines::rough)
-        );
-    }
-    let line = page.paint("1", &line);
+    let line = page.paint(code, &line);
     page.line(&line);
 }

@@ -162,10 +162,13 @@ fn only(plan: Plan, targets: &BTreeSet<Address>) -> Plan {
         .into_iter()
         .enumerate()
         .filter(|(n, _)| wanted.contains(n));
+    let actions: Vec<Action> = kept.map(|(_, action)| moved(action)).collect();
     let about = |object: &Address| targets.iter().any(|target| concerns(target, object));
+    let needed: BTreeSet<Address> = actions.iter().map(|action| action.object.clone()).collect();
     Plan {
         complete: false,
-        actions: kept.map(|(_, action)| moved(action)).collect(),
+        targets: targets.clone(),
+        actions,
         drift: plan
             .drift
             .into_iter()
@@ -179,7 +182,7 @@ fn only(plan: Plan, targets: &BTreeSet<Address>) -> Plan {
         changes: plan
             .changes
             .into_iter()
-            .filter(|(address, _)| about(address))
+            .filter(|(address, _)| about(address) || needed.contains(address))
             .collect(),
         under_way: plan
             .under_way

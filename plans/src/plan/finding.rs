@@ -6,9 +6,10 @@ use coppice_schema::Digest;
 use coppice_schema::ids::{Address, SecretName, VersionName};
 use coppice_schema::units::Size;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A condition of applying a plan.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Gate {
     /// Which.
     pub kind: GateKind,
@@ -17,11 +18,12 @@ pub struct Gate {
     /// Why, in words.
     pub reason: String,
     /// What it is about.
+    #[schema(value_type = BTreeSet<String>)]
     pub objects: BTreeSet<Address>,
 }
 
 /// Kinds of gate. The text is what `--approve` takes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum GateKind {
     /// The loss of servers would no longer be carried.
@@ -39,7 +41,7 @@ pub enum GateKind {
 }
 
 /// A gate's answer.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Nothing stands in the way.
@@ -51,9 +53,10 @@ pub enum Verdict {
 }
 
 /// What is wrong, or waits.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// About what.
+    #[schema(value_type = String)]
     pub object: Address,
     /// What.
     pub kind: FindingKind,
@@ -64,7 +67,7 @@ pub struct Finding {
 }
 
 /// How bad a finding is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Good to know.
@@ -76,19 +79,22 @@ pub enum Severity {
 }
 
 /// Kinds of finding.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
     /// An image version is not in the catalogue.
     ImageAbsent {
         /// The version, where one is named.
+        #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
     },
     /// The catalogue's version is of other bytes than the configuration names.
     ImageDigest {
         /// What the configuration says.
+        #[schema(value_type = String)]
         wanted: Digest,
         /// What the grid holds.
+        #[schema(value_type = String)]
         held: Digest,
     },
     /// The image's source file was not where the plan was made.
@@ -99,8 +105,10 @@ pub enum FindingKind {
     /// The template's disk is smaller than the image.
     DiskTooSmall {
         /// The template's.
+        #[schema(value_type = u64)]
         disk: Size,
         /// The image's.
+        #[schema(value_type = u64)]
         image: Size,
     },
     /// No server can carry it.
@@ -142,6 +150,7 @@ pub enum FindingKind {
     /// An image's copy is bad, and no other is left.
     ImageLost {
         /// The version, where it is known.
+        #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
     },
     /// An order keeps failing.
@@ -166,8 +175,10 @@ pub enum FindingKind {
     /// A roll-out stopped, and what failed went back.
     RolledBack {
         /// The published version.
+        #[schema(value_type = String)]
         from: VersionName,
         /// The one before.
+        #[schema(value_type = String)]
         to: VersionName,
         /// How many failed.
         failures: u32,
@@ -175,6 +186,7 @@ pub enum FindingKind {
     /// A secret is not in the grid.
     SecretAbsent {
         /// Which.
+        #[schema(value_type = String)]
         name: SecretName,
     },
     /// The language has it, this version does not carry it out.

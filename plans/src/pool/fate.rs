@@ -34,9 +34,7 @@ pub(crate) struct Deed {
     pub(crate) step: Option<Step>,
 }
 
-/// How a desktop is grown anew, ...
-pub(crate) const REGROW: Kind = Kind::ReplaceDeleteFirst;
-/// ... and what it costs to take a pooled one away for it.
+/// What it costs to take a pooled desktop away to grow it anew.
 pub(crate) const TAKEN: Risk = Risk::Disruptive;
 
 /// Plans what `desktop` needs. Returns whether anything is done, so that nothing else is.
@@ -105,7 +103,9 @@ pub(crate) fn decide(
         return true;
     }
     // What was not reviewed waits, and what has nothing to do with the configuration goes on meanwhile.
-    let held = outdated && !desktop.personal && draft.review.wait(id, REGROW, TAKEN).is_some();
+    let held = outdated
+        && !desktop.personal
+        && draft.review.wait(id, rollout.replacing(), TAKEN).is_some();
     if (!outdated || held)
         && let Some(due) = refresh::due(yard, desktop, draft)
     {
@@ -213,7 +213,10 @@ fn regrow(
     let mut waits = asked_waits(yard, id, desktop, draft);
     waits.extend(logoff(desktop, until, draft));
     let configured = !matches!(reason, Reason::Refresh { .. });
-    let approval = draft.review.wait(id, REGROW, TAKEN).filter(|_| configured);
+    let approval = draft
+        .review
+        .wait(id, rollout.replacing(), TAKEN)
+        .filter(|_| configured);
     let held = approval.is_some();
     waits.extend(approval);
     let mut wave = 0;
@@ -233,7 +236,7 @@ fn regrow(
         memory: Memory::Leaving,
     };
     let deed = Deed {
-        kind: REGROW,
+        kind: rollout.replacing(),
         reason,
         risk: TAKEN,
         step: Some(step),
@@ -452,7 +455,11 @@ pub(crate) fn push(
         .any(|wait| matches!(wait, Wait::Approval { .. }));
     let interrupts = matches!(
         deed.kind,
-        Kind::Delete | Kind::ReplaceDeleteFirst | Kind::Reboot | Kind::PowerOff
+        Kind::Delete
+            | Kind::ReplaceCreateFirst
+            | Kind::ReplaceDeleteFirst
+            | Kind::Reboot
+            | Kind::PowerOff
     );
     let exact = |value| Estimate {
         value,

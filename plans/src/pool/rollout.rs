@@ -5,10 +5,10 @@ use coppice_schema::known::{KnownDesktop, Phase};
 use coppice_schema::units::Timestamp;
 
 use super::Yard;
-use super::fate::{REGROW, TAKEN};
+use super::fate::TAKEN;
 use crate::draft::Draft;
 use crate::images::Published;
-use crate::plan::{Applies, Finding, FindingKind, Severity, Wait};
+use crate::plan::{Applies, Finding, FindingKind, Kind, Severity, Wait};
 use crate::specs;
 
 use super::rollback::{self, GivenUp};
@@ -19,6 +19,8 @@ pub(crate) struct Rollout<'a> {
     budget: u32,
     /// Desktops that people can have.
     ready: u32,
+    /// How a desktop is regrown.
+    replacing: Kind,
     /// Below so many the pool must not come.
     floor: u32,
     /// Desktops that are not as the configuration wants them.
@@ -46,6 +48,15 @@ impl<'a> Rollout<'a> {
         let rules = &yard.pool.policy.rollout;
         let now = draft.now;
         let given_up = image.and_then(|image| rollback::survey(yard, image));
+        let size = yard.pool.desktops;
+        let width = rules.max_unavailable.of(size);
+        let floor = size.saturating_sub(width);
+        // By the policy alone: what was reviewed as one kind is that kind to the end.
+        let replacing = if floor == size && rules.max_surge.of(size) > 0 {
+            Kind::ReplaceCreateFirst
+        } else {
+            Kind::ReplaceDeleteFirst
+        };
         let mut seen = Census::default();
         let mut held = 0;
         for (id, desktop) in yard.members() {
@@ -57,13 +68,10 @@ impl<'a> Rollout<'a> {
             let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
             // One that is being restarted looks as it did until its server reports again.
             // A roll-out that nobody approved makes no desktops beyond the pool's size.
-            held += u32::from(outdated && draft.review.wait(id, REGROW, TAKEN).is_some());
+            held += u32::from(outdated && draft.review.wait(id, replacing, TAKEN).is_some());
             let ready = is_ready(&desktop.phase) && !fallen && !draft.busy.contains(id);
             seen.count(desktop, ready, outdated, rules.healthy_after, now, draft);
         }
-        let size = yard.pool.desktops;
-        let width = rules.max_unavailable.of(size);
-        let floor = size.saturating_sub(width);
         let mut budget = seen.ready.saturating_sub(floor);
         let mut limit = "max_unavailable";
         let tried = rules.canary > 0 && given_up.is_none();
@@ -108,6 +116,7 @@ impl<'a> Rollout<'a> {
         Self {
             budget,
             ready: seen.ready,
+            replacing,
             floor,
             outdated: seen.outdated,
             surge,
@@ -128,6 +137,11 @@ impl<'a> Rollout<'a> {
     pub(crate) fn without(&mut self, lost: u32) {
         let left = self.ready.saturating_sub(lost);
         self.budget = self.budget.min(left.saturating_sub(self.floor));
+    }
+
+    /// How a desktop is regrown: where none may be missing, a new one comes before the old one goes.
+    pub(crate) fn replacing(&self) -> Kind {
+        self.replacing
     }
 
     /// How many desktops beyond the pool's size there may be.

@@ -1,14 +1,16 @@
 //! Sentences about parts of a plan, without colour, for text and markdown alike.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
+use coppice_schema::ids::PoolName;
 use coppice_schema::units::{Span, Timestamp};
 use jiff::tz::TimeZone;
 
 use crate::document::{Document, DriftLine, Group};
 use crate::plan::{
-    Applies, Basis, Drift, DriftKind, Edit, Estimate, FindingKind, Impact, Kind, Reason, Response,
-    Risk, Wait,
+    Applies, Basis, Drift, DriftKind, Edit, Estimate, FindingKind, Gate, Impact, Kind,
+    PoolForecast, Reason, Response, Risk, UnderWay, Verdict, Wait,
 };
 
 /// A kind's sign.
@@ -50,11 +52,11 @@ pub fn kind_word(kind: Kind) -> &'static str {
     }
 }
 
-pub(super) fn plural(count: usize) -> &'static str {
+pub(crate) fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
-pub(super) fn what(group: &Group) -> String {
+pub(crate) fn what(group: &Group) -> String {
     let verb = kind_word(group.kind);
     if !group
         .objects
@@ -177,7 +179,7 @@ pub fn moment(at: Timestamp) -> String {
 }
 
 /// A length of time as people say it.
-pub(super) fn rough(span: Span) -> String {
+pub(crate) fn rough(span: Span) -> String {
     match span.0 / 1_000 {
         0..=119 => format!("{} s", span.0 / 1_000),
         seconds @ 120..=7_199 => format!("{} min", seconds / 60),
@@ -197,11 +199,20 @@ pub fn estimate<T: Copy>(figure: Estimate<T>, words: &impl Fn(T) -> String) -> S
     }
 }
 
-pub(super) struct EditColours {
-    pub(super) on: bool,
+/// When a change takes effect, where that is not at once.
+pub(crate) fn applies(applies: Applies) -> Option<&'static str> {
+    match applies {
+        Applies::Live => None,
+        Applies::NextBoot => Some("at next boot"),
+        Applies::Regrow => Some("when regrown"),
+    }
 }
 
-pub(super) fn edit(edit: &Edit, colours: &EditColours) -> String {
+pub(crate) struct EditColours {
+    pub(crate) on: bool,
+}
+
+pub(crate) fn edit(edit: &Edit, colours: &EditColours) -> String {
     let paint = |code: &str, text: &str| {
         if colours.on {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
@@ -209,11 +220,9 @@ pub(super) fn edit(edit: &Edit, colours: &EditColours) -> String {
             text.to_owned()
         }
     };
-    let applies = match edit.applies {
-        Applies::Live => "",
-        Applies::NextBoot => "   # at next boot",
-        Applies::Regrow => "   # when regrown",
-    };
+    let applies = applies(edit.applies)
+        .map(|when| format!("   # {when}"))
+        .unwrap_or_default();
     let change = match (&edit.before, &edit.after) {
         (Some(before), Some(after)) => {
             format!(
@@ -231,7 +240,7 @@ pub(super) fn edit(edit: &Edit, colours: &EditColours) -> String {
 }
 
 /// What a group does to people and data; nothing where it does nothing.
-pub(super) fn impact(group: &Group) -> Vec<String> {
+pub(crate) fn impact(group: &Group) -> Vec<String> {
     let mut notes = Vec::new();
     let impact = &group.impact;
     if impact.sessions_interrupted.value > 0 {
@@ -250,14 +259,111 @@ pub(super) fn impact(group: &Group) -> Vec<String> {
         );
         notes.push(format!("personal data is lost: up to {size}"));
     }
-    if group.waves > 1 {
-        notes.push(format!("in {} waves", group.waves));
-    }
+    notes.extend(waves(group));
     notes
 }
 
+/// How much of the grid was looked at, and how old that is.
+pub(crate) fn looked(document: &Document) -> String {
+    let servers = document.observed.values();
+    let seen = servers.clone().filter(|server| server.current).count();
+    let all = document.observed.len();
+    let age = servers
+        .filter_map(|server| server.age)
+        .max()
+        .map(|age| format!(", last change seen {} ago", rough(age)))
+        .unwrap_or_default();
+    format!("Looked at {seen} of {all} server{}{age}", plural(all))
+}
+
+/// What stands before an apply; nothing of what simply passes.
+pub(crate) fn gate(gate: &Gate) -> Option<String> {
+    match gate.verdict {
+        Verdict::Pass => None,
+        Verdict::NeedsApproval => Some(format!(
+            "Needs approval: {} (--approve {})",
+            gate.reason,
+            crate::specs::word(&gate.kind)
+        )),
+        Verdict::Denied => Some(format!("Denied: {}", gate.reason)),
+    }
+}
+
+/// Something that a server was told and has not finished.
+pub(crate) fn work(work: &UnderWay) -> String {
+    match &work.last_error {
+        Some(error) => format!(
+            "{} (tried {} times; last: {error})",
+            work.what, work.attempts
+        ),
+        None => work.what.clone(),
+    }
+}
+
+/// All of it in one line.
+pub(crate) fn summary(document: &Document) -> String {
+    if document.is_empty() {
+        return if !document.unseen.is_empty() {
+            "No changes as far as was seen.".to_owned()
+        } else if document.under_way.is_empty() {
+            "No changes: the grid is as the configuration wants it.".to_owned()
+        } else {
+            "No changes beyond what is under way.".to_owned()
+        };
+    }
+    let summary = &document.summary;
+    let parts: Vec<String> = [
+        (summary.create, "to create"),
+        (summary.update, "to change"),
+        (summary.replace, "to regrow"),
+        (summary.power, "to switch"),
+        (summary.delete, "to delete"),
+        (summary.other, "other"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, word)| format!("{count} {word}"))
+    .collect();
+    let impact = &summary.impact;
+    let mut line = format!("Plan: {}. {}", parts.join(", "), people(impact));
+    if impact.takes.value > Span(0) {
+        let _ = write!(line, " About {} per wave.", estimate(impact.takes, &rough));
+    }
+    line
+}
+
+/// Which servers were not seen.
+pub(crate) fn unseen(document: &Document) -> Option<String> {
+    let names: Vec<&str> = document.unseen.iter().map(String::as_str).collect();
+    (!names.is_empty()).then(|| {
+        let were = if names.len() == 1 { "was" } else { "were" };
+        format!("incomplete: {} {were} not seen whole", names.join(", "))
+    })
+}
+
+/// What alone was looked at.
+pub(crate) fn only(document: &Document) -> Option<String> {
+    let targets: Vec<String> = document.targets.iter().map(ToString::to_string).collect();
+    (!targets.is_empty()).then(|| {
+        format!(
+            "Only {} and what it needs: such a plan cannot be applied",
+            targets.join(", ")
+        )
+    })
+}
+
+/// Which waves of a roll-out a group is done in; nothing of what is done in one go.
+fn waves(group: &Group) -> Option<String> {
+    let (first, last) = (group.in_waves.first()?, group.in_waves.last()?);
+    match (first, last) {
+        (1, 1) => None,
+        (first, last) if first == last => Some(format!("in wave {first}")),
+        (first, last) => Some(format!("in waves {first} to {last}")),
+    }
+}
+
 /// One sentence about people.
-pub(super) fn people(impact: &Impact) -> String {
+pub(crate) fn people(impact: &Impact) -> String {
     match (
         impact.sessions_interrupted.value,
         impact.sessions_drained.value,
@@ -288,6 +394,27 @@ pub fn cut_off(impact: &Impact) -> String {
     format!("{most}{value} {who} cut off")
 }
 
+/// How the number of a pool's desktops moves; `None` where nothing is to be said.
+pub(crate) fn pool((name, pool): (&PoolName, &PoolForecast)) -> Option<String> {
+    let (now, after) = (pool.available_now, pool.available_after);
+    let dips = pool.lowest < now.min(after);
+    if !dips && now == after && after >= pool.wanted {
+        return None;
+    }
+    let mut line = format!("Available desktops of pool.{name}: {now}");
+    if dips {
+        let _ = write!(line, " -> lowest {}", pool.lowest);
+        if let Some(span) = pool.lowest_for {
+            let _ = write!(line, " for {}", estimate(span, &rough));
+        }
+    }
+    let _ = write!(line, " -> {after}");
+    if after < pool.wanted {
+        let _ = write!(line, " of {} wanted", pool.wanted);
+    }
+    Some(line)
+}
+
 fn capitalised(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_ascii_uppercase());
@@ -307,7 +434,7 @@ fn drift_word(kind: DriftKind) -> &'static str {
     }
 }
 
-pub(super) fn drift(line: &DriftLine, now: Timestamp) -> String {
+pub(crate) fn drift(line: &DriftLine, now: Timestamp) -> String {
     let drift = &line.drift;
     let place = line
         .server_name
@@ -419,7 +546,7 @@ pub fn finding(kind: &FindingKind) -> String {
 }
 
 /// What the signs in use mean.
-pub(super) fn legend(document: &Document) -> String {
+pub(crate) fn legend(document: &Document) -> String {
     let kinds: BTreeSet<Kind> = document.actions.iter().map(|group| group.kind).collect();
     let parts: Vec<String> = kinds
         .into_iter()

@@ -35,8 +35,8 @@ pub struct KnownDesktop {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wear {
-    /// It was ready for a person.
-    pub ready: bool,
+    /// When it was first ready for a person.
+    pub ready: Option<Timestamp>,
     /// People were seen signed in, and were not seen to have left: a guest that does not answer keeps its people.
     pub occupied: bool,
     /// When the last of its people was first seen to have left.

@@ -42,7 +42,7 @@ const ATTRIBUTES: &[Attribute] = &[
     )
     .unit("versions")
     .default(Default::Number(2)),
-    live(
+    regrow(
         "agent",
         Kind::Flag,
         "The guest answers as qemu-guest-agent, which tells that a desktop is ready.",

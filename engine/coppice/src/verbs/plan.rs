@@ -1,5 +1,7 @@
 //! `coppice plan`: what would happen, to whom, and when. It changes nothing.
 
+mod watch;
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use crate::verbs::validate;
   coppice plan --out monday.plan         keep it; later: coppice apply monday.plan
   coppice plan --target pool.lab         look at one pool only
   coppice plan --format markdown         for a merge request
+  coppice plan --watch                   again whenever the files or the grid change, until Ctrl-C
   coppice plan --detailed-exitcode       0: nothing to do, 2: changes, 7: a server was not seen")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -34,6 +37,9 @@ pub(crate) struct Args {
     /// Look at this only, such as pool.lab; may be repeated. Such a plan cannot be applied
     #[arg(long = "target", value_name = "ADDRESS")]
     targets: Vec<Address>,
+    /// Show it again whenever the files or the grid change
+    #[arg(short, long, conflicts_with_all = ["out", "detailed_exitcode"])]
+    watch: bool,
     #[command(flatten)]
     form: Form,
     /// End with 2 when there are changes
@@ -64,22 +70,18 @@ enum Format {
 }
 
 pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
-    let bundle = gather_valid(&args.named, screen)?;
     let client = Client::new(settings)?;
-    let request = PlanRequest {
-        bundle,
-        targets: args.targets.iter().cloned().collect::<BTreeSet<_>>(),
-        save: args.out.is_some(),
-    };
-    let response = ask(&client, &request, screen).await?;
+    if args.watch {
+        return watch::watch(&args, &client, screen).await;
+    }
+    let response = answer(&args, &client, screen).await?;
     show(&response.document, args.form, screen)?;
     if let (Some(path), Some(saved)) = (&args.out, &response.saved) {
         save(path, saved)?;
         screen.note(&format!("the plan is kept in {}", path.display()));
         screen.advise(&format!("coppice apply {}", path.display()));
     }
-    let unseen = args.targets.is_empty() && !response.document.complete;
-    Ok(if unseen {
+    Ok(if !response.document.unseen.is_empty() {
         screen.note("a server was not seen whole, so there may be more to do than this says: coppice status");
         Exit::Incomplete
     } else if args.detailed_exitcode && !response.document.is_empty() {
@@ -87,6 +89,16 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     } else {
         Exit::Done
     })
+}
+
+/// The grid's answer to the files as they are now.
+async fn answer(args: &Args, client: &Client, screen: &Screen) -> Result<PlanResponse, Failure> {
+    let request = PlanRequest {
+        bundle: gather_valid(&args.named, screen)?,
+        targets: args.targets.iter().cloned().collect::<BTreeSet<_>>(),
+        save: args.out.is_some(),
+    };
+    ask(client, &request, screen).await
 }
 
 /// A configuration that has no errors; what is worth knowing was told.
@@ -121,6 +133,11 @@ pub(crate) async fn ask(
 /// Shows a plan in the form that was asked for.
 pub(crate) fn show(document: &Document, form: Form, screen: &Screen) -> Result<(), Failure> {
     screen.value(document)?;
+    draw(document, form, screen)
+}
+
+/// The same for people alone.
+fn draw(document: &Document, form: Form, screen: &Screen) -> Result<(), Failure> {
     match form.format {
         Format::Text => screen.text(&present::text(document, form.detail, screen.colours)),
         Format::Markdown => screen.text(&coppice_plans::markdown::render(document)),

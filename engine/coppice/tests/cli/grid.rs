@@ -51,6 +51,22 @@ fn the_stable_json_has_the_fields_that_scripts_rely_on() {
 }
 
 #[test]
+fn a_watched_plan_is_made_anew_when_the_files_or_the_grid_change() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(2));
+    let mut watching = served.command(&["plan", "c", "--watch"]).spawn().unwrap();
+    let mut out = BufReader::new(watching.stdout.take().unwrap());
+    read_until(&mut out, "create 2 desktops");
+    place.write("c/a.hcl", &lab(3));
+    read_until(&mut out, "create 3 desktops");
+    served.run(&["apply", "c", "--yes"]).code(0).says("settled");
+    read_until(&mut out, "No changes");
+    watching.kill().unwrap();
+    watching.wait().unwrap();
+}
+
+#[test]
 fn one_desktop_is_shown_explained_and_started_again_by_either_name() {
     let place = Place::new();
     let served = Served::with_image(&place, "sim://?boot=1ms");

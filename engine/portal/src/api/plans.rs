@@ -1,6 +1,6 @@
 //! Plans, and what becomes of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_plans::document::Document;
 use coppice_plans::plan::{Base, Bounds, Drift, Finding, GateKind, Wait};
@@ -16,12 +16,38 @@ use super::status::RunStatus;
 /// The form of [`SavedPlan`] that this version writes and reads.
 pub const SAVED_FORMAT: u32 = 1;
 
+/// The form of [`Bundle`], for the API's description: that room describes nothing to HTTP clients.
+#[derive(Debug, ToSchema)]
+#[schema(as = Bundle)]
+#[expect(dead_code, reason = "only its form is used")]
+struct BundleForm {
+    /// The `*.hcl` files.
+    texts: Vec<SourceTextForm>,
+    /// Contents of the text files that the configuration names, by their path as written.
+    files: BTreeMap<String, String>,
+    /// BLAKE3 of the image files that it names, in hexadecimal digits, by their path as written; null: not there.
+    sources: BTreeMap<String, Option<String>>,
+    /// Values of variables, as text.
+    variables: BTreeMap<String, String>,
+}
+
+/// One `*.hcl` file.
+#[derive(Debug, ToSchema)]
+#[schema(as = SourceText)]
+#[expect(dead_code, reason = "only its form is used")]
+struct SourceTextForm {
+    /// Its path, for messages.
+    path: String,
+    /// What is in it.
+    text: String,
+}
+
 /// `POST plans`: what would happen if this configuration were applied?
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
     /// The configuration.
-    #[schema(value_type = Object)]
+    #[schema(value_type = BundleForm)]
     pub bundle: Bundle,
     /// Only these are looked at; empty: everything. Such a plan is never complete and cannot be applied.
     #[serde(default)]
@@ -36,7 +62,6 @@ pub struct PlanRequest {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PlanResponse {
     /// The plan document.
-    #[schema(value_type = Object)]
     pub document: Document,
     /// What is worth knowing about the configuration; errors never, they make a problem.
     #[schema(value_type = Vec<Object>)]
@@ -55,20 +80,17 @@ pub struct SavedPlan {
     /// The grid that made it.
     #[schema(value_type = String)]
     pub grid: GridId,
-    /// What is wanted.
+    /// What is wanted, as the grid resolved it: to be kept as it is, and not for reading.
     #[schema(value_type = Object)]
     pub desired: Desired,
     /// Digest of the texts.
     #[schema(value_type = String)]
     pub texts: Digest,
     /// What the plan read.
-    #[schema(value_type = Object)]
     pub base: Base,
     /// What it said would happen.
-    #[schema(value_type = Object)]
     pub bounds: Bounds,
     /// What was shown.
-    #[schema(value_type = Object)]
     pub document: Document,
     /// Keyed digest of all of it.
     #[schema(value_type = String)]
@@ -80,7 +102,7 @@ pub struct SavedPlan {
 #[serde(rename_all = "snake_case")]
 pub enum Configuration {
     /// A configuration.
-    #[schema(value_type = Object)]
+    #[schema(value_type = BundleForm)]
     Bundle(Bundle),
     /// A plan that was made of one.
     Saved(Box<SavedPlan>),
@@ -115,7 +137,6 @@ pub struct ApplyResponse {
     /// It was committed before; nothing changed.
     pub already: bool,
     /// The plan that was committed.
-    #[schema(value_type = Object)]
     pub document: Document,
 }
 
@@ -125,10 +146,8 @@ pub struct DriftReport {
     /// Every server was seen whole.
     pub complete: bool,
     /// What they changed, and what is done about it.
-    #[schema(value_type = Vec<Object>)]
     pub drift: Vec<Drift>,
     /// The same, and what would be done now, as a plan document.
-    #[schema(value_type = Object)]
     pub document: Document,
 }
 
@@ -143,10 +162,8 @@ pub struct Explanation {
     /// Nobody acts on it until then; see [`super::Pause`].
     pub paused: bool,
     /// What it waits for.
-    #[schema(value_type = Vec<Object>)]
     pub waits: Vec<Wait>,
     /// What is wrong with it.
-    #[schema(value_type = Vec<Object>)]
     pub findings: Vec<Finding>,
     /// The facts that lead there, one sentence each, in order.
     pub trace: Vec<String>,

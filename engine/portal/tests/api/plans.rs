@@ -406,10 +406,14 @@ async fn a_plan_for_a_target_leaves_the_rest_out_and_cannot_be_saved() {
         .iter()
         .map(|group| group.subject.to_string())
         .collect();
-    assert!(
-        !subjects.is_empty() && subjects.iter().all(|subject| subject == "pool.other"),
-        "{subjects:?}"
-    );
+    // What the pool refers to is new too, and comes with it; the other pool does not.
+    let expected = ["image.tiny", "template.small", "pool.other", "pool.other"];
+    assert_eq!(subjects, expected);
+    let desktops = plan.document.actions.last().unwrap();
+    let needs: Vec<String> = desktops.needs.iter().map(ToString::to_string).collect();
+    assert_eq!(needs, expected[..3]);
+    assert_eq!(plan.document.targets.len(), 1);
+    assert!(plan.document.unseen.is_empty(), "every server was seen");
     request.save = true;
     world
         .post(Scope::Planner, "/plans", &request)

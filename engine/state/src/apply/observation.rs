@@ -250,7 +250,11 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
         | Phase::Unknown { .. }
         | Phase::Deleting { .. } => desktop.failures = Failures { count, last },
     }
-    let (failures, ready, root) = (desktop.failures, desktop.wear.ready, desktop.spec.image);
+    let (failures, ready, root) = (
+        desktop.failures,
+        desktop.wear.ready.is_some(),
+        desktop.spec.image,
+    );
     let slot = state.slots.entry(id.clone()).or_default();
     slot.failures = failures;
     match &phase {
@@ -296,7 +300,7 @@ fn got_through(state: &mut State, pool: &PoolName, root: Digest) {
             desktop.phase,
             Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. }
         );
-        ready && desktop.wear.ready && desktop.spec.image == root
+        ready && desktop.wear.ready.is_some() && desktop.spec.image == root
     });
     let well = u32::try_from(well.count()).unwrap_or(u32::MAX);
     if wanted.is_some_and(|wanted| well >= wanted) {
@@ -310,19 +314,20 @@ fn got_through(state: &mut State, pool: &PoolName, root: Digest) {
 /// What a desktop has been through when it comes to `phase`. Only a guest that says so, or no power, tells that nobody
 /// is signed in any more.
 fn worn(before: Wear, phase: &Phase, time: Timestamp) -> Wear {
+    let first = before.ready.or(Some(time));
     let empty = |ready| Wear {
-        ready: before.ready || ready,
+        ready,
         occupied: false,
         left: before.left.or(before.occupied.then_some(time)),
     };
     match phase {
         Phase::InUse { .. } => Wear {
-            ready: true,
+            ready: first,
             occupied: true,
             ..before
         },
-        Phase::Available { .. } => empty(true),
-        Phase::Off { .. } => empty(false),
+        Phase::Available { .. } => empty(first),
+        Phase::Off { .. } => empty(before.ready),
         Phase::Provisioning { .. }
         | Phase::Broken { .. }
         | Phase::Unknown { .. }
