@@ -70,6 +70,24 @@ pub(crate) fn hardware(
     }
 }
 
+/// As much of `wanted` as a desktop can become that is not grown anew: what [`edits`] calls
+/// [`Applies::Regrow`] stays as it is.
+pub(crate) fn without_regrowing(before: &DesktopSpec, wanted: DesktopSpec) -> DesktopSpec {
+    DesktopSpec {
+        image: before.image,
+        hostname: before.hostname.clone(),
+        hardware: Hardware {
+            disk: before.hardware.disk,
+            firmware: before.hardware.firmware,
+            networks: before.hardware.networks.clone(),
+            agent: before.hardware.agent,
+            os: before.hardware.os,
+            ..wanted.hardware
+        },
+        ..wanted
+    }
+}
+
 /// What differs between two forms of one desktop, and when each difference takes effect.
 pub(crate) fn edits(before: &DesktopSpec, after: &DesktopSpec) -> Vec<Edit> {
     let (b, a) = (&before.hardware, &after.hardware);

@@ -9,13 +9,18 @@
 //! | `servers N` | begins with N servers instead of one |
 //! | `image NAME VERSION` | imports a version on every server |
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
+//! | `edit OLD -> NEW` | changes those files: every OLD in them becomes NEW; `\n` stands for a new line |
 //! | `plan`, `plan markdown` | what those files would change |
 //! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `desktops`, `findings`, `drift` | looks |
+//! | `domain DESKTOP` | the form in which a hypervisor has it |
+//! | `revisions` | the configurations that are kept |
 //! | `kill`, `off`, `undefine`, `unlink`, `mute` DESKTOP | what others do to a desktop |
 //! | `change DESKTOP FIELD=VALUE` | others change a domain: `cpus`, `memory` in MiB |
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
+//! | `swell DESKTOP MIB` | a guest writes so much |
+//! | `spoil DESKTOP` | its disk becomes unreadable |
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
 //! | `fill PERCENT` | others fill the disks |
 //! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |

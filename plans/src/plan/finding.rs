@@ -103,7 +103,7 @@ pub enum FindingKind {
         /// The image's.
         image: Size,
     },
-    /// No server can carry it.
+    /// No server can carry it, or no slot is free for it.
     NoRoom {
         /// How many desktops have none.
         desktops: u32,

@@ -53,7 +53,7 @@ pub(crate) fn decide(
         return true;
     }
     let wanted = image.map(|image| {
-        specs::of(
+        let wanted = specs::of(
             yard.desired,
             yard.known,
             yard.pool,
@@ -61,7 +61,13 @@ pub(crate) fn decide(
             image.record,
             &desktop.spec.member,
             desktop.server,
-        )
+        );
+        // What would cost a person's disk waits until that person asks for a new one.
+        if desktop.personal {
+            specs::without_regrowing(&desktop.spec, wanted)
+        } else {
+            wanted
+        }
     });
     let edits = wanted
         .as_ref()
@@ -71,7 +77,9 @@ pub(crate) fn decide(
         let reason = regrow_reason(yard, image, desktop, &edits);
         return regrow(yard, id, desktop, reason, edits, rollout, draft);
     }
-    if let Some(reason) = refresh::due(yard, desktop, draft) {
+    if !desktop.personal
+        && let Some(reason) = refresh::due(yard, desktop, draft)
+    {
         return regrow(yard, id, desktop, reason, Vec::new(), rollout, draft);
     }
     if let Some(wanted) = wanted.filter(|_| !edits.is_empty()) {
@@ -156,10 +164,6 @@ fn regrow(
     rollout: &mut Rollout,
     draft: &mut Draft<'_>,
 ) -> bool {
-    if desktop.personal && !matches!(reason, Reason::Requested) {
-        // Never regrown without being told to; the change waits in its definition.
-        return false;
-    }
     let mut waits = disruptive_waits(yard, id, desktop, draft);
     let mut wave = 0;
     if waits.is_empty() {

@@ -1,4 +1,4 @@
-use super::{Attribute, Block, Default, Kind, Label, block, next_boot, regrow};
+use super::{Attribute, Block, Default, Kind, Label, block, live, next_boot, regrow};
 
 pub(super) const TEMPLATE: Block = block(
     "template",
@@ -25,7 +25,11 @@ const ATTRIBUTES: &[Attribute] = &[
         DISK,
         "Virtual size of the disk, at least the image's; the image's without.",
     ),
-    regrow("disk_limit", DISK, "Size to which an overlay may grow."),
+    live(
+        "disk_limit",
+        DISK,
+        "Size to which an overlay may grow; a pooled desktop beyond it is regrown.",
+    ),
     regrow(
         "firmware",
         Kind::Choice(&["bios", "uefi", "uefi-secure"]),

@@ -31,6 +31,11 @@ impl Stage {
                 let index = self.index(server)?;
                 self.foreign(name, index)
             }
+            ["swell", desktop, mib] => {
+                let size = Size::mib(mib.parse().map_err(|_| "not a number")?);
+                self.meddle(desktop, |sim, d| sim.grow_overlay(&d.spec.member, size))
+            }
+            ["spoil", desktop] => self.meddle(desktop, |sim, d| sim.spoil_overlay(&d.spec.member)),
             ["spoil", name, version] => self.spoil(name, version),
             ["fill", percent] => self.fill(percent),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
@@ -70,7 +75,7 @@ impl Stage {
         }
     }
 
-    fn desktop(&self, desktop: &str) -> Result<KnownDesktop, String> {
+    pub(super) fn desktop(&self, desktop: &str) -> Result<KnownDesktop, String> {
         let id: DesktopId = desktop.parse().map_err(|e| format!("{e}"))?;
         self.world
             .log
