@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use coppice_plans::plan::{Action, Memory, Plan};
+use coppice_plans::plan::{Action, Base, Memory, Plan};
 use coppice_plans::{check, plan};
-use coppice_schema::known::Task;
+use coppice_schema::desired::Power;
+use coppice_schema::ids::DesktopId;
+use coppice_schema::known::{Phase, Task};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_schema::{Desired, Known};
 use coppice_tests::configs;
@@ -23,18 +25,64 @@ fn known(seed: u64) -> (Known, Desired, Timestamp) {
     (known, desired, now)
 }
 
-/// The same value, built by inserting in another order and by way of its bytes.
-fn rebuilt(known: &Known) -> Known {
-    let text = serde_json::to_string(known).unwrap();
-    let mut known: Known = serde_json::from_str(&text).unwrap();
-    let backwards =
-        |map: &mut BTreeMap<_, _>| *map = std::mem::take(map).into_iter().rev().collect();
-    backwards(&mut known.desktops);
-    known.servers = std::mem::take(&mut known.servers)
-        .into_iter()
-        .rev()
-        .collect();
-    known
+/// What is to be done when every server of the storm of `seed` has told what it sees, in one order or the other. What
+/// the plan was made of is left out: it is numbered by the log, and tells when each server looked.
+fn plan_of_reports(seed: u64, backwards: bool) -> Plan {
+    let mut storm = Storm::raged(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    storm.look(backwards);
+    let (known, now) = storm.known();
+    let plan = plan(&known.committed, &known, now);
+    Plan {
+        base: Base::default(),
+        looked: BTreeMap::new(),
+        ..plan
+    }
+}
+
+/// The pools that run only some of their desktops, and in each how many would run: those that do, and those that
+/// would be started at once. Also how many of them are used.
+fn running<'a>(
+    known: &'a Known,
+    plan: &'a Plan,
+) -> impl Iterator<Item = (&'a Power, bool, u32, u32)> {
+    known.committed.pools.iter().filter_map(|(name, pool)| {
+        let power = pool.policy.power.as_ref()?;
+        let mine = |id: &DesktopId| id.pool == *name;
+        let phases = known
+            .desktops
+            .iter()
+            .filter(|(id, _)| mine(id))
+            .map(|(_, d)| &d.phase);
+        let runs = |phase: &&Phase| match phase {
+            Phase::Available { .. } | Phase::InUse { .. } | Phase::Provisioning { .. } => true,
+            Phase::Off { .. }
+            | Phase::Broken { .. }
+            | Phase::Unknown { .. }
+            | Phase::Deleting { .. } => false,
+        };
+        let starts = due(plan)
+            .filter_map(|action| action.step.as_ref())
+            .filter(|step| match &step.task {
+                Task::Create { spec, start } => *start && mine(&spec.member.desktop),
+                Task::Start { member } => {
+                    let phase = known.desktops.get(&member.desktop).map(|d| &d.phase);
+                    mine(&member.desktop) && matches!(phase, Some(Phase::Off { .. }))
+                }
+                Task::Restart { .. }
+                | Task::Redefine { .. }
+                | Task::Stop { .. }
+                | Task::Remove { .. }
+                | Task::VerifyImage { .. }
+                | Task::DropImage { .. } => false,
+            });
+        let used = phases
+            .clone()
+            .filter(|phase| matches!(phase, Phase::InUse { .. }));
+        let (started, used) = (starts.count(), used.count());
+        let all = phases.filter(runs).count() + started;
+        let number = |n: usize| u32::try_from(n).unwrap();
+        Some((power, started > 0, number(all), number(used)))
+    })
 }
 
 /// Actions that would be ordered now.
@@ -61,9 +109,31 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_the_inputs_does_not_matter(seed: u64) {
-        let (known, desired, now) = known(seed);
-        prop_assert_eq!(plan(&desired, &known, now), plan(&desired, &rebuilt(&known), now));
+    fn the_order_in_which_servers_report_does_not_matter(seed: u64) {
+        prop_assert_eq!(plan_of_reports(seed, false), plan_of_reports(seed, true));
+    }
+
+    #[test]
+    fn no_more_are_started_than_may_run(seed: u64, people: u64) {
+        let (mut known, _, now) = known(seed);
+        let mut chance = Chance::new(people);
+        for desktop in known.desktops.values_mut() {
+            if matches!(desktop.phase, Phase::Available { .. }) && chance.per_mille(500) {
+                desktop.phase = Phase::InUse { since: now, users: 1 };
+            }
+        }
+        let plan = plan(&known.committed, &known, now);
+        for (power, starts, all, used) in running(&known, &plan) {
+            let hours = power.schedules.values();
+            let most = hours.map(|s| (s.spare, s.powered_on_max.or(power.powered_on_max)));
+            let figures = most.chain([(power.spare, power.powered_on_max)]);
+            // At one of its hours.
+            let bound = |(spare, most): (u32, Option<u32>)| {
+                (used + spare).min(most.unwrap_or(u32::MAX)).max(used)
+            };
+            let bound = figures.map(bound).max().unwrap();
+            prop_assert!(!starts || all <= bound, "{} run of {}: {:?}", all, bound, power);
+        }
     }
 
     #[test]
