@@ -7,6 +7,7 @@ mod connection;
 mod grid;
 mod init;
 mod offline;
+mod output;
 mod place;
 mod serve;
 mod usage;
