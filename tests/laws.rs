@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use coppice_plans::plan::{Action, Base, Memory, Plan};
+use coppice_plans::windows::{self, Now};
 use coppice_plans::{check, plan};
-use coppice_schema::desired::Power;
+use coppice_schema::desired::{ClockTime, Days, Power, PowerSchedule, Weekly};
 use coppice_schema::ids::DesktopId;
 use coppice_schema::known::{Phase, Task};
 use coppice_schema::units::{Span, Timestamp};
@@ -118,21 +119,40 @@ proptest! {
         let (mut known, _, now) = known(seed);
         let mut chance = Chance::new(people);
         for desktop in known.desktops.values_mut() {
-            if matches!(desktop.phase, Phase::Available { .. }) && chance.per_mille(500) {
-                desktop.phase = Phase::InUse { since: now, users: 1 };
+            let there = matches!(desktop.phase, Phase::Available { .. } | Phase::Off { .. });
+            match chance.below(3) {
+                0 if there => desktop.phase = Phase::InUse { since: now, users: 1 },
+                1 if there => desktop.phase = Phase::Off { since: now },
+                _ => {}
             }
         }
-        let plan = plan(&known.committed, &known, now);
-        for (power, starts, all, used) in running(&known, &plan) {
-            let hours = power.schedules.values();
-            let most = hours.map(|s| (s.spare, s.powered_on_max.or(power.powered_on_max)));
-            let figures = most.chain([(power.spare, power.powered_on_max)]);
-            // At one of its hours.
-            let bound = |(spare, most): (u32, Option<u32>)| {
-                (used + spare).min(most.unwrap_or(u32::MAX)).max(used)
-            };
-            let bound = figures.map(bound).max().unwrap();
-            prop_assert!(!starts || all <= bound, "{} run of {}: {:?}", all, bound, power);
+        let lessons = PowerSchedule {
+            hours: Weekly { days: Days(0x7f), from: ClockTime(8 * 60), to: ClockTime(20 * 60) },
+            spare: 2,
+            powered_on_max: Some(2),
+        };
+        let power = Power {
+            spare: 3,
+            powered_on_max: Some(3),
+            schedules: BTreeMap::from([("lessons".to_owned(), lessons)]),
+        };
+        for pool in known.committed.pools.values_mut() {
+            pool.policy.power = Some(power.clone());
+        }
+        let zone = windows::zone(&known.committed.grid.timezone);
+        for hour in 0..24 {
+            let now = now.after(Span::hours(hour));
+            let plan = plan(&known.committed, &known, now);
+            for (power, starts, all, used) in running(&known, &plan) {
+                let open = |hours| matches!(windows::weekly_state(hours, &zone, now), Now::Open { .. });
+                let schedule = power.schedules.values().find(|schedule| open(&schedule.hours));
+                let (spare, most) = match schedule {
+                    Some(now) => (now.spare, now.powered_on_max.or(power.powered_on_max)),
+                    None => (power.spare, power.powered_on_max),
+                };
+                let most = (used + spare).min(most.unwrap_or(u32::MAX)).max(used);
+                prop_assert!(!starts || all <= most, "{} run of {}: {:?}", all, most, power);
+            }
         }
     }
 
