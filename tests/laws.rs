@@ -4,10 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_plans::plan::{Action, Memory, Plan, Reason, Risk, Wait};
+use coppice_plans::plan::{Action, Base, Memory, Plan, Reason, Risk, Wait};
+use coppice_plans::windows::{self, Now};
 use coppice_plans::{check, document, plan, reviewed};
-use coppice_schema::ids::{Address, Revision};
-use coppice_schema::known::Task;
+use coppice_schema::desired::{ClockTime, Days, Power, PowerSchedule, Weekly};
+use coppice_schema::ids::{Address, DesktopId, Revision};
+use coppice_schema::known::{Phase, Task};
 use coppice_schema::review::{KnownRun, Reviewed};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_schema::{Desired, Known};
@@ -25,18 +27,64 @@ fn known(seed: u64) -> (Known, Desired, Timestamp) {
     (known, desired, now)
 }
 
-/// The same value, built by inserting in another order and by way of its bytes.
-fn rebuilt(known: &Known) -> Known {
-    let text = serde_json::to_string(known).unwrap();
-    let mut known: Known = serde_json::from_str(&text).unwrap();
-    let backwards =
-        |map: &mut BTreeMap<_, _>| *map = std::mem::take(map).into_iter().rev().collect();
-    backwards(&mut known.desktops);
-    known.servers = std::mem::take(&mut known.servers)
-        .into_iter()
-        .rev()
-        .collect();
-    known
+/// What is to be done when every server of the storm of `seed` has told what it sees, in one order or the other. What
+/// the plan was made of is left out: it is numbered by the log, and tells when each server looked.
+fn plan_of_reports(seed: u64, backwards: bool) -> Plan {
+    let mut storm = Storm::raged(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    storm.look(backwards);
+    let (known, now) = storm.known();
+    let plan = plan(&known.committed, &known, now);
+    Plan {
+        base: Base::default(),
+        looked: BTreeMap::new(),
+        ..plan
+    }
+}
+
+/// The pools that run only some of their desktops, and in each how many would run: those that do, and those that
+/// would be started at once. Also how many of them are used.
+fn running<'a>(
+    known: &'a Known,
+    plan: &'a Plan,
+) -> impl Iterator<Item = (&'a Power, bool, u32, u32)> {
+    known.committed.pools.iter().filter_map(|(name, pool)| {
+        let power = pool.policy.power.as_ref()?;
+        let mine = |id: &DesktopId| id.pool == *name;
+        let phases = known
+            .desktops
+            .iter()
+            .filter(|(id, _)| mine(id))
+            .map(|(_, d)| &d.phase);
+        let runs = |phase: &&Phase| match phase {
+            Phase::Available { .. } | Phase::InUse { .. } | Phase::Provisioning { .. } => true,
+            Phase::Off { .. }
+            | Phase::Broken { .. }
+            | Phase::Unknown { .. }
+            | Phase::Deleting { .. } => false,
+        };
+        let starts = due(plan)
+            .filter_map(|action| action.step.as_ref())
+            .filter(|step| match &step.task {
+                Task::Create { spec, start } => *start && mine(&spec.member.desktop),
+                Task::Start { member } => {
+                    let phase = known.desktops.get(&member.desktop).map(|d| &d.phase);
+                    mine(&member.desktop) && matches!(phase, Some(Phase::Off { .. }))
+                }
+                Task::Restart { .. }
+                | Task::Redefine { .. }
+                | Task::Stop { .. }
+                | Task::Remove { .. }
+                | Task::VerifyImage { .. }
+                | Task::DropImage { .. } => false,
+            });
+        let used = phases
+            .clone()
+            .filter(|phase| matches!(phase, Phase::InUse { .. }));
+        let (started, used) = (starts.count(), used.count());
+        let all = phases.filter(runs).count() + started;
+        let number = |n: usize| u32::try_from(n).unwrap();
+        Some((power, started > 0, number(all), number(used)))
+    })
 }
 
 /// Actions that would be ordered now.
@@ -112,9 +160,50 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_the_inputs_does_not_matter(seed: u64) {
-        let (known, desired, now) = known(seed);
-        prop_assert_eq!(plan(&desired, &known, now), plan(&desired, &rebuilt(&known), now));
+    fn the_order_in_which_servers_report_does_not_matter(seed: u64) {
+        prop_assert_eq!(plan_of_reports(seed, false), plan_of_reports(seed, true));
+    }
+
+    #[test]
+    fn no_more_are_started_than_may_run(seed: u64, people: u64) {
+        let (mut known, _, now) = known(seed);
+        let mut chance = Chance::new(people);
+        for desktop in known.desktops.values_mut() {
+            let there = matches!(desktop.phase, Phase::Available { .. } | Phase::Off { .. });
+            match chance.below(3) {
+                0 if there => desktop.phase = Phase::InUse { since: now, users: 1 },
+                1 if there => desktop.phase = Phase::Off { since: now },
+                _ => {}
+            }
+        }
+        let lessons = PowerSchedule {
+            hours: Weekly { days: Days(0x7f), from: ClockTime(8 * 60), to: ClockTime(20 * 60) },
+            spare: 2,
+            powered_on_max: Some(2),
+        };
+        let power = Power {
+            spare: 3,
+            powered_on_max: Some(3),
+            schedules: BTreeMap::from([("lessons".to_owned(), lessons)]),
+        };
+        for pool in known.committed.pools.values_mut() {
+            pool.policy.power = Some(power.clone());
+        }
+        let zone = windows::zone(&known.committed.grid.timezone);
+        for hour in 0..24 {
+            let now = now.after(Span::hours(hour));
+            let plan = plan(&known.committed, &known, now);
+            for (power, starts, all, used) in running(&known, &plan) {
+                let open = |hours| matches!(windows::weekly_state(hours, &zone, now), Now::Open { .. });
+                let schedule = power.schedules.values().find(|schedule| open(&schedule.hours));
+                let (spare, most) = match schedule {
+                    Some(now) => (now.spare, now.powered_on_max.or(power.powered_on_max)),
+                    None => (power.spare, power.powered_on_max),
+                };
+                let most = (used + spare).min(most.unwrap_or(u32::MAX)).max(used);
+                prop_assert!(!starts || all <= most, "{} run of {}: {:?}", all, most, power);
+            }
+        }
     }
 
     #[test]

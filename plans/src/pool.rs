@@ -178,10 +178,22 @@ fn grow(
     let mut started = 0;
     let mut no_room: Option<(u32, BTreeSet<String>)> = None;
     let mut on = power.map(|target| target.running);
-    for slot in free_slots(yard, &held, target, draft)
-        .into_iter()
-        .take(usize::try_from(missing).unwrap_or(0))
-    {
+    let mut slots = free_slots(yard, &held, target, draft);
+    slots.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
+    let without = missing - u32::try_from(slots.len()).unwrap_or(missing);
+    if without > 0 {
+        let lacking = "every other slot is held by what is not its desktop".to_owned();
+        draft.finding(Finding {
+            object: yard.address(),
+            kind: FindingKind::NoRoom {
+                desktops: without,
+                lacking,
+            },
+            severity: Severity::Error,
+            remedy: "free the names that others have, or raise `slots`".to_owned(),
+        });
+    }
+    for slot in slots {
         let id = DesktopId {
             pool: yard.name.clone(),
             slot,

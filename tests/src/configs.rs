@@ -1,5 +1,7 @@
 //! Configurations by chance: valid ones, as `resolve` would give them.
 
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::Digest;
@@ -55,6 +57,10 @@ pub fn desired(chance: &mut Chance, most: u32) -> Desired {
         target: NetworkTarget::User,
     };
     desired.networks.insert(name("lan"), network);
+    let zones = ["UTC", "Europe/Berlin", "Pacific/Auckland"];
+    desired.grid.timezone = (*chance.pick(&zones).unwrap_or(&"UTC")).to_owned();
+    desired.windows = rules::windows(chance);
+    desired.servers = rules::servers(chance);
     for image in IMAGES {
         desired.images.insert(name(image), random_image(chance));
         let template = random_template(chance, name(image));
@@ -81,11 +87,12 @@ pub fn edited(chance: &mut Chance, before: &Desired, most: u32) -> Desired {
     let pool = chance.pick(&pools).cloned();
     let other: PoolName = name(chance.pick(&POOLS).unwrap_or(&"lab"));
     let image: ImageName = name(chance.pick(&IMAGES).unwrap_or(&"debian"));
-    match (chance.below(6), pool) {
+    match (chance.below(8), pool) {
         (0, Some(pool)) => {
             let desktops = number(chance, 0, most);
             if let Some(pool) = desired.pools.get_mut(&pool) {
                 pool.desktops = desktops;
+                rules::fit(pool);
             }
         }
         (1, Some(pool)) => {
@@ -100,7 +107,9 @@ pub fn edited(chance: &mut Chance, before: &Desired, most: u32) -> Desired {
         (3, _) => {
             desired.images.insert(image, random_image(chance));
         }
-        (4, _) => {
+        (4, _) => desired.windows = rules::windows(chance),
+        (5, _) => desired.servers = rules::servers(chance),
+        (6, _) => {
             let template = random_template(chance, image.clone());
             desired.templates.insert(name(image.as_str()), template);
         }
@@ -163,7 +172,7 @@ fn random_pool(chance: &mut Chance, most: u32) -> Pool {
             .then(|| Span::minutes(chance.between(1, 60))),
         ..Refresh::default()
     });
-    Pool {
+    let mut pool = Pool {
         template: name(chance.pick(&IMAGES).unwrap_or(&"debian")),
         desktops: number(chance, 0, most),
         slots: None,
@@ -178,7 +187,9 @@ fn random_pool(chance: &mut Chance, most: u32) -> Pool {
         max_copy_age: None,
         bookings: BTreeMap::new(),
         protect: false,
-    }
+    };
+    rules::rule(chance, &mut pool);
+    pool
 }
 
 fn random_rollout(chance: &mut Chance) -> Rollout {

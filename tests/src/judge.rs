@@ -353,8 +353,17 @@ fn is_outdated(desktop: &KnownDesktop, known: &Known) -> bool {
 fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
     let state: &State = &logged.before;
     let mut taken: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    // Where spares are counted, one that is switched off can be had all the same.
+    let spares = |pool: &PoolName| {
+        let pool = state.committed.pools.get(pool);
+        pool.is_some_and(|pool| pool.policy.power.is_some())
+    };
+    let is_ready = |pool: &PoolName, phase: &Phase| {
+        is_ready(phase) || (spares(pool) && matches!(phase, Phase::Off { .. }))
+    };
     for order in orders {
         let member = match &order.task {
+            Task::Stop { member } if spares(&member.desktop.pool) => continue,
             Task::Remove { member } | Task::Restart { member, .. } | Task::Stop { member } => {
                 member
             }
@@ -365,7 +374,8 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::DropImage { .. } => continue,
         };
         let here = state.desktops.get(&member.desktop);
-        let ready = here.is_some_and(|d| d.spec.member == *member && is_ready(&d.phase));
+        let ready = here
+            .is_some_and(|d| d.spec.member == *member && is_ready(&member.desktop.pool, &d.phase));
         if ready {
             *taken.entry(&member.desktop.pool).or_default() += 1;
         }
@@ -376,7 +386,7 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             continue;
         };
         let mine = state.desktops.iter().filter(|(id, _)| id.pool == *pool);
-        let ready = mine.filter(|(_, d)| is_ready(&d.phase)).count();
+        let ready = mine.filter(|(_, d)| is_ready(pool, &d.phase)).count();
         let ready = u32::try_from(ready).unwrap_or(u32::MAX);
         let budget = block.policy.rollout.max_unavailable.of(block.desktops);
         let left = ready.saturating_sub(taken);

@@ -9,11 +9,14 @@
 //! | `servers N` | begins with N servers instead of one |
 //! | `image NAME VERSION` | imports a version on every server |
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
+//! | `edit OLD -> NEW` | changes those files: every OLD in them becomes NEW; `\n` stands for a new line |
 //! | `plan`, `plan markdown` | what those files would change |
 //! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `lead` | lets the leader decide, and no server hear of it yet |
 //! | `desktops`, `findings`, `waits`, `drift` | looks |
+//! | `domain DESKTOP` | the form in which a hypervisor has it |
+//! | `revisions` | the configurations that are kept |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |
 //! | `mute DESKTOP ...` | guests fall silent until they are started again, all before anybody looks |
 //! | `people DESKTOP COUNT` | so many people are signed in; found out within a minute |

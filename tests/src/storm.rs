@@ -111,6 +111,24 @@ impl Storm {
         Ok(storm)
     }
 
+    /// The weather clears, and every server looks and tells, the last one first when `backwards`.
+    pub fn look(&mut self, backwards: bool) {
+        for machine in &self.world.machines {
+            machine.sim.calm();
+            machine.sim.revive();
+            machine.agreement.set_unrest(Unrest::default());
+            machine.agreement.revive();
+        }
+        let mut order: Vec<usize> = (0..self.world.machines.len()).collect();
+        if backwards {
+            order.reverse();
+        }
+        for index in order {
+            self.world.machines[index].agreement.catch_up();
+            self.world.server_round(index);
+        }
+    }
+
     /// What the leader knows now, and the time.
     #[must_use]
     pub fn known(&self) -> (Known, Timestamp) {

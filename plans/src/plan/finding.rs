@@ -111,7 +111,7 @@ pub enum FindingKind {
         #[schema(value_type = u64)]
         image: Size,
     },
-    /// No server can carry it.
+    /// No server can carry it, or no slot is free for it.
     NoRoom {
         /// How many desktops have none.
         desktops: u32,

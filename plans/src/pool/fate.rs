@@ -66,14 +66,15 @@ pub(crate) fn decide(
             return true;
         }
         // While the published version is given up, a clone of the one before is regrown as what it is.
-        if back.is_some_and(|back| back.record.root == desktop.spec.image)
+        if !desktop.personal
+            && back.is_some_and(|back| back.record.root == desktop.spec.image)
             && let Some(due) = refresh::due(yard, desktop, draft)
         {
             return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
         }
     }
     let wanted = image.map(|image| {
-        specs::of(
+        let wanted = specs::of(
             yard.desired,
             yard.known,
             yard.pool,
@@ -81,7 +82,13 @@ pub(crate) fn decide(
             image.record,
             &desktop.spec.member,
             desktop.server,
-        )
+        );
+        // What would cost a person's disk waits until that person asks for a new one.
+        if desktop.personal {
+            specs::without_regrowing(&desktop.spec, wanted)
+        } else {
+            wanted
+        }
     });
     let edits = wanted
         .as_ref()
@@ -103,10 +110,9 @@ pub(crate) fn decide(
         return true;
     }
     // What was not reviewed waits, and what has nothing to do with the configuration goes on meanwhile.
-    let held = outdated
-        && !desktop.personal
-        && draft.review.wait(id, rollout.replacing(), TAKEN).is_some();
-    if (!outdated || held)
+    let held = outdated && draft.review.wait(id, rollout.replacing(), TAKEN).is_some();
+    if !desktop.personal
+        && (!outdated || held)
         && let Some(due) = refresh::due(yard, desktop, draft)
     {
         return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
@@ -206,10 +212,6 @@ fn regrow(
     draft: &mut Draft<'_>,
 ) -> bool {
     let Due { reason, until } = due;
-    if desktop.personal && !matches!(reason, Reason::Requested) {
-        // Never regrown without being told to; the change waits in its definition.
-        return false;
-    }
     let mut waits = asked_waits(yard, id, desktop, draft);
     waits.extend(logoff(desktop, until, draft));
     let configured = !matches!(reason, Reason::Refresh { .. });

@@ -97,7 +97,7 @@ impl Stage {
         }
     }
 
-    fn desktop(&self, desktop: &str) -> Result<KnownDesktop, String> {
+    pub(super) fn desktop(&self, desktop: &str) -> Result<KnownDesktop, String> {
         let id: DesktopId = desktop.parse().map_err(|e| format!("{e}"))?;
         self.world
             .log

@@ -48,6 +48,7 @@ impl Stage {
             }
             ["image", name, version] => self.import(name, version),
             ["config"] => self.configure(block),
+            ["edit", ..] => self.edit(line),
             ["plan"] => {
                 let (_, document) = self.preview(&self.desired()?)?;
                 Ok(show(&document))
@@ -69,6 +70,8 @@ impl Stage {
                 Ok(String::new())
             }
             ["desktops"] => Ok(self.desktops()),
+            ["domain", desktop] => self.domain(desktop),
+            ["revisions"] => Ok(self.revisions()),
             ["findings"] => self.findings(),
             ["waits"] => self.waits(),
             ["drift"] => self.drift(),
@@ -121,6 +124,17 @@ impl Stage {
             false,
             100,
         ))
+    }
+
+    fn edit(&mut self, line: &str) -> Result<String, String> {
+        let change = line.trim_start_matches("edit").trim();
+        let (old, new) = change.split_once("->").ok_or("OLD -> NEW")?;
+        let text = |written: &str| written.trim().replace("\\n", "\n");
+        let (old, new) = (text(old), text(new));
+        if !self.texts.contains(&old) {
+            return Err(format!("no `{old}` in the files"));
+        }
+        self.configure(&self.texts.replace(&old, &new))
     }
 
     fn bundle(&self) -> Bundle {
@@ -284,6 +298,25 @@ impl Stage {
         } else {
             lines
         }
+    }
+
+    fn domain(&self, desktop: &str) -> Result<String, String> {
+        let uuid = self.desktop(desktop)?.spec.uuid;
+        let mut domains = self.world.machines.iter().flat_map(|m| m.sim.domains());
+        let domain = domains
+            .find(|domain| domain.uuid == uuid)
+            .ok_or("no such domain")?;
+        let hardware = domain.hardware.ok_or("it has no hardware")?;
+        Ok(format!(
+            "hostname {}\ncpus {}, memory {}, disk {}, cache {:?}",
+            domain.hostname, hardware.cpus, hardware.memory, hardware.disk, hardware.cache
+        ))
+    }
+
+    fn revisions(&self) -> String {
+        let state = self.world.log.state();
+        let kept: Vec<String> = state.revisions.keys().map(ToString::to_string).collect();
+        kept.join(" ")
     }
 
     fn findings(&self) -> Result<String, String> {

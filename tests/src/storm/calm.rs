@@ -1,8 +1,8 @@
 //! After the storm: nothing goes wrong any more, and the grid must become what was asked for.
 
-use coppice_plans::plan::{Action, Finding, Plan, UnderWay, Wait};
+use coppice_plans::plan::{Action, Finding, FindingKind, Plan, UnderWay, Wait};
 use coppice_schema::ids::Address;
-use coppice_schema::known::Phase;
+use coppice_schema::known::{Phase, Request};
 use coppice_schema::units::{Size, Span};
 use coppice_state::Entry;
 use coppice_world::clock::Clock;
@@ -49,6 +49,7 @@ impl Storm {
             }
         }
         self.settle()?;
+        self.wait_for_what_is_due()?;
         self.idle()?;
         let replayed = self.world.log.replayed();
         if replayed != self.world.log.state().digest() {
@@ -93,6 +94,7 @@ impl Storm {
             if report.settled() && lacking.is_none() {
                 return Ok(());
             }
+            self.regrow_by_hand(report.plan.as_deref());
             if resumes > 0 && report.plan.as_deref().is_some_and(is_stopped) {
                 resumes -= 1;
                 self.note("a person resumes".to_owned());
@@ -104,16 +106,43 @@ impl Storm {
                 let committed = self.world.log.state().committed.as_ref().clone();
                 self.commit(&committed)?;
             }
-            last = report.plan.zip(Some(lacking));
-            // Booting takes seconds, a back-off minutes; both are waited for without looking every second.
+            // Booting takes seconds, a back-off minutes; both are waited for without looking every second. A window
+            // may be hours away, and is waited for when nothing else is left to do.
             let now = self.world.clock.now();
             let next = report.next.map_or(Span::seconds(30), |at| at.since(now));
+            let most = match report.plan.as_deref() {
+                Some(plan) if waits_for_windows(plan) => next,
+                Some(_) | None => Span::seconds(30),
+            };
             self.world
                 .clock
-                .advance(next.clamp(Span::seconds(2), Span::seconds(30)));
+                .advance(next.min(most).max(Span::seconds(2)));
+            last = report.plan.zip(Some(lacking));
         }
         let left = last.map(|(plan, lacking)| left(&plan, lacking));
         Err(format!("it does not settle in {PASSES} passes: {left:#?}"))
+    }
+
+    /// A person lets go of what only a person may throw away.
+    fn regrow_by_hand(&mut self, plan: Option<&Plan>) {
+        let found = plan.map(|plan| plan.findings.as_slice());
+        for finding in found.unwrap_or_default() {
+            let (Address::Desktop(id), FindingKind::Broken { .. }) =
+                (&finding.object, &finding.kind)
+            else {
+                continue;
+            };
+            let state = self.world.log.state();
+            if state.requests.contains_key(id) {
+                continue;
+            }
+            if let Some(desktop) = state.desktops.get(id) {
+                self.world.log.append(Entry::Requested {
+                    request: Request::Regrow(desktop.spec.member.clone()),
+                    author: "test".to_owned(),
+                });
+            }
+        }
     }
 
     /// What a pool lacks, in words.
@@ -126,20 +155,41 @@ impl Storm {
             let mine = state.desktops.iter().filter(|(id, _)| id.pool == *name);
             let ready = mine.clone().filter(|(_, d)| match d.phase {
                 Phase::Available { .. } | Phase::InUse { .. } => true,
+                // Where spares are counted, not all desktops run.
+                Phase::Off { .. } => pool.policy.power.is_some(),
                 Phase::Provisioning { .. }
-                | Phase::Off { .. }
                 | Phase::Broken { .. }
                 | Phase::Unknown { .. }
                 | Phase::Deleting { .. } => false,
             });
             let (all, ready) = (mine.count(), ready.count());
             let wanted = usize::try_from(pool.desktops).unwrap_or(usize::MAX);
+            let address = Address::Pool(name.clone());
+            // Nothing that is protected is emptied.
+            if wanted == 0 && state.protections.contains(&address) {
+                return None;
+            }
             let phases = state.desktops.values().map(|d| (&d.spec.member, &d.phase));
             ((all, ready) != (wanted, wanted)).then(|| {
                 let phases: Vec<_> = phases.collect();
                 format!("{name}: {wanted} wanted, {all} there, {ready} ready of {phases:?}")
             })
         })
+    }
+
+    /// What policies want done soon is done before it is said that nothing is left.
+    fn wait_for_what_is_due(&mut self) -> Verdict {
+        for _ in 0..PASSES {
+            let report = self.world.leader_round();
+            let report = report.ok_or("the leader died in the calm")?;
+            let now = self.world.clock.now();
+            let Some(next) = report.next.filter(|at| at.since(now) < Span::minutes(10)) else {
+                return Ok(());
+            };
+            self.world.clock.advance_to(next);
+            self.settle()?;
+        }
+        Err("something is due every few minutes for ever".to_owned())
     }
 
     /// A settled grid writes nothing.
@@ -163,6 +213,13 @@ impl Storm {
             None => Ok(()),
         }
     }
+}
+
+/// Whether everything that is left waits for a time of day.
+fn waits_for_windows(plan: &Plan) -> bool {
+    let by_the_clock = |wait: &Wait| matches!(wait, Wait::Window { .. } | Wait::Freeze { .. });
+    let waits = |action: &Action| action.waits.iter().any(by_the_clock);
+    !plan.actions.is_empty() && plan.under_way.is_empty() && plan.actions.iter().all(waits)
 }
 
 /// Something waits for a person to look at failures.

@@ -9,6 +9,7 @@ mod exits;
 mod grid;
 mod init;
 mod offline;
+mod output;
 mod place;
 mod serve;
 mod usage;

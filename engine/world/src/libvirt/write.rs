@@ -299,3 +299,53 @@ fn interface(network: &NetworkTarget, mac: &str) -> Element {
     }
     interface.holding(Element::new("model").with("type", "virtio"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The forms of <https://libvirt.org/formatdomain.html#network-interfaces>.
+    #[test]
+    fn a_network_is_written_as_the_card_that_libvirt_plugs_into_it() {
+        let bridge = |vlan| NetworkTarget::Bridge {
+            bridge: "br-lab".to_owned(),
+            vlan,
+        };
+        let libvirt = |vlan| NetworkTarget::Libvirt {
+            network: "default".to_owned(),
+            vlan,
+        };
+        for (network, kind, inside) in [
+            (bridge(None), "bridge", "<source bridge='br-lab'/>"),
+            (
+                bridge(Some(12)),
+                "bridge",
+                "<source bridge='br-lab'/><vlan><tag id='12'/></vlan>",
+            ),
+            (libvirt(None), "network", "<source network='default'/>"),
+            (
+                libvirt(Some(4094)),
+                "network",
+                "<source network='default'/><vlan><tag id='4094'/></vlan>",
+            ),
+            (NetworkTarget::User, "user", ""),
+        ] {
+            let card = interface(&network, "52:54:00:00:00:01").to_text().unwrap();
+            assert_eq!(
+                card,
+                format!(
+                    "<interface type='{kind}'><mac address='52:54:00:00:00:01'/>{inside}<model type='virtio'/></interface>"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn every_card_of_every_desktop_has_an_address_of_its_own_that_stays() {
+        let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        assert_eq!(mac(one, 0), mac(one, 0));
+        assert!(mac(one, 0).starts_with("52:54:00:"));
+        assert_ne!(mac(one, 0), mac(one, 1));
+        assert_ne!(mac(one, 0), mac(other, 0));
+    }
+}
