@@ -4,6 +4,7 @@ mod finding;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coppice_schema::Digest;
 use coppice_schema::desired::Assignment;
 
 use coppice_schema::ids::{
@@ -241,6 +242,11 @@ pub enum Reason {
     PendingHardware,
     /// Nothing needs it any more.
     Unused,
+    /// No version in the catalogue is made of that image file.
+    Unnamed {
+        /// The file.
+        image: Digest,
+    },
 }
 
 /// Whom an action touches. Absent: nobody, or not known; the estimate says which.

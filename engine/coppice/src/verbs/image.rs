@@ -41,7 +41,12 @@ Examples:
         name: Option<ImageName>,
     },
     /// Remove a version that no desktop is a clone of
-    #[command(after_long_help = "Examples:\n  coppice image remove win11 2026-10")]
+    #[command(
+        after_long_help = "Its file is deleted on every server, unless another version has the same bytes. `keep` of \
+the image's block does so by itself for versions before the published one.
+
+Examples:\n  coppice image remove win11 2026-10"
+    )]
     Remove {
         /// The image
         name: ImageName,
@@ -107,7 +112,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             client.act(Method::DELETE, &path).await?;
             screen.done(format!("{name}@{version}"), "removed")?;
             screen.note(&format!(
-                "image {name} version {version} is removed from the catalogue"
+                "image {name} version {version} is removed from the catalogue; servers now delete its file"
             ));
         }
     }
