@@ -78,7 +78,12 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     let cloned = known.desktops.values().map(|desktop| desktop.spec.image);
     let ordered = known.orders.values().filter_map(|order| match &order.task {
         Task::Create { spec, .. } | Task::Redefine { spec } => Some(spec.image),
-        _ => None,
+        Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. } => None,
     });
     let mut needed: BTreeSet<Digest> = cloned.chain(ordered).collect();
     // The same bytes may have several names: all of them must be beyond.
