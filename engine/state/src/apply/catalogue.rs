@@ -28,6 +28,10 @@ pub(super) fn imported(
         .and_then(|versions| versions.get(version))
     {
         if held.source == record.source {
+            // What was lost or bad has come again.
+            if held.root == record.root {
+                whole(state, server, record.root)?;
+            }
             return Ok(Outcome::Already {
                 revision: state.revision,
             });
@@ -43,12 +47,7 @@ pub(super) fn imported(
     if state.orders.values().any(drops) {
         Arc::make_mut(&mut state.orders).retain(|_, order| !drops(order));
     }
-    // Its server read every chunk back before it said so; until it reports again, that is its last word.
-    if let Some(look) = member(state, server)?.look.as_mut() {
-        Arc::make_mut(look)
-            .images
-            .insert(record.root, CopyState::Verified);
-    }
+    whole(state, server, record.root)?;
     let mut record = record.clone();
     record.imported = state.time;
     state
@@ -63,6 +62,15 @@ pub(super) fn imported(
     let what = format!("{image}@{version} was imported on {place} by {author}");
     state.record(Address::Image(image.clone()), Happening::Image { what });
     Ok(Outcome::Done)
+}
+
+/// A server read every chunk back before it said that it imported an image; until it reports again, that is its last
+/// word.
+fn whole(state: &mut State, server: ServerId, root: Digest) -> Result<(), Refusal> {
+    if let Some(look) = member(state, server)?.look.as_mut() {
+        Arc::make_mut(look).images.insert(root, CopyState::Verified);
+    }
+    Ok(())
 }
 
 pub(super) fn removed(
