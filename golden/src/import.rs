@@ -80,7 +80,8 @@ struct Run<'a> {
 impl Store {
     /// Makes an image of the file `path`. The source is hashed before and after it is converted; its format is
     /// found by its first bytes and told to the converting program, which runs confined. Blocks until the image
-    /// is synced under its final name. The same content twice is stored once.
+    /// is synced under its final name. The same content twice is stored once, and one that a glance or
+    /// [`Store::verify`] found bad is replaced.
     ///
     /// The image was written by this machine, and not yet read back from the disk: that is [`Store::verify`].
     ///
@@ -130,8 +131,10 @@ impl Run<'_> {
                 expected,
             });
         }
-        if let Some(root) = self.store.image_of_source(source)? {
-            let manifest = self.store.manifest(root)?;
+        // One whose manifest is damaged is made again.
+        if let Some(root) = self.store.image_of_source(source)?
+            && let Ok(manifest) = self.store.manifest(root)
+        {
             return Ok(imported(source, root, &manifest, shape.format, true, None));
         }
         let half = self.convert(shape.format, progress)?;

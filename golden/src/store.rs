@@ -30,7 +30,7 @@ use rustix::fs::FlockOperation;
 use crate::disk::{Dir, DiskError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::space::Space;
-use record::Record;
+use record::{Hint, Record};
 
 /// The newest store that this version opens, and the one it makes.
 pub const FORMAT: u32 = 1;
@@ -289,6 +289,30 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// Remembers, for later starts too, what reading back the image `root` gave: `read` is the file as it was then.
+    /// A bad one loses its record, so that no glance takes it for whole and the next import of its source replaces
+    /// it; a whole one has one again.
+    pub(crate) fn remember(&self, root: Digest, read: Hint, whole: bool) -> Result<(), StoreError> {
+        let _names = self.lock_names();
+        let name = record::raw_name(root);
+        let there = self.images.read(&name)?;
+        let there = there.map(|file| Hint::of(&file)).transpose();
+        // An import may have put another file in its place.
+        if there.map_err(|e| DiskError::new("look at", self.images.join(&name), e))? != Some(read) {
+            return Ok(());
+        }
+        let record = Record::load(&self.images, root)?;
+        if !whole {
+            self.images.remove(record::record_name(root))?;
+            return Ok(self.images.sync()?);
+        }
+        if record.as_ref().is_some_and(|record| record.hint == read) {
+            return Ok(());
+        }
+        let sources = record.map(|record| record.sources).unwrap_or_default();
+        Record::new(sources, read).save(&self.images, root)
     }
 
     /// Removes the image `root`; says whether there was anything. Durable on return.

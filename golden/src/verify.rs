@@ -8,7 +8,7 @@ use coppice_schema::units::Size;
 use crate::disk::DiskError;
 use crate::progress::{Cancel, Phase, Progress, Reporter};
 use crate::sparse::{Stopped, bytes_in, data_ranges, merged, scan, touched_chunks};
-use crate::store::record::raw_name;
+use crate::store::record::{Hint, raw_name};
 use crate::store::{Store, StoreError};
 
 /// An image whose every chunk was read back and is right.
@@ -67,7 +67,8 @@ fn offset(bad: &[BadChunk]) -> u64 {
 
 impl Store {
     /// Reads every chunk of the image `root` from the disk, past the page cache where the file system can, and
-    /// compares it with the manifest; what the manifest leaves out must be zero.
+    /// compares it with the manifest; what the manifest leaves out must be zero. What was found is remembered by the store, as
+    /// far as the disk lets it.
     ///
     /// # Errors
     /// [`VerifyError::Bad`] with all that is wrong; others when the image cannot be read at all.
@@ -89,7 +90,11 @@ impl Store {
             .ok_or(StoreError::NoImage(root))?;
         let size = manifest.size().0;
         let found = file.metadata().map_err(|e| failed("look at", e))?.len();
+        let read = Hint::of(&file).map_err(|e| failed("look at", e))?;
+        // The verdict counts; one that cannot be noted is found again.
+        let remember = |whole| self.remember(root, read, whole).ok();
         if found != size {
+            remember(false);
             return Err(VerifyError::Length {
                 root,
                 found: Size(found),
@@ -122,6 +127,7 @@ impl Store {
             })
         });
         let bad: Vec<BadChunk> = wrong.collect();
+        remember(bad.is_empty());
         if bad.is_empty() {
             Ok(Verified {
                 root,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use coppice_schema::Known;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, PoolName, TemplateName};
+use coppice_schema::known::Task;
 
 use crate::plan::{Action, Base, Intent, Risk};
 
@@ -30,7 +31,16 @@ pub(crate) fn read(
             references(desired, pool).into_iter().for_each(&mut note);
         }
     }
-    for action in actions.iter().filter(|action| action.step.is_some()) {
+    for (action, step) in actions.iter().filter_map(|a| Some((a, a.step.as_ref()?))) {
+        if let Task::DropImage { root } = &step.task
+            && changes.is_empty()
+        {
+            let named = known.images.iter().filter(|(_, versions)| {
+                let mut versions = versions.values();
+                versions.any(|version| version.root == *root)
+            });
+            named.for_each(|(name, _)| note(Address::Image(name.clone())));
+        }
         let Address::Desktop(id) = &action.object else {
             continue;
         };

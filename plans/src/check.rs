@@ -7,6 +7,7 @@ mod reviewed;
 
 use std::collections::BTreeSet;
 
+use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, DesktopId, Generation};
 use coppice_schema::known::{CopyState, Ending, Known, KnownDesktop, Phase, ServerState, Task};
@@ -85,7 +86,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 "a round reads what it orders",
             );
         }
-        one(action, step, known, &mut judge);
+        one(action, step, desired, known, &mut judge);
         if let Some((member, desktop)) = step.task.member().and_then(|member| {
             let desktop = known.desktops.get(&member.desktop)?;
             (desktop.incarnation == member.incarnation).then_some((member, desktop))
@@ -144,9 +145,25 @@ fn base_has(plan: &Plan, action: &Action, desired: &Desired, known: &Known) -> b
     *desired != known.committed || plan.base.objects.contains_key(&action.object)
 }
 
+/// Each version of that image is one of more than `keep` that its block has, not counting younger ones of its bytes.
+fn may_go(root: Digest, desired: &Desired, known: &Known) -> bool {
+    known.images.iter().all(|(name, versions)| {
+        let mut mine = versions.values().filter(|version| version.root == root);
+        mine.all(|mine| {
+            let younger = versions
+                .values()
+                .filter(|other| other.root != root && other.imported >= mine.imported);
+            let younger = u32::try_from(younger.count()).unwrap_or(u32::MAX);
+            let block = desired.images.get(name);
+            block.is_some_and(|block| younger >= block.keep)
+        })
+    })
+}
+
 fn one(
     action: &Action,
     step: &Step,
+    desired: &Desired,
     known: &Known,
     judge: &mut impl FnMut(bool, &Address, &'static str),
 ) {
@@ -173,6 +190,11 @@ fn one(
             !clones.any(|desktop| desktop.spec.image == *root),
             object,
             "an image that has clones stays",
+        );
+        judge(
+            may_go(*root, desired, known),
+            object,
+            "a version stays in the catalogue unless it is beyond `keep` of its image's block",
         );
     }
     let Some(member) = step.task.member() else {

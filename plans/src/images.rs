@@ -1,16 +1,16 @@
 //! Which bytes an image block means now, and what is wrong with the copies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::{Desired, DriftRule, Image, Origin};
-use coppice_schema::ids::{Address, ImageName, VersionName};
+use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
 use coppice_schema::known::{CopyState, ImageVersion, Task};
 use coppice_schema::{Digest, Known};
 
 use crate::draft::Draft;
 use crate::plan::{
-    Action, Drift, DriftKind, Finding, FindingKind, Impact, Kind, Memory, Reason, Response, Risk,
-    Severity, Step, Wait,
+    Action, Drift, DriftKind, Finding, FindingKind, Impact, Intent, Kind, Memory, Reason, Response,
+    Risk, Severity, Step, Wait,
 };
 
 /// A version that can be cloned.
@@ -70,13 +70,50 @@ pub(crate) fn version_of(known: &Known, name: &ImageName, root: Digest) -> Optio
         .map(|(version, _)| version.clone())
 }
 
-/// Copies that nothing needs any more: versions beyond `keep`, neither published nor cloned. The youngest are kept.
+/// Copies that nothing needs any more: versions beyond `keep`, neither published nor cloned, of which the youngest are
+/// kept; and files that no version names, which is what `image remove` leaves. A version stays as long as it is in the
+/// catalogue and its image has no block: an import comes before the first configuration that wants it.
 pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
-    let cloned: BTreeSet<Digest> = known
-        .desktops
-        .values()
-        .map(|desktop| desktop.spec.image)
-        .collect();
+    let beyond = beyond_keep(desired, known);
+    let cloned = known.desktops.values().map(|desktop| desktop.spec.image);
+    let ordered = known.orders.values().filter_map(|order| match &order.task {
+        Task::Create { spec, .. } | Task::Redefine { spec } => Some(spec.image),
+        Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. } => None,
+    });
+    let mut needed: BTreeSet<Digest> = cloned.chain(ordered).collect();
+    // The same bytes may have several names: all of them must be beyond.
+    for (name, versions) in &known.images {
+        let stays = |record: &&ImageVersion| !beyond.contains(&(name, record.root));
+        needed.extend(versions.values().filter(stays).map(|record| record.root));
+    }
+    for (id, server) in known.servers.iter().filter(|(_, server)| server.current) {
+        let Some(look) = &server.look else { continue };
+        for (root, state) in &look.images {
+            // What is on its way is named once it is here.
+            if *state == CopyState::Copying || needed.contains(root) {
+                continue;
+            }
+            let name = beyond.iter().find(|(_, beyond)| beyond == root);
+            let (object, reason) = match name {
+                Some((name, _)) => (Address::Image((*name).clone()), Reason::Unused),
+                None => {
+                    let object = Address::Server(server.name.clone());
+                    (object, Reason::Unnamed { image: *root })
+                }
+            };
+            drop_copy(known, *id, *root, object, reason, draft);
+        }
+    }
+}
+
+/// Versions that `keep` does not keep, by their stored form.
+fn beyond_keep<'a>(desired: &'a Desired, known: &Known) -> BTreeSet<(&'a ImageName, Digest)> {
+    let mut beyond = BTreeSet::new();
     for (name, image) in &desired.images {
         let Some(versions) = known.images.get(name) else {
             continue;
@@ -95,45 +132,64 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
             .take(keep)
             .map(|record| record.root)
             .collect();
-        for record in earlier.into_iter().skip(keep) {
-            if !cloned.contains(&record.root) && !kept.contains(&record.root) {
-                drop_copies(known, name, record.root, draft);
-            }
-        }
+        let rest = earlier.into_iter().skip(keep).map(|record| record.root);
+        beyond.extend(
+            rest.filter(|root| !kept.contains(root))
+                .map(|root| (name, root)),
+        );
     }
+    beyond
 }
 
-fn drop_copies(known: &Known, name: &ImageName, root: Digest, draft: &mut Draft<'_>) {
+fn drop_copy(
+    known: &Known,
+    server: ServerId,
+    root: Digest,
+    object: Address,
+    reason: Reason,
+    draft: &mut Draft<'_>,
+) {
     let task = Task::DropImage { root };
-    for (id, server) in known.servers.iter().filter(|(_, server)| server.current) {
-        let here = server
-            .look
-            .as_ref()
-            .is_some_and(|look| look.images.contains_key(&root));
-        let ordered = known
-            .orders
-            .values()
-            .any(|order| order.server == *id && order.task == task);
-        if !here || ordered {
+    let mut orders = known.orders.values();
+    if orders.any(|order| order.server == server && order.task == task) {
+        return;
+    }
+    draft.actions.push(Action {
+        object,
+        kind: Kind::Delete,
+        server: Some(server),
+        needs: Vec::new(),
+        wave: 0,
+        reason,
+        risk: Risk::Safe,
+        reversible: false,
+        impact: Impact::default(),
+        waits: Vec::new(),
+        edits: Vec::new(),
+        step: Some(Step {
+            task,
+            memory: Memory::Unchanged,
+        }),
+    });
+}
+
+/// Images whose block goes: their versions stay, and nothing else would say so.
+pub(crate) fn farewell(known: &Known, changes: &BTreeMap<Address, Intent>, draft: &mut Draft<'_>) {
+    for (name, versions) in &known.images {
+        let object = Address::Image(name.clone());
+        let Some(version) = versions.keys().next() else {
             continue;
+        };
+        if changes.get(&object) == Some(&Intent::Removed) {
+            draft.finding(Finding {
+                object,
+                kind: FindingKind::ImageWithoutBlock {
+                    versions: u32::try_from(versions.len()).unwrap_or(u32::MAX),
+                },
+                severity: Severity::Note,
+                remedy: format!("coppice image remove {name} {version}, when nobody wants it back"),
+            });
         }
-        draft.actions.push(Action {
-            object: Address::Image(name.clone()),
-            kind: Kind::Delete,
-            server: Some(*id),
-            needs: Vec::new(),
-            wave: 0,
-            reason: Reason::Unused,
-            risk: Risk::Safe,
-            reversible: false,
-            impact: Impact::default(),
-            waits: Vec::new(),
-            edits: Vec::new(),
-            step: Some(Step {
-                task: task.clone(),
-                memory: Memory::Unchanged,
-            }),
-        });
     }
 }
 

@@ -46,6 +46,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     draft.review = review::Review::of(known, &changes);
     servers::survey(known, &mut draft);
     images::survey(desired, known, &mut draft);
+    images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
     for (name, pool) in &desired.pools {
         if let Some(yard) = pool::Yard::new(desired, known, name, pool) {

@@ -4,6 +4,7 @@ mod finding;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coppice_schema::Digest;
 use coppice_schema::desired::Assignment;
 
 use coppice_schema::ids::{
@@ -258,6 +259,12 @@ pub enum Reason {
     PendingHardware,
     /// Nothing needs it any more.
     Unused,
+    /// No version in the catalogue is made of that image file.
+    Unnamed {
+        /// The file.
+        #[schema(value_type = String)]
+        image: Digest,
+    },
 }
 
 /// Whom an action touches. Absent: nobody, or not known; the estimate says which.

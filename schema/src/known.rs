@@ -253,7 +253,7 @@ pub struct Foreign {
 pub enum CopyState {
     /// On its way.
     Copying,
-    /// Whole, and every chunk was read back.
+    /// Whole when every chunk was read back, which an import does; nothing that a glance shows has changed since.
     Verified,
     /// Present, and not what it should be.
     Bad,

@@ -268,5 +268,24 @@ fn a_server_that_cannot_run_here_says_why_and_runs_once_that_is_put_right() {
         .code(0)
         .says("tiny")
         .says("every chunk verified");
+
+    // An image whose file is gone is told, and comes back by what is told to do.
+    let images = lab.path("d/disks/images");
+    for name in lab.names("d/disks/images") {
+        if name.ends_with(".raw") {
+            std::fs::remove_file(images.join(name)).unwrap();
+        }
+    }
+    machine::until("a lost image that is told", || {
+        let status = lab.run(&["image", "status"]).words;
+        status.contains("bad:").then_some(()).ok_or(status)
+    });
+    let image = machine::image();
+    let image = image.to_str().unwrap();
+    lab.run(&["image", "import", "tiny", image, "--version", "1"])
+        .code(0);
+    lab.run(&["image", "status"])
+        .code(0)
+        .says("every chunk verified");
     lab.stop();
 }

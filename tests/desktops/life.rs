@@ -90,7 +90,24 @@ fn a_pool_is_made_grows_shrinks_changes_and_goes_without_a_trace() {
     lab.run(&["apply", "c", "--yes", "--approve", "mass-delete"])
         .code(0);
     lab.settle(0);
+
+    // Without a block the image stays, until a person removes it; then its files go by themselves.
+    lab.write("c/lab.hcl", "grid \"lab\" {}\n");
+    lab.run(&["apply", "c", "--yes", "--approve", "empty-configuration"])
+        .code(0);
+    lab.settle(0);
+    assert!(!lab.names("d/disks/images").is_empty());
+    for version in ["1", "2"] {
+        lab.run(&["image", "remove", "tiny", version]).code(0);
+    }
+    machine::until("a store without images", || {
+        let left = lab.names("d/disks/images");
+        left.is_empty()
+            .then_some(())
+            .ok_or_else(|| format!("{left:?}\n{}", lab.log()))
+    });
     lab.bare();
+    assert_eq!(lab.names("d/disks/incoming"), Vec::<String>::new());
 }
 
 /// The image with one sector more between its start and its first partition.

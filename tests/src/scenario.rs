@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `servers N` | begins with N servers instead of one |
 //! | `image NAME VERSION` | imports a version on every server |
+//! | `remove NAME VERSION` | takes a version out of the catalogue |
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
 //! | `edit OLD -> NEW` | changes those files: every OLD in them becomes NEW; `\n` stands for a new line |
 //! | `plan`, `plan markdown` | what those files would change |

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use coppice_portal::api::{Image, ImportLine, Problem, Upload, UploadRequest};
 use coppice_schema::Digest;
 use coppice_schema::ids::{ImageName, VersionName};
-use coppice_schema::known::CopyState;
 use coppice_schema::units::Size;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::Method;
@@ -40,7 +39,7 @@ pub(crate) struct Sending<'a> {
     pub(crate) file: &'a Path,
 }
 
-/// Brings an image into the grid. One that is there already, of the same bytes, is left as it is.
+/// Brings an image into the grid. One that is there already, of the same bytes and whole, is left as it is.
 pub(crate) async fn send(
     sending: &Sending<'_>,
     client: &Client,
@@ -77,12 +76,7 @@ pub(crate) async fn send(
 async fn seen(image: Image, client: &Client) -> Result<Image, Failure> {
     let patience = tokio::time::Instant::now() + REPORTED_WITHIN;
     let mut newest = image;
-    while newest
-        .copies
-        .iter()
-        .all(|copy| copy.state != CopyState::Verified)
-        && tokio::time::Instant::now() < patience
-    {
+    while !newest.is_held() && tokio::time::Instant::now() < patience {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let images: Vec<Image> = client.get("/images").await?;
         let same = |i: &Image| i.name == newest.name && i.version == newest.version;
@@ -94,7 +88,7 @@ async fn seen(image: Image, client: &Client) -> Result<Image, Failure> {
     Ok(newest)
 }
 
-/// The version of that name, if the grid holds it with these bytes.
+/// The version of that name, if the grid holds it with these bytes and some copy of it is whole.
 async fn held(
     sending: &Sending<'_>,
     digest: Digest,
@@ -104,7 +98,7 @@ async fn held(
     let same = |i: &Image| i.name == *sending.name && i.version == *sending.version;
     match images.into_iter().find(same) {
         None => Ok(None),
-        Some(image) if image.digest == digest => Ok(Some(image)),
+        Some(image) if image.digest == digest => Ok(image.is_held().then_some(image)),
         Some(image) => Err(Failure::new(format!(
             "image {} version {} is in the grid already, with other bytes",
             image.name, image.version

@@ -1,9 +1,10 @@
 //! Images: looked at, removed.
 
 use axum::http::StatusCode;
+use coppice_schema::Digest;
 use coppice_schema::desired::Origin;
-use coppice_schema::ids::{ImageName, VersionName};
-use coppice_schema::known::ImageVersion;
+use coppice_schema::ids::{ImageName, ServerId, VersionName};
+use coppice_schema::known::{CopyState, ImageVersion};
 use coppice_state::entry::Entry;
 
 use crate::api::{Code, Image, ImageCopy, Problem};
@@ -72,6 +73,13 @@ pub(crate) fn find<'a>(
     version: &VersionName,
 ) -> Option<&'a ImageVersion> {
     seen.state.images.get(image)?.get(version)
+}
+
+/// Whether that server's copy of the image is whole.
+pub(crate) fn is_whole(seen: &Seen, server: ServerId, root: Digest) -> bool {
+    let server = seen.state.servers.get(&server);
+    let look = server.and_then(|server| server.look.as_ref());
+    look.is_some_and(|look| look.images.get(&root) == Some(&CopyState::Verified))
 }
 
 pub(crate) fn show(

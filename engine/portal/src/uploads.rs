@@ -6,11 +6,14 @@
 use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::http::StatusCode;
 use coppice_schema::Digest;
+use coppice_schema::known::ImageVersion;
 use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_world::disks::Space;
 use serde::{Deserialize, Serialize};
 use tokio::fs;
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
@@ -21,6 +24,10 @@ use crate::images;
 use crate::params::{Asked, Named};
 use crate::portal::{Held, Portal};
 
+/// Room that uploads leave free on the disk, as imports do: running desktops write, too.
+const KEEP_FREE: Size = Size::gib(1);
+/// Per cent of the disk at which desktops are regrown for lack of room; no upload brings it there.
+const CRITICAL: u64 = 90;
 /// Uploads under way at once.
 const UPLOADS_MAX: usize = 64;
 /// An upload that nobody touched for so long is given up.
@@ -71,7 +78,12 @@ pub(crate) async fn begin(
         ));
     }
     let seen = portal.look_surely().await?;
-    if let Some(held) = images::find(&seen, name, version) {
+    let held = images::find(&seen, name, version);
+    // The same bytes again are how a copy that is lost or bad is mended.
+    let mends = |held: &ImageVersion| {
+        *digest == Some(held.source) && !images::is_whole(&seen, portal.app.server, held.root)
+    };
+    if let Some(held) = held.filter(|held| !mends(held)) {
         let same = if *digest == Some(held.source) {
             "of the same bytes"
         } else {
@@ -86,25 +98,17 @@ pub(crate) async fn begin(
             "a version never changes: import other bytes under another version's name",
         ));
     }
-    let free = portal.app.disks.space().await?.free;
-    if free < *size {
-        return Err(Problem::new(
-            Code::Space,
-            format!(
-                "{name}@{version} has {}, and {} are free",
-                size.rounded(),
-                free.rounded()
-            ),
-            "free some space on that server's disk",
-        ));
-    }
     let directory = &portal.app.uploads;
     make_private(directory)
         .await
         .map_err(|e| Problem::internal("make the directory for uploads", &e))?;
     sweep(&portal).await;
     let id = id_for(&request)?;
-    if let Some(upload) = find(&portal, &id).await? {
+    let begun = find(&portal, &id).await?;
+    let expected = expected(&portal, &id).await;
+    let offset = begun.as_ref().map_or(0, |upload| upload.offset);
+    room(&portal, &request, offset, expected).await?;
+    if let Some(upload) = begun {
         return Ok((StatusCode::CREATED, axum::Json(upload)));
     }
     let record = Record {
@@ -137,7 +141,7 @@ pub(crate) async fn look(
     params(("id" = String, Path), ("offset" = u64, Query)),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses(
     (status = 200, body = Upload), (status = 404, body = Problem), (status = 409, body = Problem),
-    (status = 413, body = Problem)))]
+    (status = 413, body = Problem), (status = 507, body = Problem)))]
 pub(crate) async fn append(
     portal: Portal,
     Named(id): Named<UploadId>,
@@ -159,6 +163,8 @@ pub(crate) async fn append(
             )
         }));
     }
+    // Others were promised room when they began; what is left is shared with desktops, which grow meanwhile.
+    room(&portal, &upload.request, offset, Size(0)).await?;
     let path = part_path(&portal.app.uploads, &id);
     let length = write_parts(&portal, &path, &upload, body).await?;
     Ok(axum::Json(Upload {
@@ -283,6 +289,50 @@ async fn find(portal: &Portal, id: &UploadId) -> Result<Option<Upload>, Box<Prob
     }))
 }
 
+/// Whether the rest of an upload fits on the disk beside what `others` still bring, and what desktops need.
+async fn room(
+    portal: &Portal,
+    request: &UploadRequest,
+    offset: u64,
+    others: Size,
+) -> Result<(), Box<Problem>> {
+    let Space { total, free } = portal.app.disks.space().await?;
+    let keep = KEEP_FREE.max(Size(total.0 / 100 * (100 - CRITICAL)));
+    let left = free.0.saturating_sub(keep.0).saturating_sub(others.0);
+    let rest = request.size.0.saturating_sub(offset);
+    if rest <= left {
+        return Ok(());
+    }
+    let UploadRequest { name, version, .. } = request;
+    let others = match others {
+        Size(0) => String::new(),
+        others => format!(", and other uploads still bring {}", others.rounded()),
+    };
+    Err(Problem::new(
+        Code::Space,
+        format!(
+            "{} of {name}@{version} are to come; {} are free, of which desktops keep {}{others}",
+            Size(rest).rounded(),
+            free.rounded(),
+            keep.rounded(),
+        ),
+        "free some space on that server's disk, and give the same command again",
+    ))
+}
+
+/// What all uploads but `id` may still bring.
+async fn expected(portal: &Portal, id: &UploadId) -> Size {
+    let mut bytes = 0u64;
+    for (_, other) in begun(portal).await {
+        // One that cannot be read cannot go on either.
+        if let (true, Ok(Some(upload))) = (other != *id, find(portal, &other).await) {
+            let rest = upload.request.size.0.saturating_sub(upload.offset);
+            bytes = bytes.saturating_add(rest);
+        }
+    }
+    Size(bytes)
+}
+
 /// With a digest, the same file has the same upload, so that a broken one is resumed. Without, two files could be
 /// mixed, so each has its own.
 fn id_for(request: &UploadRequest) -> Result<UploadId, Box<Problem>> {
@@ -325,11 +375,11 @@ async fn write_record(directory: &Path, id: &UploadId, record: &Record) -> std::
     fs::File::open(directory).await?.sync_all().await
 }
 
-/// Gives up what nobody touched for long, and the oldest when there are too many. What cannot be looked at stays.
-async fn sweep(portal: &Portal) {
+/// The uploads under way, and when each was last touched. What cannot be looked at is none.
+async fn begun(portal: &Portal) -> Vec<(SystemTime, UploadId)> {
     let mut known = Vec::new();
     let Ok(mut entries) = fs::read_dir(&portal.app.uploads).await else {
-        return;
+        return known;
     };
     while let Ok(Some(entry)) = entries.next_entry().await {
         let name = entry.file_name();
@@ -347,19 +397,30 @@ async fn sweep(portal: &Portal) {
             known.push((touched, id));
         }
     }
+    known
+}
+
+/// Gives up what nobody touched for long, and the oldest when there are too many. What cannot be looked at stays.
+async fn sweep(portal: &Portal) {
+    let mut known = begun(portal).await;
     known.sort_by_key(|(touched, _)| *touched);
     let crowd = (known.len() + 1).saturating_sub(UPLOADS_MAX);
-    let now = std::time::UNIX_EPOCH + std::time::Duration::from_millis(portal.now().0);
+    let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(portal.now().0);
     let limit = std::time::Duration::from_millis(GIVEN_UP_AFTER.0);
     for (n, (touched, id)) in known.into_iter().enumerate() {
         let old = now.duration_since(touched).is_ok_and(|age| age > limit);
-        if (old || n < crowd) && portal.hold(&id.0).is_some() {
-            tracing::info!(
-                upload = id.0,
-                "an upload that nobody goes on with is given up"
-            );
-            forget(&portal.app.uploads, &id).await;
+        if !old && n >= crowd {
+            continue;
         }
+        // Held until its files are gone: nobody goes on with it meanwhile.
+        let Some(_held) = portal.hold(&id.0) else {
+            continue;
+        };
+        tracing::info!(
+            upload = id.0,
+            "an upload that nobody goes on with is given up"
+        );
+        forget(&portal.app.uploads, &id).await;
     }
 }
 

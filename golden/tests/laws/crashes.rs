@@ -56,10 +56,10 @@ fn an_image_without_its_record_is_imported_again() {
     )
     .unwrap();
     let scratch = scratch.restart();
-    scratch.verify(image.root).unwrap();
     assert_eq!(scratch.store.images().unwrap()[0].look, Look::Changed);
     assert_eq!(scratch.image().root, image.root);
     assert_eq!(scratch.store.images().unwrap()[0].look, Look::Unchanged);
+    scratch.verify(image.root).unwrap();
 }
 
 #[test]

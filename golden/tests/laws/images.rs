@@ -235,6 +235,49 @@ fn a_tampered_image_is_replaced_by_the_next_import_of_its_source() {
 }
 
 #[test]
+fn an_image_that_rotted_is_known_to_be_bad_and_replaced_by_its_source() {
+    let scratch = Scratch::new();
+    let image = scratch.image();
+    let path = scratch.store.image_path(image.root);
+    let glance = || scratch.store.images().unwrap()[0].look;
+    // A disk that rots tells nobody: neither time, nor size, nor inode change.
+    let before = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let mut byte = [0];
+    tamper(&path, |file| {
+        file.read_exact_at(&mut byte, 4000).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], 4000).unwrap();
+        file.set_modified(before).unwrap();
+    });
+    assert_eq!(glance(), Look::Unchanged);
+    assert!(scratch.verify(image.root).is_err());
+    assert_eq!(glance(), Look::Changed);
+    let restarted = scratch.restart();
+    let glance = || restarted.store.images().unwrap()[0].look;
+    assert_eq!(glance(), Look::Changed);
+    // One that is whole again, by whatever hands, is trusted again.
+    tamper(&path, |file| file.write_all_at(&byte, 4000).unwrap());
+    restarted.verify(image.root).unwrap();
+    assert_eq!(glance(), Look::Unchanged);
+    tamper(&path, |file| file.write_all_at(b"x", 0).unwrap());
+    assert!(restarted.verify(image.root).is_err());
+    assert!(!restarted.image().already);
+    restarted.verify(image.root).unwrap();
+}
+
+#[test]
+fn an_image_whose_manifest_is_damaged_is_made_again() {
+    let scratch = Scratch::new();
+    let image = scratch.image();
+    let manifest = scratch
+        .store
+        .image_path(image.root)
+        .with_extension("manifest");
+    std::fs::write(&manifest, b"rot").unwrap();
+    assert!(!scratch.image().already);
+    scratch.verify(image.root).unwrap();
+}
+
+#[test]
 fn an_image_without_its_data_is_told_from_one_that_never_was() {
     let scratch = Scratch::new();
     let image = scratch.image();

@@ -37,7 +37,8 @@ pub(super) fn approved(
             | Reason::Refresh { .. }
             | Reason::RolledBack { .. }
             | Reason::Power { .. }
-            | Reason::Unused => false,
+            | Reason::Unused
+            | Reason::Unnamed { .. } => false,
         };
         let mut reviewed = known.runs.values().flat_map(|run| &run.reviewed);
         let named = reviewed.any(|it| {

@@ -147,6 +147,11 @@ pub enum FindingKind {
         /// How many.
         count: u32,
     },
+    /// An image's block goes, and its versions stay in the catalogue.
+    ImageWithoutBlock {
+        /// How many.
+        versions: u32,
+    },
     /// An image's copy is bad, and no other is left.
     ImageLost {
         /// The version, where it is known.

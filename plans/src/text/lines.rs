@@ -58,6 +58,9 @@ pub(crate) fn plural(count: usize) -> &'static str {
 
 pub(crate) fn what(group: &Group) -> String {
     let verb = kind_word(group.kind);
+    if matches!(group.reason, Reason::Unnamed { .. }) {
+        return format!("{verb} an image file");
+    }
     if !group
         .objects
         .iter()
@@ -118,6 +121,7 @@ pub fn reason(reason: &Reason) -> String {
         Reason::Power { target } => format!("{target} are to run"),
         Reason::PendingHardware => "new hardware waits for a boot".to_owned(),
         Reason::Unused => "no longer needed".to_owned(),
+        Reason::Unnamed { image } => format!("no version is made of {}", image.short()),
     }
 }
 
@@ -506,6 +510,12 @@ pub fn finding(kind: &FindingKind) -> String {
                 "{count} domain{} not ours",
                 if *count == 1 { " is" } else { "s are" }
             )
+        }
+        FindingKind::ImageWithoutBlock { versions: 1 } => {
+            "its block goes; the version of it stays in the grid".to_owned()
+        }
+        FindingKind::ImageWithoutBlock { versions } => {
+            format!("its block goes; the {versions} versions of it stay in the grid")
         }
         FindingKind::ImageLost { version } => {
             let version = version

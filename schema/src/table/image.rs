@@ -38,7 +38,7 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "keep",
         Kind::Number(0, 1_000),
-        "Earlier versions kept for going back.",
+        "Earlier versions kept for going back; older ones that no desktop is a clone of are deleted.",
     )
     .unit("versions")
     .default(Default::Number(2)),

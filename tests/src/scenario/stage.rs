@@ -47,6 +47,7 @@ impl Stage {
                 Ok(String::new())
             }
             ["image", name, version] => self.import(name, version),
+            ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
             ["edit", ..] => self.edit(line),
             ["plan"] => {
@@ -111,6 +112,18 @@ impl Stage {
             String::new()
         } else {
             format!("{outcome:?}")
+        })
+    }
+
+    fn remove(&mut self, name: &str, version: &str) -> Result<String, String> {
+        let outcome = self.world.log.append(Entry::ImageRemoved {
+            image: name.parse().map_err(|e| format!("{e}"))?,
+            version: version.parse().map_err(|e| format!("{e}"))?,
+            author: "ada".to_owned(),
+        });
+        Ok(match outcome {
+            Outcome::Refused(refusal) => format!("refused: {refusal}"),
+            Outcome::Done | Outcome::Already { .. } | Outcome::Committed { .. } => String::new(),
         })
     }
 

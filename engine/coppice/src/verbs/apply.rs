@@ -177,16 +177,20 @@ async fn send_images(bundle: &Bundle, client: &Client, screen: &Screen) -> Resul
             Some(images) => images,
             None => held.insert(client.get("/images").await?),
         };
-        if images
+        let there = images
             .iter()
-            .any(|i| i.name == *name && i.digest == *digest)
-        {
+            .find(|i| i.name == *name && i.digest == *digest);
+        if there.is_some_and(Image::is_held) {
             continue;
         }
-        // A version is known by the digest of its source; the name is for people, and follows from it.
-        let version = digest.short().parse().map_err(|e| {
-            Failure::new(format!("cannot name a version of image {name}")).because(&e)
-        })?;
+        // A version is known by the digest of its source; the name is for people, and follows from it. One that is
+        // lost comes back under the name that it had.
+        let version = match there {
+            Some(image) => image.version.clone(),
+            None => digest.short().parse().map_err(|e| {
+                Failure::new(format!("cannot name a version of image {name}")).because(&e)
+            })?,
+        };
         // The path in the texts is relative to the text; that of the bundle to where the command was given.
         let file = bundle
             .sources

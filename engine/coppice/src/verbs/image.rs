@@ -22,7 +22,8 @@ pub(crate) enum Verb {
     /// Bring an image file into the grid as a version of an image
     #[command(
         after_long_help = "Any format that qemu-img reads is taken: qcow2, raw, vmdk, vhdx, vdi. A broken connection is \
-taken up again where it broke. A version never changes: the same name with other bytes is refused.
+taken up again where it broke. A version never changes: the same name with other bytes is refused. The same bytes again \
+replace a copy that is lost or bad.
 
 Examples:
   coppice image import win11 win11.qcow2 --version 2026-11
@@ -41,7 +42,12 @@ Examples:
         name: Option<ImageName>,
     },
     /// Remove a version that no desktop is a clone of
-    #[command(after_long_help = "Examples:\n  coppice image remove win11 2026-10")]
+    #[command(
+        after_long_help = "Its file is deleted on every server, unless another version has the same bytes. `keep` of \
+the image's block does so by itself for versions before the published one.
+
+Examples:\n  coppice image remove win11 2026-10"
+    )]
     Remove {
         /// The image
         name: ImageName,
@@ -107,7 +113,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             client.act(Method::DELETE, &path).await?;
             screen.done(format!("{name}@{version}"), "removed")?;
             screen.note(&format!(
-                "image {name} version {version} is removed from the catalogue"
+                "image {name} version {version} is removed from the catalogue; servers now delete its file"
             ));
         }
     }
@@ -158,7 +164,10 @@ fn copies(images: &[Image]) -> Table {
         for copy in &it.copies {
             let (word, tone) = match copy.state {
                 CopyState::Copying => ("on its way", Tone::Warn),
-                CopyState::Verified => ("whole, every chunk verified", Tone::Good),
+                CopyState::Verified => (
+                    "whole: every chunk verified when it came or was last read",
+                    Tone::Good,
+                ),
                 CopyState::Bad => ("bad: not what it should be", Tone::Bad),
             };
             table.row([

@@ -174,6 +174,27 @@ fn images_are_imported_once_and_a_version_never_changes() {
 }
 
 #[test]
+fn an_image_that_was_lost_comes_back_by_the_remedy_that_is_told() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/lab.hcl", &lab(1));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    // What is simulated is gone when its process ends.
+    served.stop();
+    let served = Served::start(&place);
+    served.until(&["drift", "--detailed-exitcode"], 2);
+    served.run(&["plan", "c"]).says("bring the file again");
+    let import = ["image", "import", "tiny", "tiny.raw", "--version", "1"];
+    let again = served.run(&import).code(0);
+    assert!(!again.err.contains("already"), "{}", again.err);
+    served
+        .run(&["image", "status", "tiny"])
+        .code(0)
+        .says("every chunk verified");
+    served.run(&import).code(0).says("already");
+}
+
+#[test]
 fn secrets_go_in_through_standard_input_and_never_come_out() {
     let place = Place::new();
     place.init("sim://");

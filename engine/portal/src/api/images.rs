@@ -41,6 +41,16 @@ pub struct Image {
     pub copies: Vec<ImageCopy>,
 }
 
+impl Image {
+    /// Whether the grid holds it: some copy is whole. One that is lost or bad everywhere can be brought again.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.copies
+            .iter()
+            .any(|copy| copy.state == CopyState::Verified)
+    }
+}
+
 /// A copy of an image on a server.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ImageCopy {

@@ -226,10 +226,85 @@ async fn a_version_never_becomes_other_bytes() {
     answer.problem(Code::Exists);
 }
 
+/// Leaves so many bytes beside the tenth of the disk that belongs to desktops.
+fn free_for_uploads(world: &World, bytes: u64) {
+    world.disks.0.lock().unwrap().free = Size(Size::gib(20).0 / 100 * 10 + bytes);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_lost_or_bad_is_mended_by_the_same_bytes() {
+    let world = World::new();
+    let upload = begin(&world, &request(FILE)).await;
+    put(&world, &upload.id, 0, FILE).await;
+    import(&world, &upload.id).await;
+    for lost in [None, Some(CopyState::Bad)] {
+        world
+            .post(Scope::Operator, "/images/uploads", &request(FILE))
+            .await
+            .problem(Code::Exists);
+        world.grid.report([(root_of(FILE), lost)].into());
+        let upload = begin(&world, &request(FILE)).await;
+        put(&world, &upload.id, 0, FILE).await;
+        let lines = import(&world, &upload.id).await;
+        let Some(ImportLine::Imported(image)) = lines.last() else {
+            panic!("{lines:?}")
+        };
+        assert!(image.is_held(), "{image:?}");
+    }
+    world
+        .grid
+        .report([(root_of(FILE), Some(CopyState::Bad))].into());
+    let images: Vec<Image> = world.get(Scope::Viewer, "/images").await;
+    assert!(!images[0].is_held());
+    world
+        .post(
+            Scope::Operator,
+            "/images/uploads",
+            &request(b"QFI another image"),
+        )
+        .await
+        .problem(Code::Exists);
+}
+
+#[tokio::test]
+async fn uploads_under_way_count_with_what_they_still_bring() {
+    let world = World::new();
+    free_for_uploads(&world, 40);
+    let first = begin(&world, &request(FILE)).await;
+    let second = json!({"name": "tiny", "version": "2", "size": 32});
+    let problem = world
+        .post(Scope::Operator, "/images/uploads", &second)
+        .await
+        .problem(Code::Space);
+    assert!(
+        problem.detail.contains("other uploads still bring 32"),
+        "{problem:?}"
+    );
+    // The disk of this world does not shrink by what is written: only what is still to come counts.
+    put(&world, &first.id, 0, &FILE[..30]).await;
+    begin(&world, &second).await;
+}
+
+#[tokio::test]
+async fn a_part_that_would_fill_the_disk_is_refused_until_there_is_room() {
+    let world = World::new();
+    let upload = begin(&world, &request(FILE)).await;
+    put(&world, &upload.id, 0, &FILE[..10]).await;
+    free_for_uploads(&world, 21);
+    put(&world, &upload.id, 10, &FILE[10..])
+        .await
+        .problem(Code::Space);
+    free_for_uploads(&world, 22);
+    let whole: Upload = put(&world, &upload.id, 10, &FILE[10..])
+        .await
+        .json(StatusCode::OK);
+    assert_eq!(whole.offset, 32);
+}
+
 #[tokio::test]
 async fn what_does_not_fit_is_not_begun() {
     let world = World::new();
-    world.disks.0.lock().unwrap().free = Size(31);
+    free_for_uploads(&world, 31);
     let answer = world
         .post(Scope::Operator, "/images/uploads", &request(FILE))
         .await;

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use coppice_plans::plan::Base;
 use coppice_schema::Digest;
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
-use coppice_schema::known::{CopyState, ImageVersion};
+use coppice_schema::known::{CopyState, ImageVersion, Order, Task};
 
 use super::{generation, member};
 use crate::entry::{Outcome, Refusal};
@@ -27,6 +28,10 @@ pub(super) fn imported(
         .and_then(|versions| versions.get(version))
     {
         if held.source == record.source {
+            // What was lost or bad has come again.
+            if held.root == record.root {
+                whole(state, server, record.root)?;
+            }
             return Ok(Outcome::Already {
                 revision: state.revision,
             });
@@ -37,12 +42,12 @@ pub(super) fn imported(
         );
         return Err(Refusal::Exists(what));
     }
-    // Its server read every chunk back before it said so; until it reports again, that is its last word.
-    if let Some(look) = member(state, server)?.look.as_mut() {
-        Arc::make_mut(look)
-            .images
-            .insert(record.root, CopyState::Verified);
+    // A file that had no name may be on its way out.
+    let drops = |order: &Order| order.task == Task::DropImage { root: record.root };
+    if state.orders.values().any(drops) {
+        Arc::make_mut(&mut state.orders).retain(|_, order| !drops(order));
     }
+    whole(state, server, record.root)?;
     let mut record = record.clone();
     record.imported = state.time;
     state
@@ -57,6 +62,15 @@ pub(super) fn imported(
     let what = format!("{image}@{version} was imported on {place} by {author}");
     state.record(Address::Image(image.clone()), Happening::Image { what });
     Ok(Outcome::Done)
+}
+
+/// A server read every chunk back before it said that it imported an image; until it reports again, that is its last
+/// word.
+fn whole(state: &mut State, server: ServerId, root: Digest) -> Result<(), Refusal> {
+    if let Some(look) = member(state, server)?.look.as_mut() {
+        Arc::make_mut(look).images.insert(root, CopyState::Verified);
+    }
+    Ok(())
 }
 
 pub(super) fn removed(
@@ -101,6 +115,22 @@ pub(super) fn removed(
     let what = format!("{image}@{version} was removed by {author}");
     state.record(Address::Image(image.clone()), Happening::Image { what });
     Ok(Outcome::Done)
+}
+
+/// Whether the plan that wants an image dropped knew all versions made of it: one that was imported meanwhile stays.
+pub(super) fn nameless(state: &State, root: Digest, base: &Base) -> Result<(), Refusal> {
+    let mut all = state.images.iter();
+    let unread = all.find(|(image, versions)| {
+        versions.values().any(|version| version.root == root)
+            && !base.objects.contains_key(&Address::Image((*image).clone()))
+    });
+    match unread {
+        Some((image, _)) => Err(Refusal::InUse {
+            what: format!("the file of image {}", root.short()),
+            by: format!("a version of {image}"),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// A server dropped its copy: a version of which no other server has one is forgotten.

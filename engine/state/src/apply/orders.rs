@@ -30,6 +30,9 @@ pub(super) fn planned(
     let mut touched = BTreeSet::new();
     for order in orders {
         acceptable(state, order)?;
+        if let Task::DropImage { root } = &order.task {
+            super::catalogue::nameless(state, *root, base)?;
+        }
         if let Some(member) = order.task.member()
             && (busy.contains(&member.desktop) || !touched.insert(member.desktop.clone()))
         {

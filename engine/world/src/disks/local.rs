@@ -22,7 +22,8 @@ use crate::hypervisor::Mark;
 ///
 /// An image counts as verified when it was imported here and its file is as the import left it, or when
 /// [`verify_image`](Disks::verify_image) found it whole since. One whose file was written to or replaced counts as
-/// bad until then.
+/// bad until then; what was found bad is so after a restart too. One that is being imported is on its way until it was
+/// read back.
 #[derive(Clone)]
 pub struct LocalDisks {
     store: Arc<Store>,
@@ -37,6 +38,8 @@ struct Remembered {
     sizes: Option<(Size, Size)>,
     /// What the last verification found, and what a glance showed then.
     verdict: Option<(CopyState, Glance)>,
+    /// It was here when the store was opened.
+    found: bool,
 }
 
 /// What tells a file from what it was: size, and times of its last changes in nanoseconds.
@@ -50,10 +53,16 @@ impl LocalDisks {
     pub async fn open(dir: PathBuf, grid: GridId) -> Result<Self, DiskError> {
         let what = format!("open the images in {}", dir.display());
         let store = blocking(&what, move || Store::open(&dir).map_err(store_error)).await?;
+        let found = Remembered {
+            found: true,
+            ..Remembered::default()
+        };
+        let images = store.images().map_err(store_error)?.into_iter();
+        let memory: BTreeMap<_, _> = images.map(|image| (image.root, found)).collect();
         Ok(Self {
             store: Arc::new(store),
             grid,
-            memory: Arc::default(),
+            memory: Arc::new(Mutex::new(memory)),
         })
     }
 
@@ -84,10 +93,13 @@ impl LocalDisks {
 
     fn look(&self, image: &coppice_golden::store::StoredImage) -> StoredImage {
         let sizes = self.sizes(image.root);
-        let verdict = self.remember(image.root, |r| r.verdict);
+        let (verdict, found) = self.remember(image.root, |r| (r.verdict, r.found));
         let state = match (image.look, verdict, sizes) {
             (Look::Missing | Look::Unknown, _, _) | (_, _, None) => CopyState::Bad,
             (_, Some((state, then)), _) if glance(&image.path) == Some(then) => state,
+            // An import put it there, and has not read it back yet.
+            (Look::Unchanged, Some((CopyState::Bad, _)), _) => CopyState::Copying,
+            (Look::Unchanged, None, _) if !found => CopyState::Copying,
             (Look::Unchanged, _, _) => CopyState::Verified,
             (Look::Changed, _, _) => CopyState::Bad,
         };
@@ -136,12 +148,21 @@ impl LocalDisks {
                 total: p.total.0,
             });
         };
-        let made = self
-            .store
-            .import(source, &Options::default(), &mut told, cancel)
-            .map_err(|e| self.import_error(source, e))?;
-        // What was written is believed when it was read back.
-        if self.verify(made.root, &mut told, cancel)? != CopyState::Verified {
+        let mut import = || {
+            let made = self
+                .store
+                .import(source, &Options::default(), &mut told, cancel)
+                .map_err(|e| self.import_error(source, e))?;
+            // What was written is believed when it was read back.
+            let state = self.verify(made.root, &mut told, cancel)?;
+            Ok((made, state))
+        };
+        let (mut made, mut state) = import()?;
+        if made.already && state == CopyState::Bad {
+            // It rotted since, which is known now: the source takes its place.
+            (made, state) = import()?;
+        }
+        if state != CopyState::Verified {
             return Err(DiskError::Io {
                 what: format!("read image {} back", made.root.short()),
                 cause: "the disk does not hold what was written to it".to_owned(),

@@ -34,7 +34,7 @@ impl Default for Held {
         Self {
             overlays: Vec::new(),
             images: Vec::new(),
-            free: Size::gib(1),
+            free: Size::gib(10),
             open: watch::channel(true).0,
         }
     }
@@ -49,7 +49,7 @@ impl Disks for Shelf {
     fn space(&self) -> BoxFuture<'_, Result<Space, DiskError>> {
         let free = self.0.lock().unwrap().free;
         let space = Space {
-            total: Size::gib(2),
+            total: Size::gib(20),
             free,
         };
         ready(Ok(space)).boxed()

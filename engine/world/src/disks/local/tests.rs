@@ -21,18 +21,29 @@ async fn place() -> Place {
 }
 
 impl Place {
+    /// The next start of the daemon.
+    async fn restarted(self) -> Self {
+        let Self { dir, disks } = self;
+        drop(disks);
+        let disks = LocalDisks::open(dir.path().join("store"), GRID)
+            .await
+            .unwrap();
+        Self { dir, disks }
+    }
+
     /// A raw disk of 1 MiB with a little in it.
     async fn image(&self) -> Imported {
+        self.image_telling(Arc::new(|_| {})).await
+    }
+
+    async fn image_telling(&self, told: Arc<dyn Fn(Progress) + Send + Sync>) -> Imported {
         let path = self.dir.path().join("image.raw");
         let mut bytes = vec![0u8; 1 << 20];
         bytes[70_000..70_100].fill(9);
         // The signature of a boot sector: what makes a file without any other format a disk.
         bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
         fs::write(&path, bytes).unwrap();
-        self.disks
-            .import_image(path, Arc::new(|_| {}))
-            .await
-            .unwrap()
+        self.disks.import_image(path, told).await.unwrap()
     }
 
     fn overlay(&self, member: &str, image: Digest, grid: GridId) -> NewOverlay {
@@ -102,6 +113,65 @@ async fn an_image_that_was_written_to_is_bad_until_it_is_verified() {
         Ok(CopyState::Verified)
     );
     assert_eq!(place.state(root).await, CopyState::Verified);
+}
+
+#[tokio::test]
+async fn a_rotten_image_stays_bad_after_a_restart_until_its_source_comes_again() {
+    let place = place().await;
+    let root = place.image().await.root;
+    rot(&place.disks.store.image_path(root));
+    assert_eq!(
+        place.state(root).await,
+        CopyState::Verified,
+        "nobody looked"
+    );
+    assert_eq!(place.disks.verify_image(root).await, Ok(CopyState::Bad));
+    let place = place.restarted().await;
+    assert_eq!(place.state(root).await, CopyState::Bad);
+    assert_eq!(place.image().await.root, root);
+    assert_eq!(place.state(root).await, CopyState::Verified);
+    // Nor does it matter whether somebody had found it.
+    rot(&place.disks.store.image_path(root));
+    let place = place.restarted().await;
+    place.image().await;
+    assert_eq!(
+        place.disks.verify_image(root).await,
+        Ok(CopyState::Verified)
+    );
+    assert_eq!(place.state(root).await, CopyState::Verified);
+}
+
+/// Changes a byte as a disk does it: size, time and inode stay.
+fn rot(image: &Path) {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    let meta = fs::metadata(image).unwrap();
+    fs::set_permissions(image, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().write(true).open(image).unwrap();
+    file.write_all_at(&[1], 70_050).unwrap();
+    file.set_modified(meta.modified().unwrap()).unwrap();
+    file.sync_all().unwrap();
+    fs::set_permissions(image, meta.permissions()).unwrap();
+}
+
+#[tokio::test]
+async fn an_image_is_on_its_way_until_it_was_read_back() {
+    let place = place().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let disks = place.disks.clone();
+    let states = Arc::clone(&seen);
+    let told = move |progress: Progress| {
+        if progress.step == "verifying" {
+            let looking = tokio::runtime::Handle::current().block_on(disks.images());
+            let state = looking.unwrap().iter().map(|image| image.state).next();
+            states.lock().unwrap().push(state);
+        }
+    };
+    place.image_telling(Arc::new(told)).await;
+    let seen = seen.lock().unwrap();
+    assert!(
+        !seen.is_empty() && seen.iter().all(|state| *state == Some(CopyState::Copying)),
+        "{seen:?}"
+    );
 }
 
 #[tokio::test]
