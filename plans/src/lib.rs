@@ -8,6 +8,7 @@ pub mod check;
 mod configuration;
 pub mod document;
 mod draft;
+mod foreseen;
 mod gates;
 mod images;
 mod language;
@@ -38,6 +39,8 @@ use plan::Looked;
 /// what. Planning again after they were done gives an empty plan in finitely many rounds.
 #[must_use]
 pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
+    let foreseen = foreseen::of(desired, known);
+    let known = foreseen.as_ref();
     let mut draft = Draft::new(desired, known, now);
     let changes = configuration::compare(desired, known, &mut draft);
     draft.review = review::Review::of(known, &changes);

@@ -3,6 +3,7 @@
 mod drift;
 mod fate;
 mod heal;
+mod personal;
 mod power;
 mod refresh;
 mod removal;
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Desired, Pool, Template};
 use coppice_schema::ids::{Address, DesktopId, Incarnation, PoolName, ServerId, Slot};
-use coppice_schema::known::{KnownDesktop, Phase, ServerState, Task};
+use coppice_schema::known::{DesktopSpec, KnownDesktop, Phase, ServerState, Task};
 use coppice_schema::units::Span;
 
 use crate::draft::Draft;
@@ -70,6 +71,22 @@ impl<'a> Yard<'a> {
     /// The pool's desktops, in the order of their slots.
     fn members(&self) -> impl Iterator<Item = (&'a DesktopId, &'a KnownDesktop)> + use<'a> {
         members(self.known, self.name)
+    }
+
+    /// What `desktop` is to be, made of `image`.
+    fn wanted(&self, image: Published<'_>, desktop: &KnownDesktop) -> DesktopSpec {
+        let member = &desktop.spec.member;
+        let (pool, template, server) = (self.pool, self.template, desktop.server);
+        let record = image.record;
+        specs::of(
+            self.desired,
+            self.known,
+            pool,
+            template,
+            record,
+            member,
+            server,
+        )
     }
 
     /// The version its desktops are clones of, or what they wait for.

@@ -5,9 +5,9 @@
 #[path = "rounds/grid.rs"]
 mod grid;
 
-use coppice_plans::plan::{DriftKind, Kind, Response, Wait};
+use coppice_plans::plan::{DriftKind, Finding, FindingKind, Kind, Response, Wait};
 use coppice_schema::Digest;
-use coppice_schema::desired::{DriftRule, Origin, Power, Refresh, RefreshOn};
+use coppice_schema::desired::{Assignment, DriftRule, Origin, Power, Refresh, RefreshOn};
 use coppice_schema::ids::Revision;
 use coppice_schema::known::{GuestState, Phase, PowerState};
 use coppice_schema::units::{Share, Size, Span};
@@ -473,4 +473,23 @@ fn a_guest_that_does_not_tell_keeps_the_people_that_it_had() {
     let plan = grid.plan_for(&desired);
     assert_eq!(plan.actions[0].kind, Kind::ReplaceDeleteFirst);
     assert!(plan.actions[0].waits.is_empty());
+}
+
+#[test]
+fn a_personal_desktop_beyond_its_disk_limit_is_told_and_kept() {
+    let mut grid = Grid::founded();
+    let mut desired = config(1);
+    pool(&mut desired).assignment = Assignment::Personal;
+    template(&mut desired).disk_limit = Some(Size::gib(1));
+    grid.commit(&desired);
+    grid.settle();
+    let overlay = grid.world.values_mut().next().unwrap();
+    overlay.overlay.as_mut().unwrap().over_limit = true;
+    grid.report();
+    let plan = grid.plan_for(&desired);
+    let limit = Some(Size::gib(1));
+    let told = |finding: &Finding| finding.kind == FindingKind::OverLimit { limit };
+    assert!(plan.findings.iter().any(told), "{:#?}", plan.findings);
+    grid.settle();
+    assert_eq!(grid.phases(), ["lab-001@1 available"]);
 }

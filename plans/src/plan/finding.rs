@@ -189,6 +189,20 @@ pub enum FindingKind {
         /// How many actions.
         actions: u32,
     },
+    /// A personal desktop is not what its template says: only a person regrows it.
+    Outdated {
+        /// In what.
+        paths: Vec<String>,
+    },
+    /// A desktop of a pool that is no longer personal is kept as one.
+    KeptPersonal,
+    /// A personal desktop's disk is beyond its limit.
+    OverLimit {
+        /// Which.
+        limit: Option<Size>,
+    },
+    /// A personal desktop runs with older hardware than it is defined with.
+    PendingBoot,
     /// A desktop is broken.
     Broken {
         /// How, in words.

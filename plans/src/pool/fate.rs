@@ -14,7 +14,7 @@ use super::rollout::{self, Rollout};
 
 use super::refresh::{self, Due};
 
-use super::{Yard, drift, heal, rollback};
+use super::{Yard, drift, heal, personal, rollback};
 
 use crate::draft::Draft;
 
@@ -55,6 +55,7 @@ pub(crate) fn decide(
     ) {
         return true;
     }
+    personal::survey(yard, image, id, desktop, draft);
     let ordered = draft.ordered(id).is_some();
     if !ordered && (draft.busy.contains(id) || requested(yard, id, desktop, draft)) {
         return true;
@@ -74,17 +75,11 @@ pub(crate) fn decide(
             return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
         }
     }
-    let wanted = image.map(|image| {
-        specs::of(
-            yard.desired,
-            yard.known,
-            yard.pool,
-            yard.template,
-            image.record,
-            &desktop.spec.member,
-            desktop.server,
-        )
-    });
+    let mut wanted = image.map(|image| yard.wanted(image, desktop));
+    if desktop.personal {
+        // Never regrown without being told to; whatever else is wanted of it, it gets.
+        wanted = wanted.map(|wanted| personal::living(desktop, wanted));
+    }
     let edits = wanted
         .as_ref()
         .map(|wanted| specs::edits(&desktop.spec, wanted))
@@ -105,7 +100,7 @@ pub(crate) fn decide(
         return true;
     }
     // What was not reviewed waits, and what has nothing to do with the configuration goes on meanwhile.
-    let held = outdated && !desktop.personal && draft.review.wait(id, REGROW, TAKEN).is_some();
+    let held = outdated && draft.review.wait(id, REGROW, TAKEN).is_some();
     if (!outdated || held)
         && let Some(due) = refresh::due(yard, desktop, draft)
     {
@@ -206,10 +201,6 @@ fn regrow(
     draft: &mut Draft<'_>,
 ) -> bool {
     let Due { reason, until } = due;
-    if desktop.personal && !matches!(reason, Reason::Requested) {
-        // Never regrown without being told to; the change waits in its definition.
-        return false;
-    }
     let mut waits = asked_waits(yard, id, desktop, draft);
     waits.extend(logoff(desktop, until, draft));
     let configured = !matches!(reason, Reason::Refresh { .. });

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use coppice_plans::plan::{Base, Intent};
-use coppice_schema::ids::{Address, Revision};
+use coppice_schema::ids::{Address, DesktopId, Revision};
+use coppice_schema::known::KnownDesktop;
 
 use super::generation;
 use crate::entry::{Commit, Outcome, Refusal, StaleObject};
@@ -44,6 +45,8 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
     for address in commit.changes.keys() {
         committed.take(address, &commit.desired);
     }
+    keep_personal(state, commit);
+    let committed = &state.committed;
     for (id, slot) in &mut state.slots {
         // What is made of something else may be well.
         if before.form(&id.pool) != committed.form(&id.pool) {
@@ -94,6 +97,23 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
         },
     );
     Ok(Outcome::Committed { revision })
+}
+
+/// Desktops of a pool that becomes personal are somebody's from now on. They stay that until they are regrown, whatever
+/// becomes of the pool.
+fn keep_personal(state: &mut State, commit: &Commit) {
+    let committed = Arc::clone(&state.committed);
+    let becomes = |id: &DesktopId| {
+        commit.changes.contains_key(&Address::Pool(id.pool.clone()))
+            && committed.becomes_personal(id)
+    };
+    let pooled = |(id, desktop): (&DesktopId, &KnownDesktop)| !desktop.personal && becomes(id);
+    if state.desktops.iter().any(pooled) {
+        let desktops = Arc::make_mut(&mut state.desktops).iter_mut();
+        for (_, desktop) in desktops.filter(|(id, _)| becomes(id)) {
+            desktop.personal = true;
+        }
+    }
 }
 
 /// Protection outlives the block that gave it: only saying `protect = false` lifts it. What the commit does not
