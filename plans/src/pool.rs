@@ -296,7 +296,7 @@ fn create(
     let mut waits: Vec<Wait> = Vec::new();
     waits.extend(draft.unseen());
     waits.extend(draft.pause(&[object.clone(), yard.address()]));
-    waits.extend(draft.backoff(memory.failures));
+    waits.extend(draft.backoff(id, memory.failures));
     let mut action = Action {
         object,
         kind: Kind::Create,
