@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Desired};
-use coppice_schema::ids::DesktopId;
+use coppice_schema::ids::{Address, DesktopId};
 
 use crate::pool::members;
 
@@ -13,6 +13,15 @@ use crate::pool::members;
 /// `engine/state` does the same when it commits; here it is done so that a person sees it before.
 pub(crate) fn of<'a>(desired: &Desired, known: &'a Known) -> Cow<'a, Known> {
     let mut foreseen = Cow::Borrowed(known);
+    if *desired != known.committed {
+        for (from, to) in desired.image_moves(&known.images) {
+            let memory = foreseen.to_mut();
+            if let Some(versions) = memory.images.remove(&from) {
+                memory.images.insert(to, versions);
+            }
+            memory.protections.remove(&Address::Image(from));
+        }
+    }
     let personal = desired
         .pools
         .iter()

@@ -81,6 +81,9 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
         let Some(versions) = known.images.get(name) else {
             continue;
         };
+        if crate::pool::protected(desired, known, &Address::Image(name.clone())) {
+            continue;
+        }
         let Ok(published) = published(known, name, image) else {
             continue;
         };

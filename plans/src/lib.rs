@@ -48,10 +48,15 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     images::survey(desired, known, &mut draft);
     language::survey(desired, known, &mut draft);
     for (name, pool) in &desired.pools {
-        if let Some(yard) = pool::Yard::new(desired, known, name, pool) {
-            pool::plan(yard, &mut draft);
+        if pool::is_kept(desired, known, name) {
+            continue;
+        }
+        match pool::Yard::new(desired, known, name, pool) {
+            Some(yard) => pool::plan(yard, &mut draft),
+            None => pool::without_template(name, pool, &mut draft),
         }
     }
+    pool::kept_pools(desired, known, &mut draft);
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
     images::collect(desired, known, &mut draft);

@@ -3,6 +3,7 @@
 mod drift;
 mod fate;
 mod heal;
+mod kept;
 mod personal;
 mod power;
 mod refresh;
@@ -27,6 +28,7 @@ use crate::plan::{
 };
 use crate::specs;
 
+pub(crate) use kept::{is_kept, plan as kept_pools, protected};
 pub(crate) use removal::{forgotten_pools, strays};
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.
@@ -49,7 +51,7 @@ impl<'a> Yard<'a> {
         name: &'a PoolName,
         pool: &'a Pool,
     ) -> Option<Self> {
-        // Validation promises the template; a plan that met none would have nothing to say about the pool.
+        // Validation promises the template, and a commit that it stays.
         let template = desired.templates.get(&pool.template)?;
         Some(Self {
             desired,
@@ -113,6 +115,18 @@ impl<'a> Yard<'a> {
             None => Ok(published),
         }
     }
+}
+
+/// A pool whose template is not there is left alone, and says so.
+pub(crate) fn without_template(name: &PoolName, pool: &Pool, draft: &mut Draft<'_>) {
+    let template = pool.template.clone();
+    let remedy = format!("bring template.{template} back, or name another in pool.{name}");
+    draft.finding(Finding {
+        object: Address::Pool(name.clone()),
+        kind: FindingKind::TemplateAbsent { template },
+        severity: Severity::Error,
+        remedy,
+    });
 }
 
 /// Desktops of a pool that the grid remembers.

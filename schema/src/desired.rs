@@ -8,6 +8,7 @@ mod hardware;
 mod people;
 mod policy;
 mod pool;
+mod references;
 
 use std::collections::{BTreeMap, BTreeSet};
 

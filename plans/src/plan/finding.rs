@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, SecretName, VersionName};
+use coppice_schema::ids::{Address, SecretName, TemplateName, VersionName};
 use coppice_schema::units::Size;
 use serde::{Deserialize, Serialize};
 
@@ -182,8 +182,15 @@ pub enum FindingKind {
         /// What was said.
         path: String,
     },
-    /// Its block is gone, and it is kept because it is protected.
+    /// Its block is gone or wants nothing, and it is kept because it is protected.
     KeptProtected,
+    /// The same, and nothing remembered says how it is to be looked after.
+    KeptUntended,
+    /// A pool's template is not in the configuration.
+    TemplateAbsent {
+        /// Which.
+        template: TemplateName,
+    },
     /// Some of what the configuration asks for was not in the plan that was applied.
     Unreviewed {
         /// How many actions.

@@ -413,6 +413,13 @@ pub fn finding(kind: &FindingKind) -> String {
             if *actions == 1 { "was" } else { "were" },
             if *actions == 1 { "s" } else { "" },
         ),
+        FindingKind::KeptUntended => {
+            "is protected, and therefore kept, but not looked after: no revision that is remembered wants its desktops"
+                .to_owned()
+        }
+        FindingKind::TemplateAbsent { template } => {
+            format!("is left alone, for template.{template} is not in the configuration")
+        }
         FindingKind::KeptProtected => "is protected, and therefore kept".to_owned(),
         FindingKind::Outdated { paths } => format!(
             "differs from its template until a person regrows it: {}",
