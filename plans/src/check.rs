@@ -85,6 +85,12 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 "a round reads what it orders",
             );
         }
+        let drops = matches!(step.task, Task::DropImage { .. });
+        judge(
+            !(drops && *desired == known.committed && known.protections.contains(&action.object)),
+            &action.object,
+            "a protected image keeps its versions",
+        );
         one(action, step, known, &mut judge);
         if let Some((member, desktop)) = step.task.member().and_then(|member| {
             let desktop = known.desktops.get(&member.desktop)?;

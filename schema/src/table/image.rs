@@ -38,7 +38,7 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "keep",
         Kind::Number(0, 1_000),
-        "Earlier versions kept for going back.",
+        "Earlier versions kept for going back; all of them while it is protected.",
     )
     .unit("versions")
     .default(Default::Number(2)),
