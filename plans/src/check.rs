@@ -8,8 +8,8 @@ mod reviewed;
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, DesktopId, Generation};
+use coppice_schema::desired::{Desired, Pool};
+use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
 use coppice_schema::known::{CopyState, Ending, Known, KnownDesktop, Phase, ServerState, Task};
 
 use self::people::{may_be_used, overdue};
@@ -86,6 +86,12 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 "a round reads what it orders",
             );
         }
+        let drops = matches!(step.task, Task::DropImage { .. });
+        judge(
+            !(drops && *desired == known.committed && known.protections.contains(&action.object)),
+            &action.object,
+            "a protected image keeps its versions",
+        );
         one(action, step, desired, known, &mut judge);
         if let Some((member, desktop)) = step.task.member().and_then(|member| {
             let desktop = known.desktops.get(&member.desktop)?;
@@ -108,7 +114,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                     || overdue(
                         action,
                         desktop,
-                        desired.pools.get(&member.desktop.pool),
+                        block(desired, known, &member.desktop.pool),
                         plan.at,
                     ),
                 &action.object,
@@ -124,6 +130,19 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         approved(plan, known, &mut judge);
     }
     found
+}
+
+/// The block that a pool is looked after by: its own, or the last one that wanted desktops where protection keeps them.
+fn block<'a>(desired: &'a Desired, known: &'a Known, name: &PoolName) -> Option<&'a Pool> {
+    let wants = |pool: &&Pool| pool.desktops > 0;
+    let own = desired.pools.get(name);
+    let address = Address::Pool(name.clone());
+    let protected = own.map_or(known.protections.contains(&address), |pool| pool.protect);
+    let committed = known.committed.pools.get(name).filter(wants);
+    let last = committed.or_else(|| known.kept.get(name)?.pools.get(name));
+    own.filter(wants)
+        .or_else(|| last.filter(|_| protected))
+        .or(own)
 }
 
 /// Actions that would be ordered at once.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_schema::Known;
 use coppice_schema::desired::{Desired, Window};
 use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId};
-use coppice_schema::known::{KnownServer, ServerState};
+use coppice_schema::known::{Failures, KnownServer, ServerState};
 use coppice_schema::units::{Span, Timestamp};
+use coppice_schema::{Digest, Known};
 use jiff::tz::TimeZone;
 
 use crate::place::Ledger;
@@ -111,14 +111,13 @@ impl<'a> Draft<'a> {
         Some(Wait::Paused { until })
     }
 
-    /// What an object that failed has to wait for before it is tried again.
-    pub(crate) fn backoff(&mut self, failures: coppice_schema::known::Failures) -> Option<Wait> {
+    /// What a desktop that failed has to wait for before it is tried again.
+    pub(crate) fn backoff(&mut self, id: &DesktopId, failures: Failures) -> Option<Wait> {
         // The first repair is immediate: most failures come alone.
-        let wait = match failures.count {
-            0 | 1 => return None,
-            n => Span((1_000u64 << n.min(20)).min(BACKOFF_MAX.0)),
-        };
-        let until = failures.last.after(wait);
+        if failures.count <= 1 {
+            return None;
+        }
+        let until = failures.last.after(pause_of(id, failures.count));
         if until <= self.now {
             return None;
         }
@@ -205,7 +204,42 @@ fn may_hold_more(server: &KnownServer) -> bool {
     holds && !server.current
 }
 
+/// How long one waits that failed `count` times: twice as long each time, of which the latter half is by chance, so
+/// that desktops that failed together are not tried together. By chance means by name here: a plan is the same twice.
+fn pause_of(id: &DesktopId, count: u32) -> Span {
+    let whole = (1_000u64 << count.min(20)).min(BACKOFF_MAX.0);
+    let [a, b, c, d, ..] = Digest::of(format!("{id} {count}").as_bytes()).0;
+    let chance = u64::from(u32::from_le_bytes([a, b, c, d]));
+    Span(whole - chance % (whole / 2 + 1))
+}
+
 /// The key by which the grid remembers since when a drift has been seen.
 pub(crate) fn drift_key(object: &Address, kind: DriftKind) -> String {
     format!("drift {object} {}", crate::specs::word(&kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_failed_together_is_not_tried_together() {
+        let pauses = |count| {
+            let ids = (1..=30).map(|slot| DesktopId {
+                pool: "lab".parse().unwrap(),
+                slot: coppice_schema::ids::Slot(slot),
+            });
+            let pauses: BTreeSet<Span> = ids.map(|id| pause_of(&id, count)).collect();
+            pauses
+        };
+        let early = pauses(3);
+        assert!(early.len() > 25, "{early:?}");
+        let (first, last) = (Span::seconds(4), Span::seconds(8));
+        assert!(early.iter().all(|pause| (first..=last).contains(pause)));
+        let late = pauses(60);
+        assert!(late.len() > 25, "{late:?}");
+        assert!(late.iter().all(|pause| *pause <= BACKOFF_MAX));
+    }
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::Known;
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, PoolName};
+use coppice_schema::ids::{Address, ImageName, PoolName};
 use coppice_schema::known::Phase;
 
 use crate::draft::Draft;
-use crate::plan::{Gate, GateKind, Kind, Reason, Risk, Verdict, Wait};
+use crate::plan::{Action, Gate, GateKind, Kind, Reason, Risk, Verdict, Wait};
 
 /// Deleting more than this part of a pool, in per cent, ...
 const MASS_PERCENT: u32 = 20;
@@ -21,6 +21,7 @@ pub(crate) fn judge(desired: &Desired, known: &Known, draft: &Draft<'_>) -> Vec<
     let mut gates = Vec::new();
     gates.extend(empty(desired, known));
     gates.extend(mass_delete(known, draft));
+    gates.extend(protected(desired, known, draft));
     gates.extend(personal(draft));
     gates.extend(freeze(draft));
     gates
@@ -71,6 +72,67 @@ fn mass_delete(known: &Known, draft: &Draft<'_>) -> Option<Gate> {
             .into_iter()
             .map(|(pool, _, _)| Address::Pool(pool.clone()))
             .collect(),
+    })
+}
+
+/// What is protected now, also where the same plan lifts it.
+fn protected(desired: &Desired, known: &Known, draft: &Draft<'_>) -> Option<Gate> {
+    let mut hurt = BTreeMap::new();
+    for address in &known.protections {
+        let what = if let Address::Pool(name) = address {
+            harm_to_pool(name, desired, known)
+        } else if let Address::Image(name) = address {
+            harm_to_image(name, desired, known, draft)
+        } else {
+            None
+        };
+        hurt.extend(what.map(|what| (address.clone(), what)));
+    }
+    let what = hurt.values().cloned().collect::<Vec<_>>().join(", ");
+    let be = if hurt.len() == 1 { "is" } else { "are" };
+    (!hurt.is_empty()).then(|| Gate {
+        kind: GateKind::Protected,
+        verdict: Verdict::NeedsApproval,
+        reason: format!("{what}, which {be} protected"),
+        objects: hurt.into_keys().collect(),
+    })
+}
+
+fn harm_to_pool(name: &PoolName, desired: &Desired, known: &Known) -> Option<String> {
+    let (before, after) = (known.committed.pools.get(name), desired.pools.get(name));
+    let Some(pool) = after else {
+        return before.map(|_| format!("removes pool.{name}"));
+    };
+    let smaller = before != after && pool.desktops < size(known, name);
+    smaller.then(|| format!("makes pool.{name} smaller"))
+}
+
+fn harm_to_image(
+    name: &ImageName,
+    desired: &Desired,
+    known: &Known,
+    draft: &Draft<'_>,
+) -> Option<String> {
+    let there = |desired: &Desired| desired.images.contains_key(name);
+    if there(&known.committed) && !there(desired) {
+        return Some(format!("removes image.{name}"));
+    }
+    let address = Address::Image(name.clone());
+    let dropped = |action: &Action| {
+        action.object == address && action.step.is_some() && action.kind == Kind::Delete
+    };
+    let drops = draft.actions.iter().any(dropped);
+    drops.then(|| format!("drops versions of image.{name}"))
+}
+
+/// How many desktops a pool has by the last form that wanted any.
+fn size(known: &Known, name: &PoolName) -> u32 {
+    let committed = known.committed.pools.get(name);
+    let kept = || known.kept.get(name)?.pools.get(name);
+    let last = committed.filter(|pool| pool.desktops > 0).or_else(kept);
+    let there = crate::pool::members(known, name).count();
+    last.map_or(u32::try_from(there).unwrap_or(u32::MAX), |pool| {
+        pool.desktops
     })
 }
 

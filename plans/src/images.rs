@@ -118,6 +118,9 @@ fn beyond_keep<'a>(desired: &'a Desired, known: &Known) -> BTreeSet<(&'a ImageNa
         let Some(versions) = known.images.get(name) else {
             continue;
         };
+        if crate::pool::protected(desired, known, &Address::Image(name.clone())) {
+            continue;
+        }
         let Ok(published) = published(known, name, image) else {
             continue;
         };

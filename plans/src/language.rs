@@ -22,19 +22,29 @@ pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
         }
     }
     for moved in &desired.moved {
-        // Desktops carry their pool's name in their marks, so a pool cannot be called otherwise while it has any.
-        if matches!(moved.from, Address::Pool(_)) {
-            draft.finding(Finding {
-                object: moved.from.clone(),
-                kind: FindingKind::NotCarriedOut {
-                    path: format!("moved to {}", moved.to),
-                },
-                severity: Severity::Warning,
-                remedy:
-                    "its desktops are regrown under the new name; keep the old one to keep them"
-                        .to_owned(),
-            });
-        }
+        let remedy = if let Address::Pool(_) = &moved.from {
+            // Desktops carry their pool's name in their marks, so a pool cannot be called otherwise while it has any.
+            "its desktops are regrown under the new name; keep the old one to keep them".to_owned()
+        } else if let Address::Image(from) = &moved.from
+            && known.images.contains_key(from)
+        {
+            // Versions go over where there are none yet.
+            let (from, to) = (&moved.from, &moved.to);
+            format!(
+                "{to} has versions of its own: import there what it lacks, and remove those of {from}"
+            )
+        } else {
+            // Nothing but the name is remembered of the others.
+            continue;
+        };
+        draft.finding(Finding {
+            object: moved.from.clone(),
+            kind: FindingKind::NotCarriedOut {
+                path: format!("moved to {}", moved.to),
+            },
+            severity: Severity::Warning,
+            remedy,
+        });
     }
 }
 

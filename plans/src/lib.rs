@@ -8,6 +8,7 @@ pub mod check;
 mod configuration;
 pub mod document;
 mod draft;
+mod foreseen;
 mod gates;
 mod images;
 mod language;
@@ -41,6 +42,8 @@ use plan::Looked;
 /// what. Planning again after they were done gives an empty plan in finitely many rounds.
 #[must_use]
 pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
+    let foreseen = foreseen::of(desired, known);
+    let known = foreseen.as_ref();
     let mut draft = Draft::new(desired, known, now);
     let changes = configuration::compare(desired, known, &mut draft);
     draft.review = review::Review::of(known, &changes);
@@ -49,10 +52,15 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
     for (name, pool) in &desired.pools {
-        if let Some(yard) = pool::Yard::new(desired, known, name, pool) {
-            pool::plan(yard, &mut draft);
+        if pool::is_kept(desired, known, name) {
+            continue;
+        }
+        match pool::Yard::new(desired, known, name, pool) {
+            Some(yard) => pool::plan(yard, &mut draft),
+            None => pool::without_template(name, pool, &mut draft),
         }
     }
+    pool::kept_pools(desired, known, &mut draft);
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
     images::collect(desired, known, &mut draft);

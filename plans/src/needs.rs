@@ -1,11 +1,10 @@
 //! Which actions must be done before which: desktops follow the blocks that ask for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, PoolName};
 
-use crate::base;
 use crate::plan::Action;
 
 /// Notes in each action which of the earlier ones it needs. A block needs the blocks that it refers to, and a desktop
@@ -20,13 +19,12 @@ pub(crate) fn note(desired: &Desired, actions: &mut [Action]) {
     if blocks.is_empty() {
         return;
     }
-    let places = |addresses: Vec<Address>| -> Vec<usize> {
+    let places = |addresses: BTreeSet<Address>| -> Vec<usize> {
         let mut places: Vec<usize> = addresses
             .iter()
             .filter_map(|address| blocks.get(address).copied())
             .collect();
         places.sort_unstable();
-        places.dedup();
         places
     };
     let mut of_pools: BTreeMap<PoolName, Vec<usize>> = BTreeMap::new();
@@ -35,13 +33,13 @@ pub(crate) fn note(desired: &Desired, actions: &mut [Action]) {
             Address::Desktop(id) => of_pools
                 .entry(id.pool.clone())
                 .or_insert_with(|| {
-                    let mut all = base::references(desired, &id.pool);
-                    all.push(Address::Pool(id.pool.clone()));
+                    let pool = Address::Pool(id.pool.clone());
+                    let mut all = desired.references(&pool);
+                    all.insert(pool);
                     places(all)
                 })
                 .clone(),
-            Address::Pool(pool) => places(base::references(desired, pool)),
-            Address::Template(template) => places(base::of_template(desired, template)),
+            Address::Pool(_) | Address::Template(_) => places(desired.references(&action.object)),
             Address::Grid
             | Address::Window(_)
             | Address::Network(_)

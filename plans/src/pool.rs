@@ -4,6 +4,8 @@ mod drift;
 mod fate;
 mod forecast;
 mod heal;
+mod kept;
+mod personal;
 mod power;
 mod refresh;
 mod removal;
@@ -15,7 +17,7 @@ use std::collections::BTreeSet;
 use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Desired, Pool, Template};
 use coppice_schema::ids::{Address, DesktopId, Incarnation, PoolName, ServerId, Slot};
-use coppice_schema::known::{KnownDesktop, Phase, ServerState, Task};
+use coppice_schema::known::{DesktopSpec, KnownDesktop, Phase, ServerState, Task};
 use coppice_schema::units::Span;
 
 use crate::draft::Draft;
@@ -27,6 +29,7 @@ use crate::plan::{
 };
 use crate::specs;
 
+pub(crate) use kept::{is_kept, plan as kept_pools, protected};
 pub(crate) use removal::{forgotten_pools, strays};
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.
@@ -49,7 +52,7 @@ impl<'a> Yard<'a> {
         name: &'a PoolName,
         pool: &'a Pool,
     ) -> Option<Self> {
-        // Validation promises the template; a plan that met none would have nothing to say about the pool.
+        // Validation promises the template, and a commit that it stays.
         let template = desired.templates.get(&pool.template)?;
         Some(Self {
             desired,
@@ -71,6 +74,22 @@ impl<'a> Yard<'a> {
     /// The pool's desktops, in the order of their slots.
     fn members(&self) -> impl Iterator<Item = (&'a DesktopId, &'a KnownDesktop)> + use<'a> {
         members(self.known, self.name)
+    }
+
+    /// What `desktop` is to be, made of `image`.
+    fn wanted(&self, image: Published<'_>, desktop: &KnownDesktop) -> DesktopSpec {
+        let member = &desktop.spec.member;
+        let (pool, template, server) = (self.pool, self.template, desktop.server);
+        let record = image.record;
+        specs::of(
+            self.desired,
+            self.known,
+            pool,
+            template,
+            record,
+            member,
+            server,
+        )
     }
 
     /// The version its desktops are clones of, or what they wait for.
@@ -97,6 +116,18 @@ impl<'a> Yard<'a> {
             None => Ok(published),
         }
     }
+}
+
+/// A pool whose template is not there is left alone, and says so.
+pub(crate) fn without_template(name: &PoolName, pool: &Pool, draft: &mut Draft<'_>) {
+    let template = pool.template.clone();
+    let remedy = format!("bring template.{template} back, or name another in pool.{name}");
+    draft.finding(Finding {
+        object: Address::Pool(name.clone()),
+        kind: FindingKind::TemplateAbsent { template },
+        severity: Severity::Error,
+        remedy,
+    });
 }
 
 /// Desktops of a pool that the grid remembers.
@@ -292,7 +323,7 @@ fn create(
     let mut waits: Vec<Wait> = Vec::new();
     waits.extend(draft.unseen());
     waits.extend(draft.pause(&[object.clone(), yard.address()]));
-    waits.extend(draft.backoff(memory.failures));
+    waits.extend(draft.backoff(id, memory.failures));
     let mut action = Action {
         object,
         kind: Kind::Create,

@@ -71,24 +71,6 @@ pub(crate) fn hardware(
     }
 }
 
-/// As much of `wanted` as a desktop can become that is not grown anew: what [`edits`] calls
-/// [`Applies::Regrow`] stays as it is.
-pub(crate) fn without_regrowing(before: &DesktopSpec, wanted: DesktopSpec) -> DesktopSpec {
-    DesktopSpec {
-        image: before.image,
-        hostname: before.hostname.clone(),
-        hardware: Hardware {
-            disk: before.hardware.disk,
-            firmware: before.hardware.firmware,
-            networks: before.hardware.networks.clone(),
-            agent: before.hardware.agent,
-            os: before.hardware.os,
-            ..wanted.hardware
-        },
-        ..wanted
-    }
-}
-
 /// A field of a desktop's form that is compared.
 struct Field {
     /// What plans call it.

@@ -8,14 +8,15 @@ mod hardware;
 mod people;
 mod policy;
 mod pool;
+mod references;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    Address, DirectoryName, ImageName, LocationName, NetworkName, PolicyName, PoolName, SecretName,
-    TemplateName, WindowName,
+    Address, DesktopId, DirectoryName, ImageName, LocationName, NetworkName, PolicyName, PoolName,
+    SecretName, TemplateName, WindowName,
 };
 use crate::units::{Size, Span};
 
@@ -147,6 +148,13 @@ impl Desired {
     pub fn form(&self, pool: &PoolName) -> Option<(&Template, Option<&Image>)> {
         let template = self.templates.get(&self.pools.get(pool)?.template)?;
         Some((template, self.images.get(&template.image)))
+    }
+
+    /// Whether a desktop there is somebody's for good: its disk is kept, also when the pool changes.
+    #[must_use]
+    pub fn becomes_personal(&self, desktop: &DesktopId) -> bool {
+        let pool = self.pools.get(&desktop.pool);
+        pool.is_some_and(|pool| pool.assignment == Assignment::Personal)
     }
 
     /// Makes one object what it is in `from`: set, changed or gone. [`Address::Grid`] stands for the `grid` block,

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{Cache, Desired, Display, Firmware, NetworkTarget, Os, Video};
 use crate::digest::Digest;
 use crate::ids::{
-    Address, DesktopId, Epoch, Generation, GridId, ImageName, Member, NetworkName, Revision,
-    SecretName, ServerId, ServerName, Stamp, VersionName,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Member, NetworkName, PoolName,
+    Revision, SecretName, ServerId, ServerName, Stamp, VersionName,
 };
 use crate::review::KnownRun;
 use crate::units::{Size, Timestamp};
@@ -56,6 +56,10 @@ pub struct Known {
     pub pauses: BTreeMap<Address, Option<Timestamp>>,
     /// Objects that outlive their block until the protection is lifted.
     pub protections: BTreeSet<Address>,
+    /// Of pools that protection alone keeps: the last form in which each wanted desktops, with what it refers to, where
+    /// that is still remembered.
+    #[serde(default)]
+    pub kept: BTreeMap<PoolName, Desired>,
     /// Findings that carry memory: since when they have been seen.
     pub since: BTreeMap<String, Timestamp>,
 }

@@ -81,7 +81,7 @@ pub(crate) async fn regrow(
 ) -> Result<StatusCode, Box<Problem>> {
     let state = portal.look_surely().await?.state;
     let desktop = find(&state, &id)?;
-    let address = Address::Desktop(id.clone());
+    let pool = Address::Pool(id.pool.clone());
     if desktop.personal && query.approve != Some(GateKind::PersonalData) {
         let reason =
             format!("{id} is a personal desktop: what its person keeps on it would be gone");
@@ -95,11 +95,11 @@ pub(crate) async fn regrow(
             ..*Problem::new(Code::Gate, reason, help)
         }));
     }
-    if state.protections.contains(&address) {
+    if state.protections.contains(&pool) {
         return Err(Problem::new(
             Code::Conflict,
-            format!("{id} is protected"),
-            "lift its protection in the configuration first",
+            format!("{pool}, of which {id} is, is protected"),
+            "set protect = false in the block of its pool, apply, and ask again",
         ));
     }
     ask(&portal, &who, Request::Regrow(desktop.spec.member.clone())).await

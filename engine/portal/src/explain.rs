@@ -185,11 +185,11 @@ fn desktop(seen: &Seen, id: &DesktopId) -> Vec<String> {
         lines.push(desktops::why(reason));
     }
     if desktop.failures.count > 0 {
-        lines.push(format!(
-            "it failed {} times in a row, the last time {} ago",
-            desktop.failures.count,
-            ago(state, desktop.failures.last)
-        ));
+        let last = ago(state, desktop.failures.last);
+        lines.push(match desktop.failures.count {
+            1 => format!("it failed once, {last} ago"),
+            count => format!("it failed {count} times in a row, the last time {last} ago"),
+        });
     }
     let look = state
         .servers

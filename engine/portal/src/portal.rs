@@ -207,6 +207,11 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "take it out of use first, and wait until that is carried out",
         ),
+        Refusal::Protected { .. } => Problem::new(
+            Code::Conflict,
+            detail,
+            "set protect = false in its block, bringing it back if it is gone, and apply that",
+        ),
         Refusal::Founded(_) | Refusal::OutOfOrder { .. } => {
             Problem::new(Code::Conflict, detail, "nothing is to be done")
         }

@@ -321,6 +321,14 @@ pub enum Refusal {
         /// The one refused.
         found: u64,
     },
+    /// It is protected.
+    #[error("{what} is protected: apply {by} with protect = false first")]
+    Protected {
+        /// What.
+        what: String,
+        /// The block that protects it, which may be gone.
+        by: Address,
+    },
     /// It is in use.
     #[error("{what} is used by {by}")]
     InUse {

@@ -1,7 +1,10 @@
 //! What a plan may look at, made from the state.
 
+use std::collections::BTreeMap;
+
 use coppice_schema::Known;
-use coppice_schema::ids::GridId;
+use coppice_schema::desired::Desired;
+use coppice_schema::ids::{Address, GridId, PoolName};
 use coppice_schema::known::{Health, KnownServer};
 use coppice_schema::review::KnownRun;
 use coppice_schema::units::Timestamp;
@@ -45,8 +48,31 @@ impl State {
                 .collect(),
             pauses: self.pauses.clone(),
             protections: self.protections.clone(),
+            kept: self.kept(),
             since: self.since.clone(),
         }
+    }
+
+    /// The last form of each protected pool that the committed configuration no longer has, or wants no desktop of.
+    fn kept(&self) -> BTreeMap<PoolName, Desired> {
+        let pools = self.protections.iter().filter_map(|address| {
+            let Address::Pool(name) = address else {
+                return None;
+            };
+            Some(name)
+        });
+        let wants = |desired: &Desired, name| {
+            let pool = desired.pools.get(name);
+            pool.is_some_and(|pool| pool.desktops > 0)
+        };
+        pools
+            .filter(|name| !wants(&self.committed, name))
+            .filter_map(|name| {
+                let mut revisions = self.revisions.values().rev();
+                let last = revisions.find(|record| wants(&record.desired, name))?;
+                Some((name.clone(), last.desired.part(name)))
+            })
+            .collect()
     }
 
     /// The next moment at which time alone changes something here: a phase's deadline, or an order's. The leader

@@ -212,7 +212,11 @@ fn of_every_order() {
             c.known.pauses.insert(paused, None);
         });
     }
-    Case::starting().breaks(&["an image that has clones stays"], |c| {
+    let rules = [
+        "a version stays in the catalogue unless it is beyond `keep` of its image's block",
+        "an image that has clones stays",
+    ];
+    Case::starting().breaks(&rules, |c| {
         let root = c.known.desktops.values().next().unwrap().spec.image;
         c.step().task = Task::DropImage { root };
     });

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use coppice_plans::plan::{Base, Memory};
 use coppice_schema::Digest;
 use coppice_schema::desired::Origin;
-use coppice_schema::ids::{DesktopId, Incarnation, Member, ServerId, ServerName, Stamp};
+use coppice_schema::ids::{Address, DesktopId, Incarnation, Member, ServerId, ServerName, Stamp};
 use coppice_schema::known::{DiskLevel, Ending, Health, ImageVersion, Phase, Request, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::entry::{Attempt, NewOrder, NewServer, Report};
@@ -380,7 +380,19 @@ fn a_version_is_forgotten_when_its_last_copy_is_dropped() {
             server,
             ..order(grid, task, Memory::Unchanged)
         };
-        assert_eq!(grid.propose(planned(vec![new])), Outcome::Done);
+        // A plan that did not know of the version may not take its file away.
+        let unread = planned(vec![new.clone()]);
+        assert!(matches!(
+            grid.propose(unread),
+            Outcome::Refused(Refusal::InUse { .. })
+        ));
+        let tiny = Address::Image("tiny".parse().unwrap());
+        let mut read = planned(vec![new]);
+        if let Entry::Planned { base, .. } = &mut read {
+            let generation = grid.state.generation(&tiny);
+            base.objects.insert(tiny, generation);
+        }
+        assert_eq!(grid.propose(read), Outcome::Done);
         let stamp = *grid.state.orders.keys().next().unwrap();
         let look = &mut grid.state.servers.get_mut(&server).unwrap().look;
         let look = std::sync::Arc::make_mut(look.as_mut().unwrap());

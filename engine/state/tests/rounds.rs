@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "rounds/commits.rs"]
+mod commits;
 #[path = "rounds/grid.rs"]
 mod grid;
 #[path = "rounds/phases.rs"]
 mod phases;
 
-use coppice_plans::plan::{DriftKind, Kind, Response};
+use coppice_plans::plan::{DriftKind, Finding, FindingKind, Kind, Response};
 use coppice_schema::Digest;
 use coppice_schema::desired::{Assignment, Cache, Desired, DriftRule, Origin, Power};
 use coppice_schema::ids::{Revision, SecretName};
@@ -245,58 +247,6 @@ fn a_server_that_was_not_confirmed_is_unknown_and_not_empty() {
 }
 
 #[test]
-fn a_related_change_makes_a_plan_stale_and_an_unrelated_one_does_not() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(3));
-    let mut other = config(3);
-    other.grid.timezone = "Europe/Berlin".to_owned();
-    let stale = {
-        let plan = grid.plan_for(&config(4));
-        let commit = coppice_state::entry::Commit {
-            desired: config(4),
-            texts: Digest([0; 32]),
-            base: plan.base.clone(),
-            plan: Digest([9; 32]),
-            reviewed: Vec::new(),
-            bounds: Default::default(),
-            author: "bob".to_owned(),
-            changes: plan.changes.clone(),
-        };
-        Entry::Committed(Box::new(commit))
-    };
-    grid.commit(&other);
-    let mut grid_after_unrelated = Grid {
-        log: grid.log.clone(),
-        ..Grid::founded()
-    };
-    grid_after_unrelated.state = grid.state.clone();
-    assert!(matches!(
-        grid_after_unrelated.propose(stale.clone()),
-        Outcome::Committed { .. }
-    ));
-    assert_eq!(
-        grid_after_unrelated.state.committed.grid.timezone, "Europe/Berlin",
-        "what the plan did not touch stays as it was committed"
-    );
-    grid.commit(&config(7));
-    let Outcome::Refused(Refusal::Stale(objects)) = grid.propose(stale) else {
-        panic!("must be refused")
-    };
-    assert_eq!(objects[0].address.to_string(), "pool.lab");
-    assert!(objects[0].by.contains("ada"), "{}", objects[0].by);
-}
-
-#[test]
-fn applying_a_plan_twice_is_applying_it_once() {
-    let mut grid = Grid::founded();
-    grid.commit(&config(3));
-    let entry = grid.log.last().unwrap().entry.clone();
-    let before = grid.state.revision;
-    assert!(matches!(grid.propose(entry), Outcome::Already { .. }));
-    assert_eq!(grid.state.revision, before);
-}
-
-#[test]
 fn the_same_log_gives_the_same_state() {
     let mut grid = Grid::settled(&config(4));
     grid.commit(&config(1));
@@ -308,23 +258,6 @@ fn the_same_log_gives_the_same_state() {
     assert_eq!(replayed.digest(), grid.state.digest());
     let back = State::decode(&grid.state.encode()).unwrap();
     assert_eq!(back, grid.state);
-}
-
-#[test]
-fn a_protected_pool_outlives_its_block() {
-    let mut desired = config(2);
-    pool(&mut desired).protect = true;
-    let mut grid = Grid::settled(&desired);
-    let mut without = desired.clone();
-    without.pools.clear();
-    grid.commit(&without);
-    grid.settle();
-    assert_eq!(grid.phases().len(), 2);
-    pool(&mut desired).protect = false;
-    grid.commit(&desired);
-    grid.commit(&without);
-    grid.settle();
-    assert!(grid.phases().is_empty());
 }
 
 #[test]
@@ -497,4 +430,23 @@ fn an_image_that_has_clones_stays_whatever_is_kept() {
     grid.acknowledge();
     assert!(grid.state.desktops.is_empty());
     assert_eq!(drops(&grid), 1);
+}
+
+#[test]
+fn a_personal_desktop_beyond_its_disk_limit_is_told_and_kept() {
+    let mut grid = Grid::founded();
+    let mut desired = config(1);
+    pool(&mut desired).assignment = Assignment::Personal;
+    template(&mut desired).disk_limit = Some(Size::gib(1));
+    grid.commit(&desired);
+    grid.settle();
+    let overlay = grid.world.values_mut().next().unwrap();
+    overlay.overlay.as_mut().unwrap().over_limit = true;
+    grid.report();
+    let plan = grid.plan_for(&desired);
+    let limit = Some(Size::gib(1));
+    let told = |finding: &Finding| finding.kind == FindingKind::OverLimit { limit };
+    assert!(plan.findings.iter().any(told), "{:#?}", plan.findings);
+    grid.settle();
+    assert_eq!(grid.phases(), ["lab-001@1 available"]);
 }

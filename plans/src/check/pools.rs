@@ -7,7 +7,7 @@ use coppice_schema::desired::{Assignment, Desired, Origin};
 use coppice_schema::ids::{Address, PoolName, ServerId};
 use coppice_schema::known::{CopyState, DesktopSpec, ImageVersion, KnownDesktop, Phase, Task};
 
-use super::due;
+use super::{block, due};
 use crate::plan::{Kind, Plan, Reason};
 
 /// What holds for a pool as a whole.
@@ -43,7 +43,10 @@ pub(super) fn pools(
             *taken.entry(pool).or_default() += 1;
         }
     }
-    for (name, pool) in &desired.pools {
+    for name in desired.pools.keys() {
+        let Some(pool) = block(desired, known, name) else {
+            continue;
+        };
         let object = Address::Pool(name.clone());
         let mine = || {
             known

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, SecretName, VersionName};
+use coppice_schema::ids::{Address, SecretName, TemplateName, VersionName};
 use coppice_schema::units::Size;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -199,13 +199,36 @@ pub enum FindingKind {
         /// What was said.
         path: String,
     },
-    /// Its block is gone, and it is kept because it is protected.
+    /// Its block is gone or wants nothing, and it is kept because it is protected.
     KeptProtected,
+    /// The same, and nothing remembered says how it is to be looked after.
+    KeptUntended,
+    /// A pool's template is not in the configuration.
+    TemplateAbsent {
+        /// Which.
+        #[schema(value_type = String)]
+        template: TemplateName,
+    },
     /// Some of what the configuration asks for was not in the plan that was applied.
     Unreviewed {
         /// How many actions.
         actions: u32,
     },
+    /// A personal desktop is not what its template says: only a person regrows it.
+    Outdated {
+        /// In what.
+        paths: Vec<String>,
+    },
+    /// A desktop of a pool that is no longer personal is kept as one.
+    KeptPersonal,
+    /// A personal desktop's disk is beyond its limit.
+    OverLimit {
+        /// Which.
+        #[schema(value_type = Option<u64>)]
+        limit: Option<Size>,
+    },
+    /// A personal desktop runs with older hardware than it is defined with.
+    PendingBoot,
     /// A desktop is broken.
     Broken {
         /// How, in words.

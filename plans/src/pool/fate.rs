@@ -14,7 +14,7 @@ use super::rollout::{self, Rollout};
 
 use super::refresh::{self, Due};
 
-use super::{Yard, drift, heal, rollback};
+use super::{Yard, drift, heal, personal, rollback};
 
 use crate::draft::Draft;
 
@@ -53,6 +53,7 @@ pub(crate) fn decide(
     ) {
         return true;
     }
+    personal::survey(yard, image, id, desktop, draft);
     let ordered = draft.ordered(id).is_some();
     if !ordered && (draft.busy.contains(id) || requested(yard, id, desktop, draft)) {
         return true;
@@ -73,23 +74,11 @@ pub(crate) fn decide(
             return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
         }
     }
-    let wanted = image.map(|image| {
-        let wanted = specs::of(
-            yard.desired,
-            yard.known,
-            yard.pool,
-            yard.template,
-            image.record,
-            &desktop.spec.member,
-            desktop.server,
-        );
-        // What would cost a person's disk waits until that person asks for a new one.
-        if desktop.personal {
-            specs::without_regrowing(&desktop.spec, wanted)
-        } else {
-            wanted
-        }
-    });
+    let mut wanted = image.map(|image| yard.wanted(image, desktop));
+    if desktop.personal {
+        // Never regrown without being told to; whatever else is wanted of it, it gets.
+        wanted = wanted.map(|wanted| personal::living(desktop, wanted));
+    }
     let edits = wanted
         .as_ref()
         .map(|wanted| specs::edits(&desktop.spec, wanted))
@@ -111,8 +100,7 @@ pub(crate) fn decide(
     }
     // What was not reviewed waits, and what has nothing to do with the configuration goes on meanwhile.
     let held = outdated && draft.review.wait(id, rollout.replacing(), TAKEN).is_some();
-    if !desktop.personal
-        && (!outdated || held)
+    if (!outdated || held)
         && let Some(due) = refresh::due(yard, desktop, draft)
     {
         return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);

@@ -226,7 +226,7 @@ fn heal_with(
         // Its successor could not be made while a server is unseen, so it is not taken away either.
         waits.extend(draft.unseen());
     }
-    waits.extend(draft.backoff(desktop.failures));
+    waits.extend(draft.backoff(id, desktop.failures));
     if matches!(deed.kind, Kind::PowerOn | Kind::Reboot)
         && waits.is_empty()
         && !draft.ledger.power_on(desktop.server)

@@ -16,8 +16,11 @@ pub(crate) struct Due {
     pub(crate) until: Option<Timestamp>,
 }
 
-/// The trigger that fired for `desktop`, if any. Any of them fires alone.
+/// The trigger that fired for `desktop`, if any. Any of them fires alone; none for what is somebody's.
 pub(crate) fn due(yard: Yard<'_>, desktop: &KnownDesktop, draft: &mut Draft<'_>) -> Option<Due> {
+    if desktop.personal {
+        return None;
+    }
     let due = |trigger: &str, until| Due {
         reason: Reason::Refresh {
             trigger: trigger.to_owned(),
@@ -84,7 +87,7 @@ fn fired(
     None
 }
 
-fn overlay<'a>(yard: Yard<'a>, desktop: &KnownDesktop) -> Option<&'a SeenOverlay> {
+pub(super) fn overlay<'a>(yard: Yard<'a>, desktop: &KnownDesktop) -> Option<&'a SeenOverlay> {
     let look = yard.known.servers.get(&desktop.server)?.look.as_ref()?;
     look.members.get(&desktop.spec.member)?.overlay.as_ref()
 }

@@ -9,7 +9,7 @@ use coppice_schema::known::{KnownDesktop, Phase, Task};
 
 use super::fate::{self, Deed};
 use super::rollout::is_ready;
-use super::{Yard, members};
+use super::{Yard, is_kept, members};
 use crate::draft::Draft;
 use crate::images::Published;
 use crate::plan::{
@@ -66,12 +66,6 @@ pub(crate) fn surplus(
     });
     let from = u32::try_from(alive.len()).unwrap_or(u32::MAX);
     alive.truncate(excess);
-    let protected = draft.known.protections.contains(&yard.address());
-    let emptied = yard.pool.desktops == 0 && protected;
-    if emptied {
-        kept(yard.address(), draft);
-        return alive.into_iter().map(|(id, _)| id.clone()).collect();
-    }
     let chosen: BTreeSet<&DesktopId> = alive.iter().map(|(id, _)| *id).collect();
     let mut spare = draft.review.spare(yard.name, &chosen, yard.known);
     let mut going = BTreeSet::new();
@@ -101,8 +95,7 @@ pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draf
         .filter(|pool| !desired.pools.contains_key(*pool))
     {
         let address = Address::Pool(pool.clone());
-        if known.protections.contains(&address) {
-            kept(address, draft);
+        if is_kept(desired, known, pool) {
             continue;
         }
         for (id, desktop) in members(known, pool) {
@@ -129,19 +122,6 @@ pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draf
             push_removal(id, desktop, Reason::RemovedFromConfig, memory, waits, draft);
         }
     }
-}
-
-fn kept(address: Address, draft: &mut Draft<'_>) {
-    let remedy = format!(
-        "to let {address} go, bring its block back with protect = false, apply, and remove it then"
-    );
-    let (kind, severity) = (FindingKind::KeptProtected, Severity::Warning);
-    draft.finding(Finding {
-        object: address,
-        kind,
-        severity,
-        remedy,
-    });
 }
 
 fn risk(desktop: &KnownDesktop) -> Risk {

@@ -60,7 +60,9 @@ impl<'a> Rollout<'a> {
         let mut seen = Census::default();
         let mut held = 0;
         for (id, desktop) in yard.members() {
-            let outdated = image.is_some_and(|image| is_outdated(yard, image, desktop));
+            // What is somebody's stays as it is, and is no part of it.
+            let changes = !desktop.personal;
+            let outdated = changes && image.is_some_and(|image| is_outdated(yard, image, desktop));
             // Switched off by the pool's own figures, or by others who may, it can be had; otherwise it cannot.
             let policy = &yard.pool.policy;
             let enforced = policy.drift.domain.unwrap_or(DriftRule::Enforce);
@@ -245,17 +247,7 @@ fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> 
     if desktop.personal {
         return false;
     }
-    let spec = &desktop.spec;
-    let wanted = specs::of(
-        yard.desired,
-        yard.known,
-        yard.pool,
-        yard.template,
-        image.record,
-        &spec.member,
-        desktop.server,
-    );
-    let edits = specs::edits(spec, &wanted);
+    let edits = specs::edits(&desktop.spec, &yard.wanted(image, desktop));
     edits.iter().any(|edit| edit.applies == Applies::Regrow)
 }
 

@@ -550,7 +550,28 @@ pub fn finding(kind: &FindingKind) -> String {
             if *actions == 1 { "was" } else { "were" },
             if *actions == 1 { "s" } else { "" },
         ),
+        FindingKind::KeptUntended => {
+            "is protected, and therefore kept, but not looked after: no revision that is remembered wants its desktops"
+                .to_owned()
+        }
+        FindingKind::TemplateAbsent { template } => {
+            format!("is left alone, for template.{template} is not in the configuration")
+        }
         FindingKind::KeptProtected => "is protected, and therefore kept".to_owned(),
+        FindingKind::Outdated { paths } => format!(
+            "differs from its template until a person regrows it: {}",
+            paths.join(", ")
+        ),
+        FindingKind::KeptPersonal => {
+            "was grown as somebody's own, and is kept as that until a person regrows it".to_owned()
+        }
+        FindingKind::OverLimit { limit } => {
+            let limit = limit.map(|size| format!(" of {size}")).unwrap_or_default();
+            format!("its disk is beyond its limit{limit}, and holds somebody's data")
+        }
+        FindingKind::PendingBoot => {
+            "runs with older hardware than it is defined with, until it is restarted".to_owned()
+        }
         FindingKind::Broken { why } => why.clone(),
     }
 }

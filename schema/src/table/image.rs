@@ -38,7 +38,8 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "keep",
         Kind::Number(0, 1_000),
-        "Earlier versions kept for going back; older ones that no desktop is a clone of are deleted.",
+        "Earlier versions kept for going back; older ones that no desktop is a clone of are deleted, but for those of a \
+         protected image.",
     )
     .unit("versions")
     .default(Default::Number(2)),

@@ -14,7 +14,7 @@ const ATTRIBUTES: &[Attribute] = &[
         .default(Default::Depends("`desktops` and the most that one server carries")),
     regrow("hostname", Kind::Hostname, "Their host names, with `{pool}`, `{slot}` and `{slot:02}`; unique in the grid, and at most 15 characters for windows.")
         .default(Default::Text("{pool}-{slot:02}")),
-    live("assignment", Kind::Choice(&["pooled", "personal", "client"]), "Who gets which: any, always the same, or by the client's place (known, not carried out by this version).")
+    live("assignment", Kind::Choice(&["pooled", "personal", "client"]), "Who gets which: any, always the same, or by the client's place (known, not carried out by this version). What was personal once stays it until a person regrows it.")
         .default(Default::Text("pooled")),
     live("policies", Kind::Refs("policy"), "Its rules.").default(Default::Texts(&[])),
     live("entitled", Kind::Entitlements, "Who may have a desktop.").default(Default::Texts(&[])).later(),

@@ -30,7 +30,7 @@ pub(super) const LOCALS: Block = block(
 pub(super) const MOVED: Block = block(
     "moved",
     Label::None,
-    "A block got another name: what it stood for is kept.",
+    "A block got another name: an image keeps its versions. A pool's desktops are grown anew, and the plan says so.",
     &[
         live(
             "from",

@@ -2,9 +2,9 @@
 
 use axum::http::{Method, StatusCode};
 use coppice_plans::plan::GateKind;
-use coppice_portal::api::{Code, Desktop, DesktopState};
+use coppice_portal::api::{Code, Desktop, DesktopState, Explanation};
 use coppice_schema::Digest;
-use coppice_schema::ids::{ServerId, VersionName};
+use coppice_schema::ids::{Address, ServerId, VersionName};
 use coppice_schema::known::{BrokenReason, ImageVersion, Phase, Request};
 use coppice_schema::units::{Size, Timestamp};
 use coppice_state::entry::Entry;
@@ -123,6 +123,44 @@ async fn a_personal_desktop_is_regrown_only_when_that_is_approved_by_name() {
     let answer = regrow("/desktops/lab-001/regrow?approve=personal-data").await;
     assert_eq!(answer.status, StatusCode::NO_CONTENT);
     assert!(matches!(world.grid.now().requests[&id], Request::Regrow(_)));
+}
+
+#[tokio::test]
+async fn a_desktop_of_a_protected_pool_is_not_regrown() {
+    let world = World::new();
+    world.grow(1, false);
+    let pool = Address::Pool("lab".parse().unwrap());
+    world.grid.edit(|state| {
+        state.protections.insert(pool);
+    });
+    let answer = world
+        .send(
+            Scope::Operator,
+            Method::POST,
+            "/desktops/lab-001/regrow",
+            "",
+        )
+        .await;
+    let problem = answer.problem(Code::Conflict);
+    assert!(problem.help.contains("protect = false"), "{problem:?}");
+    assert!(world.grid.now().requests.is_empty());
+}
+
+#[tokio::test]
+async fn one_failure_is_no_row() {
+    let world = World::new();
+    let id = world.grow(1, false);
+    for (count, words) in [(1, "it failed once, "), (3, "it failed 3 times in a row")] {
+        world.grid.edit(|state| {
+            let desktops = Arc::make_mut(&mut state.desktops);
+            desktops.get_mut(&id).unwrap().failures.count = count;
+        });
+        let told: Explanation = world.get(Scope::Viewer, "/explain/desktop.lab-001").await;
+        assert!(
+            told.trace.iter().any(|line| line.starts_with(words)),
+            "{told:?}"
+        );
+    }
 }
 
 #[tokio::test]

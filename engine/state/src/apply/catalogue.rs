@@ -92,6 +92,13 @@ pub(super) fn removed(
             by: "the committed configuration".to_owned(),
         });
     }
+    let address = Address::Image(image.clone());
+    if state.protections.contains(&address) {
+        return Err(Refusal::Protected {
+            what: name,
+            by: address,
+        });
+    }
     if let Some((id, _)) = state
         .desktops
         .iter()

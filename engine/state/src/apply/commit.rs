@@ -1,9 +1,12 @@
 //! A configuration is committed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coppice_plans::plan::{Base, Intent};
-use coppice_schema::ids::{Address, Revision};
+use coppice_schema::desired::{Desired, Pool};
+use coppice_schema::ids::{Address, DesktopId, PolicyName, Revision};
+use coppice_schema::known::KnownDesktop;
 
 use super::generation;
 use crate::entry::{Commit, Outcome, Refusal, StaleObject};
@@ -21,6 +24,11 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
         });
     }
     compare(state, &commit.base)?;
+    let mut merged = state.committed.as_ref().clone();
+    for address in commit.changes.keys() {
+        merged.take(address, &commit.desired);
+    }
+    fits(state, commit, &merged)?;
 
     let revision = Revision(state.revision.0 + 1);
     let generation = generation(state);
@@ -40,10 +48,10 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
 
     state.revision = revision;
     let before = Arc::clone(&state.committed);
-    let committed = Arc::make_mut(&mut state.committed);
-    for address in commit.changes.keys() {
-        committed.take(address, &commit.desired);
-    }
+    state.committed = Arc::new(merged);
+    carry_images(state);
+    keep_personal(state, commit);
+    let committed = &state.committed;
     for (id, slot) in &mut state.slots {
         // What is made of something else may be well.
         if before.form(&id.pool) != committed.form(&id.pool) {
@@ -94,6 +102,84 @@ pub(super) fn commit(state: &mut State, commit: &Commit) -> Result<Outcome, Refu
         },
     );
     Ok(Outcome::Committed { revision })
+}
+
+/// Two people's changes, each whole, may not be so together: refuses when what others changed since the plan was made
+/// refers to what it removes, or was read with policies that it changes.
+fn fits(state: &State, commit: &Commit, merged: &Desired) -> Result<(), Refusal> {
+    let before = state.committed.dangling();
+    let dangling = merged.dangling().into_iter();
+    let dangling = dangling
+        .filter(|both| !before.contains(both))
+        .map(|(from, to)| {
+            let by = format!("{}, and refers to {to}", who(state, &from));
+            (from, by)
+        });
+    let changed = |policy: &PolicyName| {
+        let address = Address::Policy(policy.clone());
+        commit.changes.contains_key(&address)
+    };
+    let policies = merged.pools.iter().filter_map(|(name, pool)| {
+        let policy = pool.policies.iter().find(|policy| changed(policy))?;
+        let read = |pool: &Pool| (pool.policies.clone(), pool.policy.clone());
+        let planned = commit.desired.pools.get(name);
+        if planned.map(read) == Some(read(pool)) {
+            return None;
+        }
+        let address = Address::Pool(name.clone());
+        let by = who(state, &address);
+        Some((
+            address,
+            format!("{by}, and lists policy.{policy} as it was"),
+        ))
+    });
+    let mut stale: BTreeMap<Address, String> = policies.collect();
+    stale.extend(dangling);
+    if stale.is_empty() {
+        return Ok(());
+    }
+    let object = |(address, by): (Address, String)| StaleObject {
+        read: commit
+            .base
+            .objects
+            .get(&address)
+            .copied()
+            .unwrap_or_default(),
+        now: state.generation(&address),
+        address,
+        by,
+    };
+    Err(Refusal::Stale(stale.into_iter().map(object).collect()))
+}
+
+/// An image that got another name by `moved` keeps its versions. Its protection is what its block says now.
+fn carry_images(state: &mut State) {
+    for (from, to) in state.committed.image_moves(&state.images) {
+        let Some(versions) = state.images.remove(&from) else {
+            continue;
+        };
+        state.images.insert(to.clone(), versions);
+        state.protections.remove(&Address::Image(from.clone()));
+        let what = format!("the versions of {from} are those of {to} now");
+        state.record(Address::Image(to), Happening::Image { what });
+    }
+}
+
+/// Desktops of a pool that becomes personal are somebody's from now on. They stay that until they are regrown, whatever
+/// becomes of the pool.
+fn keep_personal(state: &mut State, commit: &Commit) {
+    let committed = Arc::clone(&state.committed);
+    let becomes = |id: &DesktopId| {
+        commit.changes.contains_key(&Address::Pool(id.pool.clone()))
+            && committed.becomes_personal(id)
+    };
+    let pooled = |(id, desktop): (&DesktopId, &KnownDesktop)| !desktop.personal && becomes(id);
+    if state.desktops.iter().any(pooled) {
+        let desktops = Arc::make_mut(&mut state.desktops).iter_mut();
+        for (_, desktop) in desktops.filter(|(id, _)| becomes(id)) {
+            desktop.personal = true;
+        }
+    }
 }
 
 /// Protection outlives the block that gave it: only saying `protect = false` lifts it. What the commit does not

@@ -182,6 +182,21 @@ impl Grid {
         })))
     }
 
+    /// A plan that was kept, to be applied later.
+    pub(crate) fn saved(&self, desired: &Desired, author: &str) -> Entry {
+        let plan = self.plan_for(desired);
+        Entry::Committed(Box::new(Commit {
+            desired: desired.clone(),
+            texts: Digest([0; 32]),
+            base: plan.base,
+            plan: Digest([9; 32]),
+            reviewed: Vec::new(),
+            bounds: Bounds::default(),
+            author: author.to_owned(),
+            changes: plan.changes,
+        }))
+    }
+
     /// One round of leader and server. Returns how many orders were given.
     pub(crate) fn round(&mut self) -> usize {
         let committed = self.state.committed.as_ref().clone();
