@@ -11,7 +11,8 @@ use coppice_schema::desired::{DriftRule, Origin, Power, Refresh, RefreshOn};
 use coppice_schema::ids::Revision;
 use coppice_schema::known::{GuestState, Phase, PowerState};
 use coppice_schema::units::{Share, Size, Span};
-use coppice_state::{Entry, Outcome, Refusal, State, apply};
+use coppice_state::token::{Scope, Token, TokenId};
+use coppice_state::{Entry, Envelope, Outcome, Refusal, State, apply};
 use grid::{Grid, TERM, config, pool, root, template};
 
 #[test]
@@ -473,4 +474,38 @@ fn a_guest_that_does_not_tell_keeps_the_people_that_it_had() {
     let plan = grid.plan_for(&desired);
     assert_eq!(plan.actions[0].kind, Kind::ReplaceDeleteFirst);
     assert!(plan.actions[0].waits.is_empty());
+}
+
+#[test]
+fn the_last_admin_token_stays_whoever_revokes_first() {
+    let mut grid = Grid::founded();
+    let make = |grid: &mut Grid, id: &str, expires: Option<Span>| {
+        let token = Token {
+            hash: Digest::of(id.as_bytes()),
+            scope: Scope::Admin,
+            created: grid.now,
+            expires: expires.map(|span| grid.now.after(span)),
+        };
+        let id = TokenId(id.to_owned());
+        let author = "ada".to_owned();
+        grid.propose(Entry::TokenCreated { id, token, author });
+    };
+    make(&mut grid, "over", Some(Span(0)));
+    make(&mut grid, "second", None);
+    let mut revoke = |id: &str| {
+        let id = TokenId(id.to_owned());
+        let author = "ada".to_owned();
+        let at = grid.now;
+        let entry = Entry::TokenRevoked { id, author };
+        let index = grid.state.index + 1;
+        apply(&mut grid.state, TERM, index, &Envelope { at, entry })
+    };
+    // Both were checked while both were there.
+    assert_eq!(revoke("second"), Outcome::Done);
+    let refused = revoke("admin");
+    assert!(
+        matches!(&refused, Outcome::Refused(Refusal::LastAdmin(what)) if what.contains("admin")),
+        "{refused:?}"
+    );
+    assert!(grid.state.tokens.contains_key(&TokenId("admin".to_owned())));
 }
