@@ -37,3 +37,42 @@ pub fn barred(path: &Path) -> Option<PathBuf> {
     };
     way.iter().find(shut).map(|found| found.to_path_buf())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn another_user_passes_to_a_file_and_sees_no_names() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("not run: only root can be another user");
+        }
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let data = place.path().join("data");
+        let disks = data.join("disks");
+        fs::create_dir_all(&disks).unwrap();
+        for shut in [place.path(), &data] {
+            fs::set_permissions(shut, PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        let disk = disks.join("disk");
+        fs::write(&disk, "content").unwrap();
+        fs::set_permissions(&disk, PermissionsExt::from_mode(0o444)).unwrap();
+        let other = |program: &str, path: &Path| {
+            let mut command = Command::new(program);
+            let ran = command.arg(path).uid(65_534).gid(65_534).output();
+            ran.unwrap().status.success()
+        };
+        assert!(!other("cat", &disk), "it was closed before");
+        let way = [place.path().to_owned(), data.clone(), disks.clone()];
+        assert_eq!(barred(&disks).as_ref(), way.first());
+        let_pass(&way).unwrap();
+        assert_eq!(barred(&disks), None);
+        assert!(other("cat", &disk));
+        for directory in &way {
+            assert!(!other("ls", directory), "{}", directory.display());
+        }
+    }
+}
