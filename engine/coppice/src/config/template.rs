@@ -43,6 +43,8 @@ listen = "{listen}"
 # What runs the desktops: a libvirt URI, or sim:// to try things out without any.
 #   qemu:///embed?root=DIR  QEMU without a daemon; desktops run on while Coppice restarts
 #   qemu:///system          the libvirt daemon of this machine
+#                           (the user that it runs QEMU as may pass through `data`; directories above it are yours to
+#                           open to that user, with chmod o+x)
 hypervisor = {hypervisor}
 
 # On the processor (kvm), or emulated and slower (emulated). auto: by what the processor can.
