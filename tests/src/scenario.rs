@@ -34,6 +34,7 @@
 //! | `elect SERVER` | another leads, in a new term |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |
 //! | `pause ADDRESS [DURATION]`, `resume ADDRESS` | a person stops work on something, and lets it go on |
+//! | `turn-back DURATION` | every server's clock is set back, as when a wrong one is corrected |
 //! | `wait DURATION` | time passes, and then the grid is given one pass |
 //! | `live DURATION` | the grid goes on by itself, as its daemons do, which are started before and killed after it |
 

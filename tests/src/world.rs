@@ -259,7 +259,7 @@ fn machine(
         },
         ..Setup::default()
     };
-    let sim = SimServer::new(setup, Arc::new(clock.clone()));
+    let sim = SimServer::new(setup, Arc::new(clock.steady()));
     let agreement = log.access(raft_id, chance.split());
     let stamps = SimStamps::default();
     let ports = Ports {

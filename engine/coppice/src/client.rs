@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coppice_portal::api::{PREFIX, Problem};
+use coppice_schema::units::Timestamp;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -69,6 +70,15 @@ impl Client {
     /// The server's URL.
     pub(crate) fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Until when the server's certificate is valid; `None` when that cannot be read in it.
+    pub(crate) async fn valid_until(&self) -> Result<Option<Timestamp>, ClientError> {
+        let tls = Arc::clone(&self.tls);
+        let stream = connect::connect(&self.target, tls, self.timeout).await?;
+        let (_, connection) = stream.get_ref();
+        let shown = connection.peer_certificates().and_then(<[_]>::first);
+        Ok(shown.and_then(coppice_grid::authority::valid_until))
     }
 
     /// Asks for something.

@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) name: ServerName,
     /// Where the API answers.
     pub(crate) listen: SocketAddr,
+    /// Host names and addresses under which clients reach it, beside those that it knows itself.
+    pub(crate) names: BTreeSet<String>,
     /// Which hypervisor: a libvirt URI, or `sim://`.
     pub(crate) hypervisor: String,
     /// Whether desktops run on the processor or emulated.

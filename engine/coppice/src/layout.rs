@@ -12,6 +12,11 @@ impl Layout {
         Self(data.to_path_buf())
     }
 
+    /// The directory itself.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.0.clone()
+    }
+
     /// The server's own file.
     pub(crate) fn config(&self) -> PathBuf {
         self.0.join("coppice.toml")

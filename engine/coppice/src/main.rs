@@ -11,6 +11,7 @@ mod exit;
 mod failure;
 mod follow;
 mod layout;
+mod names;
 mod present;
 mod progress;
 mod screen;

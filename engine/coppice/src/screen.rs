@@ -1,7 +1,9 @@
 //! What a verb shows: text for people, or the API's own JSON for programs, never both in one stream.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -31,7 +33,7 @@ impl Screen {
         use std::io::IsTerminal;
         let into = match &settings.json_into {
             None => None,
-            Some(path) => Some(File::create(path).map_err(|e| {
+            Some(path) => Some(private(path).map_err(|e| {
                 Failure::new(format!("cannot write {}", path.display()))
                     .because(&e)
                     .hint("name another file: --json-into F")
@@ -140,6 +142,23 @@ impl Screen {
     pub(crate) fn may_ask(&self) -> bool {
         !self.automation && !self.json && terminal::is_interactive()
     }
+}
+
+/// The file of `--json-into`: only its owner reads it, also when it was there before, since what is written may be a
+/// token.
+fn private(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    // A pipe or a terminal keeps nothing.
+    if file.metadata()?.is_file() {
+        file.set_permissions(Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
 }
 
 /// COPPICE_IN_AUTOMATION is set to anything.

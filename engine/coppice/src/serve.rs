@@ -1,12 +1,13 @@
 //! A server's part of a grid, wired from the real world: log and state, hypervisor, disks, rounds and API.
 
 mod boot;
+mod certificate;
 pub(crate) mod hypervisor;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use coppice_grid::{Grid, GridKey, Identity, Subject};
+use coppice_grid::{Grid, GridKey};
 use coppice_portal::App;
 use coppice_reconcile::server::{Description, Ports, Server};
 use coppice_schema::ids::ServerId;
@@ -63,7 +64,7 @@ impl Running {
         let server = member(config, &grid)?;
         let vault = GridKey::open(&layout.identity())
             .map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
-        let tls = certificate(config, layout, &grid, clock.as_ref())?;
+        let (tls, renewal) = certificate::open(config, layout, grid.id(), &clock)?;
         let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
         let stamps = StampFile::open(layout.stamps())
             .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;
@@ -110,6 +111,7 @@ impl Running {
         let rounds = vec![
             ("the leader's rounds", tokio::spawn(leader)),
             ("this server's rounds", tokio::spawn(own)),
+            ("the certificate's renewal", tokio::spawn(renewal)),
         ];
         let ready = format!(
             "ready: server {} of grid {} answers at https://{address}",
@@ -245,25 +247,4 @@ fn member(config: &Config, grid: &Grid) -> Result<ServerId, Failure> {
         )));
     }
     Ok(id)
-}
-
-fn certificate(
-    config: &Config,
-    layout: &Layout,
-    grid: &Grid,
-    clock: &dyn Clock,
-) -> Result<Arc<rustls::ServerConfig>, Failure> {
-    let failed =
-        |e: &dyn std::error::Error| Failure::new("cannot use the grid's identity").because(e);
-    let subject = Subject {
-        grid: grid.id(),
-        server: config.name.clone(),
-        names: std::iter::once(config.listen.ip().to_string()).collect(),
-    };
-    let identity =
-        Identity::open(&layout.identity(), &subject, clock.now()).map_err(|e| failed(&e))?;
-    if identity.renewed() {
-        tracing::info!("this server has a new certificate");
-    }
-    identity.tls(&["http/1.1"]).map_err(|e| failed(&e))
 }

@@ -1,8 +1,10 @@
 //! The grid's certificate authority, and the certificate with which this server shows that it is the grid's.
 //!
-//! P-256 throughout. The authority lives ten years, a server's certificate ninety days: at each start it is made anew
-//! when less than a third of its life is left, when the server's names changed, or when it is damaged. Its key is new
+//! P-256 throughout. The authority lives ten years, a server's certificate ninety days: at each start, and daily while
+//! the server runs ([`Renewal`]), it is made anew when less than a third of its life is left, when the server's names changed, or when it is damaged. Its key is new
 //! each time. Files in the identity directory: `ca.pem`, `ca.key`, `server.pem`, `server.key`; keys with mode 0600.
+
+mod renewal;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,8 +23,11 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+pub use self::renewal::Renewal;
 
 use crate::directory::{DirectoryError, create_private, replace};
 use crate::private::{self, PrivateFileError};
@@ -203,13 +208,13 @@ impl Identity {
     /// # Errors
     /// When certificate and key do not fit.
     pub fn tls(&self, protocols: &[&str]) -> Result<Arc<ServerConfig>, AuthorityError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_no_client_auth()
-            .with_single_cert(self.chain.clone(), self.key.clone_key())?;
-        config.alpn_protocols = protocols.iter().map(|p| p.as_bytes().to_vec()).collect();
-        Ok(Arc::new(config))
+        Renewal::of(self)?.tls(protocols)
+    }
+
+    fn certified(&self) -> Result<CertifiedKey, AuthorityError> {
+        let provider = rustls::crypto::ring::default_provider();
+        let key = self.key.clone_key();
+        Ok(CertifiedKey::from_der(self.chain.clone(), key, &provider)?)
     }
 }
 
@@ -376,6 +381,18 @@ impl Names {
             uri,
         })
     }
+}
+
+/// Whether a certificate can carry `name`: an address, or a host name.
+#[must_use]
+pub fn can_be_named(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok() || is_host(name)
+}
+
+/// Until when a certificate is valid; `None` when it does not parse.
+#[must_use]
+pub fn valid_until(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    parse(certificate).map(|parsed| parsed.until)
 }
 
 fn is_host(name: &str) -> bool {

@@ -27,7 +27,7 @@ pub mod snapshots;
 pub mod types;
 pub mod vault;
 
-pub use authority::{Identity, Subject};
+pub use authority::{Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
 pub use replica::Replica;
 pub use vault::GridKey;

@@ -9,6 +9,7 @@ use coppice_plans::plan::{Base, Bounds, GateKind, Intent, Plan, Verdict};
 use coppice_schema::ids::{Address, GridId, Revision};
 use coppice_schema::{Desired, Digest};
 use coppice_state::entry::{Commit, Entry, Outcome, StaleObject};
+use coppice_state::token::Scope;
 use coppice_state::{Refusal, State};
 
 use crate::api::{ApplyRequest, ApplyResponse, Code, Configuration, GateProblem, Problem};
@@ -37,7 +38,7 @@ struct Saved {
 /// Commits a configuration. The plan is made anew on the newest state, and nothing is committed that was not
 /// reviewed, approved, and within bounds.
 #[utoipa::path(post, path = "/api/v1/apply", request_body = ApplyRequest, responses(
-    (status = 200, body = ApplyResponse), (status = 409, body = Problem), (status = 413, body = Problem),
+    (status = 200, body = ApplyResponse), (status = 403, body = Problem), (status = 409, body = Problem), (status = 413, body = Problem),
     (status = 422, body = Problem), (status = 503, body = Problem)))]
 pub(crate) async fn apply(
     portal: Portal,
@@ -54,6 +55,7 @@ pub(crate) async fn apply(
     }
 
     let goal = goal(&seen.state, &reviewed);
+    may_write_xml(&who, &seen.state.committed, &goal)?;
     let preview = preview::of(&portal, &seen, Arc::new(goal), BTreeSet::new()).await?;
     // It is what the grid asks for already, and nobody allows more than they did before.
     let allows = !request.approve.is_empty() || request.max_interrupted.is_some();
@@ -109,6 +111,37 @@ fn goal(state: &State, reviewed: &Reviewed) -> Desired {
         goal.take(address, &reviewed.desired);
     }
     goal
+}
+
+/// Raw XML reaches whatever QEMU reaches: any file of a server as a disk, any program as an argument. Whoever may
+/// configure desktops is not root on servers for that; what an admin has committed once stays within their reach.
+fn may_write_xml(who: &Who, committed: &Desired, goal: &Desired) -> Result<(), Box<Problem>> {
+    if who.scope >= Scope::Admin {
+        return Ok(());
+    }
+    let known: BTreeSet<&String> = committed
+        .templates
+        .values()
+        .filter_map(|template| template.libvirt_xml.as_ref())
+        .collect();
+    let new = goal.templates.iter().find(|(_, template)| {
+        let xml = template.libvirt_xml.as_ref();
+        xml.is_some_and(|xml| !known.contains(xml))
+    });
+    let Some((name, _)) = new else {
+        return Ok(());
+    };
+    Err(Problem::new(
+        Code::Forbidden,
+        format!(
+            "template.{name} has a libvirt_xml that is not in the committed revision: it can reach every file of a \
+             server, so it needs the scope {}, and the token {} has the scope {}",
+            Scope::Admin,
+            who.name,
+            who.scope
+        ),
+        "let an admin read that XML and apply it, or take it out of the template",
+    ))
 }
 
 async fn review(portal: &Portal, configuration: Configuration) -> Result<Reviewed, Box<Problem>> {

@@ -35,6 +35,8 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 #[derive(Clone, Debug)]
 pub(crate) struct Who {
     pub(crate) name: TokenId,
+    /// What it may do.
+    pub(crate) scope: Scope,
     /// The hash it was known by: a stream that outlives its token ends by it.
     hash: Digest,
 }
@@ -127,7 +129,8 @@ fn admit(portal: &Portal, needed: Scope, request: &Request) -> Result<Who, Box<P
             format!("ask an admin for a token: `coppice token create NAME --scope {needed}`"),
         ));
     }
-    Ok(Who { name, hash })
+    let scope = token.scope;
+    Ok(Who { name, scope, hash })
 }
 
 fn bearer(value: &str) -> Option<&str> {
@@ -191,7 +194,7 @@ impl Failures {
 }
 
 /// Whoever has one IPv6 address has 2^64 of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {

@@ -85,7 +85,7 @@ pub(crate) async fn regrow(
     if desktop.personal && query.approve != Some(GateKind::PersonalData) {
         let reason =
             format!("{id} is a personal desktop: what its person keeps on it would be gone");
-        let help = "approve it by name, with approve=personal-data";
+        let help = format!("if that is meant: coppice desktop regrow {id} --approve personal-data");
         return Err(Box::new(Problem {
             gates: vec![GateProblem {
                 gate: GateKind::PersonalData,

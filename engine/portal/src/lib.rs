@@ -38,4 +38,4 @@ mod uploads;
 pub use auth::{mint, parse_token};
 pub use portal::App;
 pub use routes::{Access, access, router};
-pub use serve::{Limits, serve};
+pub use serve::{Limits, keep_alive, serve};

@@ -202,6 +202,11 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "choose another name, or remove the other first",
         ),
+        Refusal::LastAdmin(_) => Problem::new(
+            Code::Conflict,
+            detail,
+            "make another first: `coppice token create NAME --scope admin`",
+        ),
         Refusal::InUse { .. } => Problem::new(
             Code::InUse,
             detail,

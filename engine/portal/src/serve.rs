@@ -1,5 +1,8 @@
 //! The API on a TLS port.
 
+mod crowd;
+mod keep_alive;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +20,21 @@ use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
+use self::crowd::{Crowd, Place};
 use crate::auth::Peer;
+
+pub use self::keep_alive::keep_alive;
 
 /// What a client may take of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
+    /// Of these, from one network: one IPv4 address, or 64 bits of IPv6. More are closed at once, so that one machine
+    /// cannot take all places, which it could without any token.
+    pub per_network: usize,
+    /// Whether that counts for this machine too; whoever is on it has other ways.
+    pub count_loopback: bool,
     /// A handshake takes three round trips, and some arithmetic on slow machines.
     pub handshake: Duration,
     /// From the first byte of a request to the end of its head; also how long an idle connection is kept.
@@ -38,6 +49,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 1_024,
+            per_network: 64,
+            count_loopback: false,
             handshake: Duration::from_secs(10),
             head: Duration::from_secs(30),
             write: Duration::from_secs(60),
@@ -61,13 +74,14 @@ pub async fn serve(
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let places = Arc::new(Semaphore::new(limits.connections));
+    let crowd = Arc::new(Crowd::new(limits.per_network, limits.count_loopback));
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places, &crowd) => accepted,
             Some(_) = connections.join_next() => continue,
         };
         let Some((stream, peer, place)) = accepted else {
@@ -92,10 +106,18 @@ pub async fn serve(
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    crowd: &Arc<Crowd>,
+) -> Option<(TcpStream, SocketAddr, (OwnedSemaphorePermit, Place))> {
+    let permit = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, peer, place)),
+        Ok((stream, peer)) => {
+            let Some(place) = crowd.take(peer.ip()) else {
+                // Before the handshake, which costs more than a connection.
+                tracing::debug!(%peer, "too many connections from one network: closed");
+                return None;
+            };
+            Some((stream, peer, (permit, place)))
+        }
         Err(error) => {
             // Out of file descriptors, mostly: trying again at once would only spin.
             tracing::warn!(%error, "a connection could not be accepted");
@@ -115,6 +137,9 @@ async fn answer(
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "a connection is slower than it need be");
+    }
+    if let Err(error) = keep_alive(&stream) {
+        tracing::debug!(%peer, %error, "it will not be noticed when this peer vanishes");
     }
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write));

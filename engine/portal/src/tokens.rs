@@ -2,9 +2,8 @@
 
 use axum::http::StatusCode;
 use coppice_schema::ids::is_name;
-use coppice_state::State;
 use coppice_state::entry::Entry;
-use coppice_state::token::{Scope, Token, TokenId};
+use coppice_state::token::{Token, TokenId};
 
 use crate::api::{Code, Problem, TokenCreated, TokenInfo, TokenRequest};
 use crate::auth::{Who, expired, mint};
@@ -76,29 +75,12 @@ pub(crate) async fn revoke(
             "`coppice token list` shows all of them",
         ));
     }
-    if !another_admin(&portal, &state, &id) {
-        return Err(Problem::new(
-            Code::Conflict,
-            format!(
-                "{id} is the last token with the scope admin: without it nobody could make another"
-            ),
-            "make another first: `coppice token create NAME --scope admin`",
-        ));
-    }
     let entry = Entry::TokenRevoked {
         id,
         author: who.author(),
     };
     portal.propose(entry).await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Whether an admin token that does not expire, or not yet, is left without `id`.
-fn another_admin(portal: &Portal, state: &State, id: &TokenId) -> bool {
-    let now = portal.now();
-    state.tokens.iter().any(|(other, token)| {
-        other != id && token.scope == Scope::Admin && !expired(token.expires, now)
-    })
 }
 
 fn info(portal: &Portal, name: &TokenId, token: &Token) -> TokenInfo {

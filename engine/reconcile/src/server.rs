@@ -68,6 +68,8 @@ struct Memory {
     description: Description,
     /// The index that the log had reached after the start; until it is applied here nothing is acted on.
     caught_up: Option<u64>,
+    /// When the last round was: by the clock, and as it is counted here.
+    last: Option<(Timestamp, Timestamp)>,
     capacity: Option<(Timestamp, Capacity)>,
     guests: Guests,
     /// How orders went that the grid has not heard of yet.
@@ -107,6 +109,7 @@ impl Server {
             boot,
             description,
             caught_up: None,
+            last: None,
             capacity: None,
             guests: Guests::default(),
             receipts: BTreeMap::new(),
@@ -133,6 +136,19 @@ impl Server {
     }
 }
 
+impl Memory {
+    /// The time of a round at `clock`. It is never before that of the grid, by which orders are due; and where a clock
+    /// was set back it goes on from where it was, so that nothing waits for the clock to catch up.
+    fn go_on(&mut self, clock: Timestamp, grid: Timestamp) -> Timestamp {
+        let passed = self
+            .last
+            .map(|(before, now)| now.after(clock.since(before)));
+        let now = clock.max(grid).max(passed.unwrap_or_default());
+        self.last = Some((clock, now));
+        now
+    }
+}
+
 /// One round at `now`. Acts that earlier rounds began go on beside it, none begins in it, and it waits for none.
 ///
 /// It can be dropped at any point. Nothing that was not seen is ever reported as absent; a server that is not whole
@@ -140,6 +156,7 @@ impl Server {
 pub async fn round(server: &mut Server, ports: &Ports, now: Timestamp) -> ServerReport {
     let mut report = ServerReport::default();
     let Server { memory, flight } = server;
+    let now = memory.go_on(now, ports.agreement.local().time);
     // What an act did is seen before it is said to be done, so that the state never holds a desktop for broken because
     // its receipt came before its sight: only what ended before this round looks is told in it.
     for landed in flight.land() {
@@ -403,6 +420,18 @@ fn again(memory: &Memory, round: &Round, state: &State, busy: &BTreeSet<Object>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_goes_on_where_the_clock_was_set_back() {
+        let at = |minutes: u64| Timestamp(Span::minutes(minutes).0);
+        let server = Server::new("a".parse().expect("a name"), 1, Description::default());
+        let mut memory = server.memory;
+        assert_eq!(memory.go_on(at(500), at(0)), at(500));
+        assert_eq!(memory.go_on(at(400), at(510)), at(510), "as the grid's");
+        assert_eq!(memory.go_on(at(401), at(510)), at(511), "and then on");
+        assert_eq!(memory.go_on(at(700), at(510)), at(810));
+        assert_eq!(memory.go_on(at(701), at(900)), at(900));
+    }
 
     #[test]
     fn only_a_real_change_of_a_disk_is_told() {

@@ -329,6 +329,9 @@ pub enum Refusal {
         /// The block that protects it, which may be gone.
         by: Address,
     },
+    /// Without it nobody could make another.
+    #[error("{0} is the last one with the scope admin: without it nobody could make another")]
+    LastAdmin(String),
     /// It is in use.
     #[error("{what} is used by {by}")]
     InUse {

@@ -34,7 +34,7 @@ pub enum Scope {
     Planner,
     /// See and restart desktops.
     Helpdesk,
-    /// Apply, import images, change servers.
+    /// Apply, import images, change servers; not new `libvirt_xml`, which reaches every file of a server.
     Operator,
     /// Everything: tokens and secrets too.
     Admin,

@@ -15,7 +15,8 @@ use coppice_schema::desired::{Assignment, Cache, Desired, DriftRule, Origin, Pow
 use coppice_schema::ids::{Revision, SecretName};
 use coppice_schema::known::{KnownDesktop, Phase, PowerState, Request, Task};
 use coppice_schema::units::{Share, Size, Span, Timestamp};
-use coppice_state::{Entry, Outcome, Refusal, State, apply};
+use coppice_state::token::{Scope, Token, TokenId};
+use coppice_state::{Entry, Envelope, Outcome, Refusal, State, apply};
 use grid::{Grid, TERM, config, pool, root, template};
 
 #[test]
@@ -449,4 +450,38 @@ fn a_personal_desktop_beyond_its_disk_limit_is_told_and_kept() {
     assert!(plan.findings.iter().any(told), "{:#?}", plan.findings);
     grid.settle();
     assert_eq!(grid.phases(), ["lab-001@1 available"]);
+}
+
+#[test]
+fn the_last_admin_token_stays_whoever_revokes_first() {
+    let mut grid = Grid::founded();
+    let make = |grid: &mut Grid, id: &str, expires: Option<Span>| {
+        let token = Token {
+            hash: Digest::of(id.as_bytes()),
+            scope: Scope::Admin,
+            created: grid.now,
+            expires: expires.map(|span| grid.now.after(span)),
+        };
+        let id = TokenId(id.to_owned());
+        let author = "ada".to_owned();
+        grid.propose(Entry::TokenCreated { id, token, author });
+    };
+    make(&mut grid, "over", Some(Span(0)));
+    make(&mut grid, "second", None);
+    let mut revoke = |id: &str| {
+        let id = TokenId(id.to_owned());
+        let author = "ada".to_owned();
+        let at = grid.now;
+        let entry = Entry::TokenRevoked { id, author };
+        let index = grid.state.index + 1;
+        apply(&mut grid.state, TERM, index, &Envelope { at, entry })
+    };
+    // Both were checked while both were there.
+    assert_eq!(revoke("second"), Outcome::Done);
+    let refused = revoke("admin");
+    assert!(
+        matches!(&refused, Outcome::Refused(Refusal::LastAdmin(what)) if what.contains("admin")),
+        "{refused:?}"
+    );
+    assert!(grid.state.tokens.contains_key(&TokenId("admin".to_owned())));
 }

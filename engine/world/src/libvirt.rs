@@ -13,6 +13,7 @@ mod inventory;
 mod leftovers;
 mod link;
 mod merge;
+mod passage;
 mod picture;
 mod power;
 mod process;
@@ -45,6 +46,7 @@ use crate::hypervisor::{ByteStream, Definition, Domain, Hypervisor, HypervisorEr
 use gate::{Gates, Way};
 use inventory::{Looker, Memory};
 use link::Link;
+pub use passage::{barred, let_pass};
 use read::read;
 use threads::Threads;
 pub use uri::{BadUri, HypervisorUri};

@@ -71,7 +71,8 @@ const ATTRIBUTES: &[Attribute] = &[
     next_boot(
         "libvirt_xml",
         Kind::Text,
-        "XML that is merged into the libvirt domain, at own risk.",
+        "XML that is merged into the libvirt domain, at own risk. It can reach every file of a server: only a token \
+         with the scope admin commits it, or a change of it.",
     ),
 ];
 

@@ -88,6 +88,10 @@ impl Stage {
                     author: "ada".to_owned(),
                 })))
             }
+            ["turn-back", span] => {
+                self.world.clock.turn_back(read_span(span)?);
+                Ok(String::new())
+            }
             ["wait", span] => self.wait(span),
             ["live", span] => {
                 self.world.live(read_span(span)?);

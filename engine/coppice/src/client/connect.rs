@@ -92,6 +92,15 @@ pub(super) fn trust(settings: &Settings) -> Result<Arc<ClientConfig>, Failure> {
     Ok(Arc::new(config))
 }
 
+/// A connection that tells when the server's machine is gone: what is followed may be silent for long.
+async fn dial(target: &Target) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+    // Without them it works all the same.
+    let _ = stream.set_nodelay(true);
+    let _ = coppice_portal::keep_alive(&stream);
+    Ok(stream)
+}
+
 /// A connection to `target`, whose certificate was checked.
 pub(super) async fn connect(
     target: &Target,
@@ -103,7 +112,7 @@ pub(super) async fn connect(
         server: target.to_string(),
         after: patience,
     };
-    let connecting = TcpStream::connect((target.host.as_str(), target.port));
+    let connecting = dial(target);
     let stream = tokio::time::timeout(patience, connecting)
         .await
         .map_err(|_| slow())?
@@ -112,7 +121,6 @@ pub(super) async fn connect(
             kind: e.kind(),
             cause: e.to_string(),
         })?;
-    let _ = stream.set_nodelay(true);
     let name = ServerName::try_from(target.host.clone()).map_err(|e| ClientError::Connect {
         server: server.clone(),
         kind: io::ErrorKind::InvalidInput,
@@ -130,6 +138,17 @@ pub(super) async fn connect(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_vanishes_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = Target::parse(&format!("https://{address}")).unwrap();
+        let stream = dial(&target).await.unwrap();
+        assert!(rustix::net::sockopt::socket_keepalive(&stream).unwrap());
+        let idle = rustix::net::sockopt::tcp_keepidle(&stream).unwrap();
+        assert_eq!(idle, Duration::from_secs(60));
+    }
 
     #[test]
     fn urls_are_read_or_refused_with_the_reason() {

@@ -17,6 +17,7 @@ const KEYS: &[&str] = &[
     "data",
     "name",
     "listen",
+    "names",
     "hypervisor",
     "accelerate",
     "labels",
@@ -61,9 +62,21 @@ impl Reader<'_> {
         let data = self.path(table, "data", folder);
         let name = self.parsed(table, "name");
         let listen = self.parsed(table, "listen");
+        let names = self.texts(table, "names", |name| {
+            let wrong = || format!("{name:?} is no host name and no address");
+            coppice_grid::authority::can_be_named(name)
+                .then_some(())
+                .ok_or_else(wrong)
+        });
         let hypervisor = self.string(table, "hypervisor").map(|(text, _)| text);
         let accelerate = self.accelerate(table);
-        let labels = self.labels(table);
+        let labels = self.texts(table, "labels", |label| {
+            let expected = "expected lower case letters, digits, '-' and '_'";
+            let wrong = || format!("label {label:?}: {expected}");
+            coppice_schema::ids::is_name(label)
+                .then_some(())
+                .ok_or_else(wrong)
+        });
         let networks = self.networks(table);
         let log = self.log(table);
         for key in ["data", "name", "listen", "hypervisor"] {
@@ -75,6 +88,7 @@ impl Reader<'_> {
             data: data?,
             name: name?,
             listen: listen?,
+            names,
             hypervisor: hypervisor?,
             accelerate,
             labels,
@@ -205,28 +219,30 @@ impl Reader<'_> {
         self.word(table, "log", &words).unwrap_or(LevelFilter::INFO)
     }
 
-    fn labels(&mut self, table: &DeTable<'_>) -> BTreeSet<String> {
-        let Some(value) = table.get("labels") else {
+    fn texts(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        check: impl Fn(&str) -> Result<(), String>,
+    ) -> BTreeSet<String> {
+        let Some(value) = table.get(key) else {
             return BTreeSet::new();
         };
         let Some(list) = value.get_ref().as_array() else {
-            self.expected("labels", "a list of strings", value);
+            self.expected(key, "a list of strings", value);
             return BTreeSet::new();
         };
-        let mut labels = BTreeSet::new();
+        let mut texts = BTreeSet::new();
         for item in list.iter() {
             match item.get_ref().as_str() {
-                Some(label) if coppice_schema::ids::is_name(label) => {
-                    labels.insert(label.to_owned());
-                }
-                Some(label) => self.wrong(
-                    item.span(),
-                    &format!("label {label:?}: expected lower case letters, digits, '-' and '_'"),
-                ),
-                None => self.expected("labels", "a list of strings", item),
+                Some(text) => match check(text) {
+                    Ok(()) => drop(texts.insert(text.to_owned())),
+                    Err(why) => self.wrong(item.span(), &why),
+                },
+                None => self.expected(key, "a list of strings", item),
             }
         }
-        labels
+        texts
     }
 
     fn networks(&mut self, table: &DeTable<'_>) -> BTreeMap<NetworkName, NetworkTarget> {
@@ -323,6 +339,7 @@ mod tests {
 data = "/srv/coppice"
 name = "host-1"
 listen = "[::1]:7443"
+names = ["desk.example", "192.0.2.7"]
 hypervisor = "sim://"
 accelerate = "emulated"
 labels = ["gpu", "room12"]
@@ -359,6 +376,7 @@ office = { user = true }
         let config = read(&text, Path::new("/x")).unwrap();
         assert_eq!(config.data, Path::new("/srv/coppice"));
         assert_eq!(config.listen.to_string(), "[::1]:7443");
+        assert!(config.names.contains("192.0.2.7"));
         assert_eq!(config.accelerate, Accelerate::Emulated);
         assert_eq!(config.log, LevelFilter::DEBUG);
         assert!(config.labels.contains("room12"));

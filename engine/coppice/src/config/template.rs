@@ -1,15 +1,28 @@
 //! The file that `coppice init` writes: every key, explained.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use coppice_schema::ids::ServerName;
 
 /// A server's file with what was chosen, and everything else as a comment.
-pub(crate) fn text(data: &Path, name: &ServerName, listen: SocketAddr, hypervisor: &str) -> String {
+pub(crate) fn text(
+    data: &Path,
+    name: &ServerName,
+    listen: SocketAddr,
+    names: &BTreeSet<String>,
+    hypervisor: &str,
+) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let data = quoted(&data.display().to_string());
     let hypervisor = quoted(hypervisor);
+    let names = if names.is_empty() {
+        "# names = [\"desk.example.org\"]".to_owned()
+    } else {
+        let list: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+        format!("names = [{}]", list.join(", "))
+    };
     format!(
         r#"# What only this server knows. What the whole grid agrees on is in HCL: see `coppice plan`.
 # Relative paths are below the directory of this file. After a change, restart `coppice serve`.
@@ -23,9 +36,15 @@ name = "{name}"
 # Where the API answers. 0.0.0.0:7443 is every address of this machine.
 listen = "{listen}"
 
+# Under which other names and addresses clients reach it: they refuse a server whose certificate does not have the
+# one that they use. It has the address above, or all of this machine's for 0.0.0.0, and this server's name.
+{names}
+
 # What runs the desktops: a libvirt URI, or sim:// to try things out without any.
 #   qemu:///embed?root=DIR  QEMU without a daemon; desktops run on while Coppice restarts
 #   qemu:///system          the libvirt daemon of this machine
+#                           (the user that it runs QEMU as may pass through `data`; directories above it are yours to
+#                           open to that user, with chmod o+x)
 hypervisor = {hypervisor}
 
 # On the processor (kvm), or emulated and slower (emulated). auto: by what the processor can.
@@ -58,6 +77,7 @@ mod tests {
             data,
             &"host-1".parse().unwrap(),
             "127.0.0.1:7443".parse().unwrap(),
+            &BTreeSet::new(),
             "sim://",
         );
         let config = read::read(&text, Path::new("/x")).unwrap();
@@ -76,6 +96,7 @@ mod tests {
             })
             .collect();
         for key in [
+            "\nnames =",
             "\naccelerate =",
             "\nlabels =",
             "\nlog =",

@@ -71,6 +71,9 @@ pub(crate) async fn open(
     let disks = LocalDisks::open(layout.disks(), grid)
         .await
         .map_err(|e| Failure::new("cannot open this server's images").because(&e))?;
+    if matches!(parsed, HypervisorUri::Libvirt(_)) && parsed.is_local() {
+        let_qemu_pass(layout)?;
+    }
     let options = Options {
         grid,
         accelerate: match config.accelerate {
@@ -92,4 +95,67 @@ pub(crate) async fn open(
         hypervisor,
         disks: Arc::new(disks),
     })
+}
+
+/// A daemon's QEMU is another user, and comes to its disks through our directories. What is secret in them is closed
+/// by itself: keys, log, snapshots and uploads in directories of mode 0700, the first token in a file of mode 0600.
+fn let_qemu_pass(layout: &Layout) -> Result<(), Failure> {
+    let disks = layout.disks();
+    let way = [
+        layout.data(),
+        disks.clone(),
+        disks.join("images"),
+        disks.join("overlays"),
+        layout.seeds(),
+    ];
+    libvirt::let_pass(&way).map_err(|e| {
+        Failure::new(format!(
+            "cannot let the hypervisor's user pass through {}",
+            layout.data().display()
+        ))
+        .because(&e)
+        .hint("run `coppice serve` as the user whom that directory belongs to")
+    })?;
+    if let Some(shut) = libvirt::barred(&disks) {
+        let shut = shut.display();
+        tracing::warn!(
+            "the user that runs QEMU cannot pass {shut}, so desktops will not start if it is another than ours: chmod o+x {shut}"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn others_pass_to_the_disks_and_to_nothing_that_is_secret() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(place.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let layout = Layout::new(&place.path().join("d"));
+        let private = [layout.identity(), layout.grid(), layout.uploads()];
+        for directory in &private {
+            std::fs::create_dir_all(directory).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(directory, mode).unwrap();
+        }
+        std::fs::set_permissions(layout.data(), PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::create_dir_all(layout.disks()).unwrap();
+        let_qemu_pass(&layout).unwrap();
+        let mode =
+            |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let disks = layout.disks();
+        let overlays = disks.join("overlays");
+        for passed in [&layout.data(), &disks, &overlays, &layout.seeds()] {
+            assert_eq!(mode(passed), 0o711, "{}", passed.display());
+        }
+        for closed in &private {
+            assert_eq!(mode(closed), 0o700, "{}", closed.display());
+        }
+        // The test's own directory is above them, and closed.
+        assert_eq!(libvirt::barred(&disks).as_deref(), Some(place.path()));
+    }
 }

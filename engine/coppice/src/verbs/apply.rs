@@ -66,7 +66,8 @@ pub(crate) struct Args {
     detail: Detail,
 }
 
-fn gate(text: &str) -> Result<GateKind, String> {
+/// A gate by the name that a plan shows.
+pub(super) fn gate(text: &str) -> Result<GateKind, String> {
     serde_json::from_value(serde_json::Value::from(text)).map_err(|_| {
         "expected one of: server-loss, mass-delete, personal-data, protected, empty-configuration, freeze".to_owned()
     })

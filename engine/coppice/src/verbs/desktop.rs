@@ -5,6 +5,7 @@ mod screenshot;
 
 use std::fmt::Write;
 
+use coppice_plans::plan::GateKind;
 use coppice_portal::api::{Desktop, DesktopState};
 use coppice_schema::ids::DesktopId;
 use hyper::Method;
@@ -47,7 +48,8 @@ pub(crate) enum Verb {
     Restart(Named),
     /// Grow a desktop anew from its image: what was written on its disk is lost
     #[command(
-        after_long_help = "Examples:\n  coppice desktop regrow lab-001\n  coppice desktop regrow lab-001 --yes    without being asked"
+        after_long_help = "Examples:\n  coppice desktop regrow lab-001\n  coppice desktop regrow lab-001 --yes    without being asked
+  coppice desktop regrow own-001 --approve personal-data    a personal one, with what its person keeps on it"
     )]
     Regrow(Regrow),
 }
@@ -67,6 +69,9 @@ pub(crate) struct Regrow {
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
+    /// Say yes to a gate by its name: `personal-data`, for a personal desktop
+    #[arg(long, value_name = "GATE", value_parser = super::apply::gate)]
+    approve: Option<GateKind>,
 }
 
 pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
@@ -95,7 +100,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             if !args.yes {
                 consent(&id, screen)?;
             }
-            act(&client, &id, "regrow").await?;
+            act(&client, &id, &regrow(args.approve)?).await?;
             screen.done(&id, "regrow asked for")?;
             screen.note(&format!("desktop {id} is being grown anew"));
         }
@@ -106,6 +111,17 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
 async fn act(client: &Client, id: &DesktopId, what: &str) -> Result<(), Failure> {
     let path = format!("/desktops/{}/{what}", segment(&id.to_string()));
     Ok(client.act(Method::POST, &path).await?)
+}
+
+/// The last part of a regrow's path.
+fn regrow(approve: Option<GateKind>) -> Result<String, Failure> {
+    let Some(gate) = approve else {
+        return Ok("regrow".to_owned());
+    };
+    let word = serde_json::to_value(gate)
+        .map_err(|e| Failure::new("cannot say which gate is approved").because(&e))?;
+    let word = word.as_str().unwrap_or_default();
+    Ok(format!("regrow?approve={word}"))
 }
 
 fn consent(id: &DesktopId, screen: &Screen) -> Result<(), Failure> {

@@ -45,6 +45,9 @@ enum Verdict {
 /// Clocks further apart than this make "3 min ago" wrong and, later, certificates invalid.
 const SKEW: Span = Span::seconds(5);
 
+/// A server renews its certificate when thirty days are left, so with less than this left it failed for a week.
+const RENEWED: Span = Span::hours(23 * 24);
+
 pub(crate) async fn run(_: Args, settings: &Settings, screen: &Screen) -> Ended {
     let mut found = Vec::new();
     examine(settings, &mut found).await;
@@ -92,10 +95,10 @@ async fn examine(settings: &Settings, found: &mut Vec<Finding>) {
         "reach",
         format!("{} answers in {took} ms", anonymous.target()),
     ));
-    found.push(ok(
-        "tls",
-        "its certificate is from this grid's authority".to_owned(),
-    ));
+    found.push(match anonymous.valid_until().await {
+        Ok(until) => certificate(until, times::now()),
+        Err(error) => bad("tls", error.into()),
+    });
     found.push(version(&health));
     found.push(clock(&anonymous).await);
     let client = match token(settings, found) {
@@ -108,6 +111,25 @@ async fn examine(settings: &Settings, found: &mut Vec<Finding>) {
             grid(&status, found);
         }
         Err(error) => found.push(bad("token", error.into())),
+    }
+}
+
+/// What a certificate of this grid's authority is worth at `now`.
+fn certificate(until: Option<Timestamp>, now: Timestamp) -> Finding {
+    let whose = "its certificate is from this grid's authority";
+    let Some(until) = until else {
+        return ok("tls", whose.to_owned());
+    };
+    let left = until.since(now);
+    let what = format!("{whose}, and valid for {} more", times::length(left));
+    if left >= RENEWED {
+        return ok("tls", what);
+    }
+    Finding {
+        check: "tls",
+        verdict: Verdict::Warn,
+        what: format!("{what}: it should have been renewed by now"),
+        advice: vec!["the log of `coppice serve` says why it was not; it tries again each day, and when it is started".to_owned()],
     }
 }
 
@@ -314,6 +336,18 @@ mod tests {
         assert_eq!(at(21_000), Span(0));
         assert_eq!(at(10_000), Span(9_500));
         assert_eq!(at(30_000), Span(8_500));
+    }
+
+    #[test]
+    fn a_certificate_that_was_not_renewed_is_told() {
+        let now = Timestamp(1_795_000_000_000);
+        let at = |days: u64| certificate(Some(now.after(Span::hours(days * 24))), now);
+        assert_eq!(at(60).verdict, Verdict::Ok);
+        assert_eq!(at(29).verdict, Verdict::Ok);
+        let late = at(9);
+        assert_eq!(late.verdict, Verdict::Warn);
+        assert!(late.what.contains("9 d"), "{}", late.what);
+        assert!(late.advice[0].contains("coppice serve"));
     }
 
     #[test]

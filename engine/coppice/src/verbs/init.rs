@@ -1,5 +1,6 @@
 //! `coppice init`: make a grid of this server.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ which every key is explained. Nothing runs yet: `coppice serve` does.
 Examples:
   coppice init --data /var/lib/coppice
   coppice init --data /var/lib/coppice --name host-1 --listen 10.0.0.5:7443
+  coppice init --data /var/lib/coppice --listen 0.0.0.0:7443 --names desk.example.org
   coppice init --data ~/try --hypervisor sim://       to try things out, without any virtual machine
   coppice init --data /srv/c --hypervisor qemu:///system"
 )]
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// Where the API answers
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443", value_parser = address)]
     listen: SocketAddr,
+    /// Other names and addresses under which clients reach this server, for its certificate
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = reachable)]
+    names: Vec<String>,
     /// What runs the desktops; without it, qemu:///embed?root=DIR/h
     #[arg(long, value_name = "URI")]
     hypervisor: Option<String>,
@@ -50,6 +55,13 @@ pub(crate) struct Args {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let expected = "expected an address and a port, such as 10.0.0.5:7443 or [::1]:7443; 0.0.0.0:7443 is every address of this machine";
     text.parse().map_err(|_| expected.to_owned())
+}
+
+fn reachable(text: &str) -> Result<String, String> {
+    let expected = "expected a host name or an address, such as desk.example.org or 10.0.0.5";
+    coppice_grid::authority::can_be_named(text)
+        .then(|| text.to_owned())
+        .ok_or_else(|| expected.to_owned())
 }
 
 /// What was made.
@@ -70,7 +82,8 @@ pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
     let name = args.name.map_or_else(host_name, Ok)?;
     let uri = hypervisor_uri(args.hypervisor, &layout)?;
     claim(&data, &layout)?;
-    let made = found(&layout, name, args.listen, uri).await?;
+    let names = args.names.into_iter().collect();
+    let made = found(&layout, name, args.listen, &names, uri).await?;
     screen.value(&made)?;
     screen.text(&told(&made, screen));
     if !screen.automation {
@@ -83,6 +96,7 @@ async fn found(
     layout: &Layout,
     name: ServerName,
     listen: SocketAddr,
+    names: &BTreeSet<String>,
     hypervisor: String,
 ) -> Result<Made, Failure> {
     let failed = |what: &str, e: &dyn std::error::Error| Failure::new(what).because(e);
@@ -94,7 +108,7 @@ async fn found(
     let subject = Subject {
         grid,
         server: name.clone(),
-        names: std::iter::once(listen.ip().to_string()).collect(),
+        names: crate::names::of(listen.ip(), names),
     };
     let identity = Identity::found(&layout.identity(), &subject, now)
         .map_err(|e| failed("cannot make the grid's authority", &e))?;
@@ -136,7 +150,7 @@ async fn found(
     write(&layout.token(), &format!("{secret}\n"), 0o600)?;
     write(
         &layout.config(),
-        &config::text(&data, &name, listen, &hypervisor),
+        &config::text(&data, &name, listen, names, &hypervisor),
         0o644,
     )?;
     std::fs::remove_file(layout.begun())

@@ -60,7 +60,7 @@ enum ScopeChoice {
     Planner,
     /// See and restart desktops
     Helpdesk,
-    /// Apply, import images, change servers
+    /// Apply, import images, change servers; no libvirt_xml that an admin has not committed
     Operator,
     /// Everything: tokens and secrets too
     Admin,

@@ -176,3 +176,37 @@ fn a_token_that_has_expired_opens_nothing_and_says_so_once() {
         assert!(std::time::Instant::now() < patience, "it never expires");
     }
 }
+
+#[test]
+fn a_server_that_listens_everywhere_is_reached_under_the_names_it_was_given() {
+    let place = Place::new();
+    let listen = ["--listen", "0.0.0.0:0", "--names", "127.0.0.9,desk.example"];
+    let init = ["init", "--data", "g", "--name", "host-1"];
+    let simulated = ["--hypervisor", "sim://"];
+    place
+        .run(&[&init[..], &listen, &simulated].concat())
+        .code(0);
+    let served = Served::start(&place);
+    let port = served.url().rsplit(':').next().unwrap().to_owned();
+    let at = |host: &str| {
+        let url = format!("https://{host}:{port}");
+        place.run(&[
+            "status",
+            "--server",
+            &url,
+            "--ca-file",
+            "g/ca.pem",
+            "--token-file",
+            "g/admin.token",
+        ])
+    };
+    at("127.0.0.1").code(0);
+    at("127.0.0.9").code(0);
+    at("127.0.0.8").code(1).says("127.0.0.8");
+    let refused = ["--names", "a b"];
+    let other = ["init", "--data", "h", "--name", "host-1"];
+    place
+        .run(&[&other[..], &refused, &simulated].concat())
+        .code(64)
+        .says("host name or an address");
+}

@@ -1,6 +1,6 @@
 use std::io::{BufReader, Read, Write};
 
-use crate::place::{Place, Served, lab, read_until};
+use crate::place::{Place, Served, lab, mode, read_until};
 
 #[test]
 fn the_stable_json_has_the_fields_that_scripts_rely_on() {
@@ -64,6 +64,51 @@ fn a_watched_plan_is_made_anew_when_the_files_or_the_grid_change() {
     read_until(&mut out, "No changes");
     watching.kill().unwrap();
     watching.wait().unwrap();
+}
+
+#[test]
+fn a_personal_desktop_is_regrown_when_that_is_approved_by_name() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    let personal = "template = template.small\n  assignment = \"personal\"";
+    place.write(
+        "c/a.hcl",
+        &lab(1).replace("template = template.small", personal),
+    );
+    served.run(&["apply", "c", "--yes"]).code(0);
+    let regrow = ["desktop", "regrow", "lab-001", "--yes"];
+    served
+        .run(&regrow)
+        .code(5)
+        .says("coppice desktop regrow lab-001 --approve personal-data");
+    let approve = ["--approve", "personal-data"];
+    served
+        .run(&[&regrow[..], &approve].concat())
+        .code(0)
+        .says("grown anew");
+}
+
+#[test]
+fn what_json_is_written_into_is_read_by_its_owner_only() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("old.json", "");
+    for file in ["new.json", "old.json"] {
+        let name = file.trim_end_matches(".json");
+        served
+            .run(&[
+                "token",
+                "create",
+                name,
+                "--scope",
+                "viewer",
+                "--json-into",
+                file,
+            ])
+            .code(0);
+        assert!(place.read(file).contains("\"token\""));
+        assert_eq!(mode(&place.path(file)), 0o600, "{file}");
+    }
 }
 
 #[test]

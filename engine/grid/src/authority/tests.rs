@@ -18,6 +18,16 @@ fn subject(names: &[&str]) -> Subject {
 
 /// Shakes hands in memory, without a clock of its own: time is the verifier's, fixed at `now`.
 fn handshake(identity: &Identity, peer: &str, now: Timestamp) -> Result<(), rustls::Error> {
+    let tls = identity.tls(&["h2", "http/1.1"]).unwrap();
+    shake(tls, identity.ca_pem(), peer, now)
+}
+
+fn shake(
+    tls: Arc<ServerConfig>,
+    ca_pem: &str,
+    peer: &str,
+    now: Timestamp,
+) -> Result<(), rustls::Error> {
     #[derive(Debug)]
     struct Fixed(Timestamp);
     impl rustls::time_provider::TimeProvider for Fixed {
@@ -27,7 +37,7 @@ fn handshake(identity: &Identity, peer: &str, now: Timestamp) -> Result<(), rust
         }
     }
     let mut roots = RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(identity.ca_pem().as_bytes()).unwrap();
+    let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap();
     roots.add(ca).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut client = ClientConfig::builder_with_details(provider, Arc::new(Fixed(now)))
@@ -37,7 +47,7 @@ fn handshake(identity: &Identity, peer: &str, now: Timestamp) -> Result<(), rust
     client.alpn_protocols = vec![b"h2".to_vec()];
     let peer = PeerName::try_from(peer.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::new(client), peer)?;
-    let mut server = ServerConnection::new(identity.tls(&["h2", "http/1.1"]).unwrap())?;
+    let mut server = ServerConnection::new(tls)?;
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
@@ -162,4 +172,26 @@ fn an_authority_that_is_not_this_grids_is_refused() {
     fs::remove_file(&key).unwrap();
     let text = refused(&subject(&[]), NOW).to_string();
     assert!(text.contains("ca.key is missing"), "{text}");
+}
+
+#[test]
+fn a_server_that_runs_on_shows_its_new_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let subject = subject(&[]);
+    let identity = Identity::found(dir.path(), &subject, NOW).unwrap();
+    let renewal = Renewal::of(&identity).unwrap();
+    // Made once, as a server makes it at its start.
+    let tls = renewal.tls(&["h2"]).unwrap();
+    let shake = |now| shake(Arc::clone(&tls), identity.ca_pem(), "localhost", now);
+    let later = |days: u64| NOW.after(Span::hours(days * DAY));
+
+    let kept = renewal.look(dir.path(), &subject, later(30)).unwrap();
+    assert!(!kept.renewed());
+    let renewed = renewal.look(dir.path(), &subject, later(61)).unwrap();
+    assert!(renewed.renewed());
+    shake(later(91)).unwrap();
+    // What cannot be looked at leaves what is shown as it is.
+    std::fs::remove_file(dir.path().join(CA_KEY)).unwrap();
+    assert!(renewal.look(dir.path(), &subject, later(62)).is_err());
+    shake(later(91)).unwrap();
 }

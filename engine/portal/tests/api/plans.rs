@@ -480,3 +480,39 @@ async fn an_explanation_says_why_nothing_happens() {
         .await;
     absent.problem(Code::Absent);
 }
+
+#[tokio::test]
+async fn raw_xml_is_committed_by_an_admin_and_then_stays() {
+    let world = World::new();
+    world.import_tiny();
+    let with = |xml: &str, desktops: u32| {
+        let mut bundle = bundle(desktops, "");
+        let text = &mut bundle.texts[0].text;
+        *text = text.replace(
+            "image   = image.tiny",
+            &format!("image = image.tiny\nlibvirt_xml = \"{xml}\""),
+        );
+        of(bundle)
+    };
+    let problem = apply(&world, &with("<a/>", 1))
+        .await
+        .problem(Code::Forbidden);
+    assert!(problem.detail.contains("template.small"), "{problem:?}");
+    assert!(problem.detail.contains("scope admin"), "{problem:?}");
+    assert!(problem.help.contains("admin"), "{problem:?}");
+    let first = with("<a/>", 1);
+    let answer = world.post(Scope::Admin, "/apply", &first).await;
+    answer.json::<ApplyResponse>(StatusCode::OK);
+    // What is there already is nobody's risk that was not taken; another text is.
+    applied(&world, &with("<a/>", 2)).await;
+    apply(&world, &with("<b/>", 2))
+        .await
+        .problem(Code::Forbidden);
+    applied(&world, &of(bundle(2, ""))).await;
+    // A plan that an admin's eyes never saw does not carry it either.
+    let Configuration::Bundle(sneaky) = with("<c/>", 2).configuration else {
+        panic!("a bundle")
+    };
+    let plan = save(&world, sneaky).await;
+    apply(&world, &saved(&plan)).await.problem(Code::Forbidden);
+}

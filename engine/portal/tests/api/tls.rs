@@ -181,6 +181,8 @@ fn one_place(one: impl FnOnce(&mut Limits)) -> Limits {
     let hour = Duration::from_secs(3_600);
     let mut limits = Limits {
         connections: 1,
+        per_network: 1,
+        count_loopback: false,
         handshake: hour,
         head: hour,
         write: hour,
@@ -260,5 +262,69 @@ async fn more_clients_than_there_are_places_for_wait_for_their_turn() {
         drop(first);
         drop(second.await);
     }
+    port.close().await;
+}
+
+#[tokio::test]
+async fn one_network_leaves_places_for_others() {
+    let world = World::new();
+    let limits = Limits {
+        per_network: 2,
+        count_loopback: true,
+        ..Limits::default()
+    };
+    let port = Port::within(&world, limits).await;
+    let (first, second) = (port.connect().await, port.connect().await);
+    let refused = |mut stream: TcpStream| async move {
+        let mut answer = Vec::new();
+        // Closed without a word; a reset says the same.
+        drop(stream.read_to_end(&mut answer).await);
+        answer.is_empty()
+    };
+    let third = TcpStream::connect(port.address).await.unwrap();
+    assert!(refused(third).await);
+    drop(first);
+    // The place is free once the server has seen that: until then the next one is refused.
+    let name = ServerName::try_from("localhost").unwrap();
+    loop {
+        let stream = TcpStream::connect(port.address).await.unwrap();
+        if port.connector.connect(name.clone(), stream).await.is_ok() {
+            break;
+        }
+    }
+    drop(second);
+    port.close().await;
+}
+
+/// What the kernel waits for on the server's end of `client`'s connection: 2 is the next question whether it is there.
+fn timer(port: &Port, client: std::net::SocketAddr) -> Option<String> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let ends = [port.address, client].map(|end| format!(":{:04X}", end.port()));
+    let row = table.lines().map(|line| line.split_whitespace().collect());
+    let mut rows = row.filter(|row: &Vec<&str>| {
+        row.len() > 5 && row[1].ends_with(&ends[0]) && row[2].ends_with(&ends[1])
+    });
+    rows.next().map(|row| row[5][..2].to_owned())
+}
+
+#[tokio::test]
+async fn a_client_that_vanished_is_asked_for() {
+    let world = World::new();
+    let port = Port::open(&world).await;
+    let client = port.connect().await;
+    let address = client.get_ref().0.local_addr().unwrap();
+    let asked = async {
+        // What was sent for the handshake is acknowledged first.
+        while timer(&port, address).as_deref() != Some("02") {
+            tokio::task::yield_now().await;
+        }
+    };
+    let asked = tokio::time::timeout(Duration::from_secs(60), asked).await;
+    assert!(
+        asked.is_ok(),
+        "nobody will ask: {:?}",
+        timer(&port, address)
+    );
+    drop(client);
     port.close().await;
 }

@@ -8,7 +8,7 @@ use super::member;
 use crate::entry::{Outcome, Refusal};
 use crate::secret::Secret;
 use crate::state::{Happening, State};
-use crate::token::{Token, TokenId};
+use crate::token::{Scope, Token, TokenId};
 
 fn changed(
     state: &mut State,
@@ -61,10 +61,19 @@ pub(super) fn token_revoked(
     id: &TokenId,
     author: &str,
 ) -> Result<Outcome, Refusal> {
-    state
-        .tokens
-        .remove(id)
-        .ok_or_else(|| Refusal::Absent(format!("token {id}")))?;
+    if !state.tokens.contains_key(id) {
+        return Err(Refusal::Absent(format!("token {id}")));
+    }
+    let counts = |token: &Token| {
+        let over = token.expires.is_some_and(|at| at <= state.time);
+        token.scope == Scope::Admin && !over
+    };
+    // Decided here, and not before it is agreed: two people who revoke each other's token may not both succeed.
+    let mut others = state.tokens.iter().filter(|(other, _)| *other != id);
+    if !others.any(|(_, token)| counts(token)) {
+        return Err(Refusal::LastAdmin(format!("token {id}")));
+    }
+    state.tokens.remove(id);
     changed(
         state,
         Address::Grid,

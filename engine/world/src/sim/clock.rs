@@ -13,11 +13,17 @@ use crate::clock::Clock;
 
 /// A clock that only its owner moves. Clones are the same clock.
 #[derive(Clone, Debug)]
-pub struct SimClock(Arc<Mutex<Dial>>);
+pub struct SimClock {
+    dial: Arc<Mutex<Dial>>,
+    steady: bool,
+}
 
 #[derive(Debug)]
 struct Dial {
+    /// The time that passes; it never goes back, and sleepers go by it.
     now: Timestamp,
+    /// How far the hands were turned back behind it.
+    behind: Span,
     next_sleeper: u64,
     sleepers: BTreeMap<(Timestamp, u64), Option<Waker>>,
 }
@@ -26,29 +32,51 @@ impl SimClock {
     /// A clock that stands at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self(Arc::new(Mutex::new(Dial {
+        let dial = Dial {
             now,
+            behind: Span(0),
             next_sleeper: 0,
             sleepers: BTreeMap::new(),
-        })))
+        };
+        Self {
+            dial: Arc::new(Mutex::new(dial)),
+            steady: false,
+        }
+    }
+
+    /// The same time, as it is where nobody turns it back: what a guest takes to boot does not hang on a clock.
+    #[must_use]
+    pub fn steady(&self) -> Self {
+        Self {
+            steady: true,
+            ..self.clone()
+        }
+    }
+
+    /// Somebody sets the clock back by `span`. Who sleeps is woken when they would have been.
+    pub fn turn_back(&self, span: Span) {
+        self.dial().behind.0 += span.0;
     }
 
     /// When the first of those who sleep wants to be woken.
     #[must_use]
     pub fn next_alarm(&self) -> Option<Timestamp> {
-        self.dial().sleepers.keys().next().map(|(at, _)| *at)
+        let dial = self.dial();
+        let first = dial.sleepers.keys().next();
+        first.map(|(at, _)| self.shown(&dial, *at))
     }
 
     /// Moves on by `span`, and wakes whoever wanted to be woken by then.
     pub fn advance(&self, span: Span) {
-        let to = self.dial().now.after(span);
+        let to = self.now().after(span);
         self.advance_to(to);
     }
 
     /// Moves on to `to`; never back.
     pub fn advance_to(&self, to: Timestamp) {
         let mut dial = self.dial();
-        dial.now = dial.now.max(to);
+        let behind = if self.steady { Span(0) } else { dial.behind };
+        dial.now = dial.now.max(to.after(behind));
         let first_later = (dial.now.after(Span(1)), 0);
         let later = dial.sleepers.split_off(&first_later);
         let due = std::mem::replace(&mut dial.sleepers, later);
@@ -57,13 +85,21 @@ impl SimClock {
     }
 
     fn dial(&self) -> MutexGuard<'_, Dial> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.dial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self, dial: &Dial, at: Timestamp) -> Timestamp {
+        if self.steady {
+            return at;
+        }
+        Timestamp(at.0.saturating_sub(dial.behind.0))
     }
 }
 
 impl Clock for SimClock {
     fn now(&self) -> Timestamp {
-        self.dial().now
+        let dial = self.dial();
+        self.shown(&dial, dial.now)
     }
 
     fn sleep(&self, span: Span) -> BoxFuture<'static, ()> {
