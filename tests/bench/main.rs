@@ -14,6 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use line::Line;
+use mimalloc::MiMalloc;
+
+/// The product's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// A comparison, which gives one or more lines of the table.
 struct Row {
