@@ -424,10 +424,17 @@ fn what_people_ask_of_nothing_is_refused() {
     };
     let created = Entry::TokenCreated {
         id: id.clone(),
-        token,
+        token: token.clone(),
         author: author(),
     };
     assert!(exists(&refused(&mut grid, created)));
+    // The last one is not revoked at all.
+    let another = Entry::TokenCreated {
+        id: TokenId("another".to_owned()),
+        token,
+        author: author(),
+    };
+    assert_eq!(grid.propose(another), Outcome::Done);
     let revoked = Entry::TokenRevoked {
         id: id.clone(),
         author: author(),

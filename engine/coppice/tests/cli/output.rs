@@ -161,8 +161,18 @@ fn a_plan_for_a_target_is_about_nothing_else() {
         all.map(|object| object.as_str().unwrap().to_owned())
             .collect::<Vec<_>>()
     };
+    // With what must be done before it.
     let of_lab = objects(served.run(&["plan", "c", "--target", "pool.lab", "--json"]));
-    assert_eq!(of_lab, ["pool.lab", "desktop.lab-001", "desktop.lab-002"]);
+    assert_eq!(
+        of_lab,
+        [
+            "image.tiny",
+            "template.small",
+            "pool.lab",
+            "desktop.lab-001",
+            "desktop.lab-002"
+        ]
+    );
     let both = ["--target", "pool.lab", "--target", "pool.office"];
     let both = objects(served.run(&[&["plan", "c", "--json"], &both[..]].concat()));
     assert!(both.iter().any(|o| o == "desktop.office-001"), "{both:?}");
@@ -188,7 +198,7 @@ fn a_plan_is_shown_as_markdown_for_review_also_offline() {
         shown.starts_with("<!-- coppice-plan:lab -->\n### Plan `"),
         "{shown}"
     );
-    let table = "| risk | what | why | waits |";
+    let table = "| risk | what | why | who feels it | waits for |";
     assert!(
         shown.contains(table) && shown.contains("image.tiny"),
         "{shown}"
