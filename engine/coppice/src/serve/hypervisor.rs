@@ -44,6 +44,7 @@ pub(crate) async fn open(
             "`hypervisor` in coppice.toml is {uri:?}, which cannot be used"
         ))
         .cause(why)
+        .hint("correct that line, and start `coppice serve` again")
         .exit(Exit::Invalid)
     };
     let parsed: HypervisorUri = uri
