@@ -129,14 +129,30 @@ pub(super) async fn connect(
     tokio::time::timeout(patience, TlsConnector::from(tls).connect(name, stream))
         .await
         .map_err(|_| slow())?
-        .map_err(|e| ClientError::Tls {
-            server,
-            cause: error::chain(&e),
-        })
+        .map_err(|e| handshake_failed(server, &e))
+}
+
+/// A server that ends while it is greeted breaks the connection, and says nothing of who it is.
+fn handshake_failed(server: String, error: &io::Error) -> ClientError {
+    let cause = error::chain(error);
+    let broken = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+    );
+    if broken {
+        ClientError::Broken { server, cause }
+    } else {
+        ClientError::Tls { server, cause }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test]
@@ -148,6 +164,31 @@ mod tests {
         assert!(rustix::net::sockopt::socket_keepalive(&stream).unwrap());
         let idle = rustix::net::sockopt::tcp_keepidle(&stream).unwrap();
         assert_eq!(idle, Duration::from_secs(60));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_while_it_is_greeted_may_come_back_and_a_stranger_may_not() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let tls = Arc::new(tls);
+        for (answer, passes) in [(&b""[..], true), (b"SSH-2.0-OpenSSH_9.2\r\n", false)] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let target = Target::parse(&format!("https://{address}")).unwrap();
+            let other = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(answer).await.unwrap();
+                // Read, so that what was answered is not lost with the connection.
+                let _ = stream.read(&mut [0; 1024]).await;
+            };
+            let patience = Duration::from_secs(60);
+            let (connected, ()) = tokio::join!(connect(&target, Arc::clone(&tls), patience), other);
+            assert_eq!(connected.unwrap_err().passes(), passes);
+        }
     }
 
     #[test]
