@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
 use coppice_state::{
-    Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, State, apply,
+    Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, Standing, State, apply,
 };
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, CrashPoint, Moment, SimClock};
@@ -335,5 +335,9 @@ impl Agreement for SimAgreement {
         } else {
             Leadership::There { raft_id, term }
         }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::default()
     }
 }

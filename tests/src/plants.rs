@@ -9,7 +9,7 @@ use coppice_schema::desired::Display;
 use coppice_schema::ids::Member;
 use coppice_schema::known::{Capacity, CopyState, GuestState};
 use coppice_schema::units::Span;
-use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, State};
+use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, Standing, State};
 use coppice_world::disks::{
     DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage,
 };
@@ -105,6 +105,10 @@ impl Agreement for Faulty<dyn Agreement> {
 
     fn leadership(&self) -> Leadership {
         self.1.leadership()
+    }
+
+    fn standing(&self) -> Standing {
+        self.1.standing()
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use coppice_schema::ids::{Epoch, GridId, ServerId};
 use coppice_state::entry::NewServer;
 use coppice_state::token::{Token, TokenId};
-use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, Refusal, State};
+use coppice_state::{
+    Agreement, AgreementError, Entry, Leadership, Outcome, Refusal, Standing, State,
+};
 use coppice_world::clock::Clock;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
@@ -312,5 +314,9 @@ impl Agreement for Grid {
 
     fn leadership(&self) -> Leadership {
         self.replica.leadership()
+    }
+
+    fn standing(&self) -> Standing {
+        self.replica.standing()
     }
 }

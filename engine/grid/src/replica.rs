@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use coppice_schema::units::Timestamp;
-use coppice_state::{Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, State};
+use coppice_schema::units::{Span, Timestamp};
+use coppice_state::{
+    Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, Part, Standing, State,
+};
 use coppice_world::clock::Clock;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
@@ -19,7 +21,8 @@ use openraft::network::RaftNetworkFactory;
 use openraft::raft::ReadPolicy;
 use openraft::storage::RaftLogStorage;
 use openraft::type_config::TypeConfigExt;
-use openraft::{RaftMetrics, ServerState};
+use openraft::type_config::alias::InstantOf;
+use openraft::{Instant, RaftMetrics, ServerState};
 
 use crate::machine::{Machine, Published};
 use crate::types::{GridTypes, Proposal, settings};
@@ -356,4 +359,47 @@ impl<C: GridTypes> Agreement for Replica<C> {
             (Some(_) | None, _) => Leadership::Nobody,
         }
     }
+
+    fn standing(&self) -> Standing {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow_watched();
+        let since = |at: InstantOf<C>| span(C::now().saturating_duration_since(at));
+        let me = self.id;
+        let leads = now.state == ServerState::Leader;
+        let last = now.last_log_index.unwrap_or(0);
+        let part = |id: u64, voter: bool| {
+            if id == me {
+                let heard = leads.then_some(Span(0));
+                let holds = Some(last);
+                return Part {
+                    voter,
+                    heard,
+                    holds,
+                };
+            }
+            let heard = now.heartbeat.as_ref().and_then(|all| *all.get(&id)?);
+            let matched = now
+                .replication
+                .as_ref()
+                .and_then(|all| all.get(&id)?.as_ref());
+            Part {
+                voter,
+                heard: heard.map(|at| since(*at)),
+                holds: matched.map(|log_id| log_id.index()),
+            }
+        };
+        let membership = now.membership_config.membership();
+        let voters = membership.voter_ids().map(|id| (id, part(id, true)));
+        let learners = membership.learner_ids().map(|id| (id, part(id, false)));
+        Standing {
+            last,
+            applied: now.last_applied.as_ref().map_or(0, |log_id| log_id.index()),
+            majority: now.last_quorum_acked.map(|at| since(*at)),
+            parts: learners.chain(voters).collect(),
+        }
+    }
+}
+
+fn span(duration: Duration) -> Span {
+    Span(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,7 +1,9 @@
 //! The port to whatever makes replicas agree.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coppice_schema::units::Span;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
@@ -30,6 +32,33 @@ pub trait Agreement: Send + Sync {
 
     /// Who leads, as far as is known here.
     fn leadership(&self) -> Leadership;
+
+    /// Who votes, and how far each is, as far as is known here. Only whoever leads hears of the others.
+    fn standing(&self) -> Standing;
+}
+
+/// How a grid's replicas stand. What is in it passes: it is never agreed on, and a new leader knows nothing yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Index of the last entry in the log here, agreed on or not.
+    pub last: u64,
+    /// Index of the last entry applied here.
+    pub applied: u64,
+    /// How long ago a majority last answered whoever leads; `None` where this server does not lead.
+    pub majority: Option<Span>,
+    /// Those that take part in the log, by raft id.
+    pub parts: BTreeMap<u64, Part>,
+}
+
+/// One replica's part in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// Its vote counts.
+    pub voter: bool,
+    /// How long ago it last answered the leader. `None`: never in this leadership, or this server does not lead.
+    pub heard: Option<Span>,
+    /// Index of the last entry that it is known to have on its disk.
+    pub holds: Option<u64>,
 }
 
 /// Who leads a grid.

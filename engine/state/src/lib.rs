@@ -13,7 +13,7 @@ pub mod secret;
 pub mod state;
 pub mod token;
 
-pub use agreement::{Agreement, AgreementError, Leadership};
+pub use agreement::{Agreement, AgreementError, Leadership, Part, Standing};
 pub use apply::apply;
 pub use entry::{Entry, Envelope, Outcome, Refusal};
 pub use state::State;

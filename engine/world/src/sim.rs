@@ -13,6 +13,7 @@ mod hands;
 mod hypervisor;
 mod journal;
 mod machine;
+mod peers;
 mod stamps;
 mod uri;
 
@@ -31,6 +32,7 @@ pub use self::clock::SimClock;
 pub use self::fault::{CrashPoint, Fault, Moment, Operation, Weather};
 pub use self::journal::{Change, Deed, Hand};
 pub use self::machine::{SimDomain, SimImage, SimOverlay};
+pub use self::peers::{SimPeers, SimWires};
 pub use self::stamps::SimStamps;
 pub use self::uri::BadSimUri;
 

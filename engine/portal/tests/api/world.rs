@@ -22,7 +22,7 @@ use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::entry::{Entry, Envelope, NewServer, Outcome, Report};
 use coppice_state::secret::{Vault, VaultError};
 use coppice_state::token::{Scope, Token, TokenId};
-use coppice_state::{Agreement, AgreementError, Leadership, State, apply};
+use coppice_state::{Agreement, AgreementError, Leadership, Standing, State, apply};
 use coppice_world::clock::Clock;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, ready};
@@ -359,6 +359,10 @@ impl Agreement for Grid {
             Ok(()) => Leadership::Here { term: TERM },
             Err(_) => Leadership::Nobody,
         }
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::default()
     }
 }
 
