@@ -206,8 +206,9 @@ impl Grid {
         self.log.clone()
     }
 
-    #[cfg(test)]
-    pub(crate) fn replica(&self) -> &Replica<Real> {
+    /// This server's replica: who takes part in the log is read and changed there.
+    #[must_use]
+    pub fn replica(&self) -> &Replica<Real> {
         &self.replica
     }
 

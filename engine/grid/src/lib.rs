@@ -29,7 +29,7 @@ pub mod vault;
 
 pub use authority::{Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
-pub use replica::Replica;
+pub use replica::{Former, Members, MembersError, Replica};
 pub use vault::GridKey;
 
 #[cfg(test)]
