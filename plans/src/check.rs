@@ -2,6 +2,7 @@
 //! found by neither. Every plan is checked before it is committed or ordered; a violation is a fault of ours.
 
 mod people;
+mod places;
 mod pools;
 mod reviewed;
 
@@ -13,6 +14,7 @@ use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
 use coppice_schema::known::{CopyState, Ending, Known, KnownDesktop, Phase, ServerState, Task};
 
 use self::people::{may_be_used, overdue};
+use self::places::places;
 use self::pools::{disks, given_up, pools};
 use self::reviewed::approved;
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
@@ -124,6 +126,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
     }
     pools(plan, desired, known, &mut judge);
     disks(plan, desired, known, &mut judge);
+    places(plan, desired, known, &mut judge);
     given_up(plan, desired, known, &mut judge);
     // A configuration that is not committed is reviewed by looking at this very plan.
     if *desired == known.committed && !known.runs.is_empty() {

@@ -59,10 +59,20 @@ impl World {
     /// A grid of `count` servers that hold every image of [`configs::catalogue`].
     #[must_use]
     pub fn new(chance: &mut Chance, count: u64, plant: Option<Plant>) -> Self {
+        let capacity = Capacity {
+            disk: Size::gib(64),
+            ..Setup::default().capacity
+        };
+        Self::of(chance, count, &capacity, plant)
+    }
+
+    /// The same, of servers that carry so much each.
+    #[must_use]
+    pub fn of(chance: &mut Chance, count: u64, capacity: &Capacity, plant: Option<Plant>) -> Self {
         let clock = SimClock::new(DAWN);
         let grid = GridId([7; 16]);
         let log = SimLog::new(clock.clone(), founded(grid, count));
-        let each = |raft_id| machine(chance, &clock, &log, grid, raft_id, plant);
+        let each = |raft_id| machine(chance, &clock, &log, grid, (raft_id, capacity), plant);
         let machines: Vec<Machine> = (1..=count).map(each).collect();
         let first = log.state().servers.keys().next().copied();
         for (image, version, record) in configs::catalogue() {
@@ -246,17 +256,14 @@ fn machine(
     clock: &SimClock,
     log: &Arc<SimLog>,
     grid: GridId,
-    raft_id: u64,
+    (raft_id, capacity): (u64, &Capacity),
     plant: Option<Plant>,
 ) -> Machine {
     let setup = Setup {
         seed: chance.bits(),
         grid: Some(grid),
         boot: Span(chance.between(500, 5_000)),
-        capacity: Capacity {
-            disk: Size::gib(64),
-            ..Setup::default().capacity
-        },
+        capacity: capacity.clone(),
         ..Setup::default()
     };
     let sim = SimServer::new(setup, Arc::new(clock.steady()));

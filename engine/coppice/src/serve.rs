@@ -12,6 +12,7 @@ use coppice_portal::App;
 use coppice_reconcile::server::{Description, Ports, Server};
 use coppice_schema::ids::ServerId;
 use coppice_state::Agreement;
+use coppice_world::addresses::LinuxAddresses;
 use coppice_world::clock::{Clock, SystemClock};
 use coppice_world::stamps::{StampFile, Stamps};
 use tokio::net::TcpListener;
@@ -65,7 +66,7 @@ impl Running {
         let vault = GridKey::open(&layout.identity())
             .map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
         let vault = Arc::new(vault);
-        let shown = certificate::open(config, layout, grid.id(), Some(&vault), &clock)?;
+        let shown = certificate::open(config, layout, &grid, Some(&vault), &clock)?;
         let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
         let stamps = StampFile::open(layout.stamps())
             .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;
@@ -88,11 +89,11 @@ impl Running {
             disks: world.disks,
             stamps: Arc::new(stamps) as Arc<dyn Stamps>,
         };
-        let address = listener.local_addr().unwrap_or(config.listen);
+        let listens = listener.local_addr().unwrap_or(config.listen);
         let description = Description {
             labels: config.labels.clone(),
             networks: config.networks.clone(),
-            api: config.reached_at(address),
+            api: config.reached_at(listens),
         };
         let mine = Server::new(config.name.clone(), boot, description);
         let (stop_api, stopped) = oneshot::channel::<()>();
@@ -109,14 +110,20 @@ impl Running {
             },
         ));
         let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(&clock));
+        let address = coppice_reconcile::address::run(
+            Arc::clone(&agreement),
+            Arc::new(LinuxAddresses),
+            Arc::clone(&clock),
+        );
         let own = coppice_reconcile::server::run(mine, ports, clock);
         let rounds = vec![
             ("the leader's rounds", tokio::spawn(leader)),
             ("this server's rounds", tokio::spawn(own)),
+            ("the grid's address", tokio::spawn(address)),
             ("the certificate's renewal", tokio::spawn(shown.renewal)),
         ];
         let ready = format!(
-            "ready: server {} of grid {} answers at https://{address}",
+            "ready: server {} of grid {} answers at https://{listens}",
             config.name,
             grid.id()
         );

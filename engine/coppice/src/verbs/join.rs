@@ -401,12 +401,12 @@ fn not_joined(error: ClientError, target: &Target) -> Failure {
     match error {
         ClientError::Connect { kind, cause, .. } => {
             let failure = Failure::new(format!("nothing answers at {target}")).cause(cause);
-            match kind {
-                io::ErrorKind::ConnectionRefused => failure
+            if kind == io::ErrorKind::ConnectionRefused {
+                return failure
                     .hint("is `coppice serve` running there, and on that port?")
-                    .hint("a server that listens on 127.0.0.1 is reached by nobody else: set `listen` in its coppice.toml"),
-                _ => failure.hint("check the address, and whether a firewall is in between: coppice join HOST:PORT TOKEN"),
+                    .hint("a server that listens on 127.0.0.1 is reached by nobody else: set `listen` in its coppice.toml");
             }
+            failure.hint("check the address, and whether a firewall is in between: coppice join HOST:PORT TOKEN")
         }
         ClientError::Slow { after, .. } => Failure::new(format!(
             "{target} did not answer within {}",
