@@ -195,11 +195,14 @@ mod tests {
                 .map(ToString::to_string)
                 .collect(),
         };
-        let first = Identity::found(dir.path(), &subject(), clock.now()).unwrap();
+        let key = GridKey::create(dir.path()).unwrap();
+        let first = Identity::found(dir.path(), &subject(), clock.now(), &key).unwrap();
         let renewal = Renewal::of(&first).unwrap();
         let (say, heard) = futures::channel::mpsc::unbounded();
         let directory = dir.path().to_path_buf();
-        let work = keep(renewal, directory, subject, heard.boxed(), Arc::new(clock));
+        let key = Some(Arc::new(key));
+        let clock = Arc::new(clock);
+        let work = keep(renewal, directory, subject, key, heard.boxed(), clock);
         let mut work = Box::pin(work);
         let mut after = |now: Option<&str>| {
             let now = now.map(|text| text.parse().unwrap());
