@@ -19,6 +19,7 @@ pub mod authority;
 pub mod directory;
 pub mod grid;
 pub mod introduction;
+pub mod keeper;
 pub mod log;
 pub mod machine;
 pub mod memory;
@@ -28,6 +29,7 @@ pub mod replica;
 pub mod snapshots;
 pub mod types;
 pub mod vault;
+pub mod voters;
 
 pub use admission::Gate;
 pub use authority::{Enrolment, Identity, Renewal, Subject};

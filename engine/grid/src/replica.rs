@@ -135,6 +135,12 @@ impl<C: GridTypes> Replica<C> {
         Ok(replica)
     }
 
+    /// This replica's number.
+    #[must_use]
+    pub fn raft_id(&self) -> u64 {
+        self.id
+    }
+
     #[cfg(test)]
     pub(crate) fn raft(&self) -> &Raft<C> {
         &self.raft

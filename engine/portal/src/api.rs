@@ -63,8 +63,8 @@ pub use plans::{
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
 pub use secrets::SecretInfo;
 pub use status::{
-    GridInfo, HealthReport, Pause, PauseRequest, PoolStatus, RunStatus, Server, ServerStatus,
-    Status,
+    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, RunStatus, Server,
+    ServerStatus, Status,
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 

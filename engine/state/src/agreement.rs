@@ -35,6 +35,12 @@ pub trait Agreement: Send + Sync {
 
     /// Who votes, and how far each is, as far as is known here. Only whoever leads hears of the others.
     fn standing(&self) -> Standing;
+
+    /// The same as whoever leads sees it, or as far as is known here where that one does not answer at once.
+    fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
+        let standing = self.standing();
+        Box::pin(async move { standing })
+    }
 }
 
 /// How a grid's replicas stand. What is in it passes: it is never agreed on, and a new leader knows nothing yet.
