@@ -54,7 +54,7 @@ pub use images::{
 };
 pub use join::{
     CLOCKS_APART, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated,
-    JoinTokenInfo, JoinTokenRequest, NotAJoinToken, WIRE_FORM,
+    JoinTokenInfo, JoinTokenRequest, NotAJoinToken,
 };
 pub use plans::{
     ApplyRequest, ApplyResponse, Configuration, DriftReport, Explanation, OpenOrder, PlanRequest,

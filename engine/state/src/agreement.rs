@@ -95,4 +95,12 @@ pub enum AgreementError {
     /// This server is shutting down, or its storage failed. The entry may have been agreed on.
     #[error("this server's copy of the grid's state is closed: {0}")]
     Closed(String),
+    /// The entry was not proposed, here or anywhere: it is larger than any that is passed from server to server.
+    #[error("{bytes} bytes are more than the {most} that can be agreed on at once")]
+    TooLarge {
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
+    },
 }
