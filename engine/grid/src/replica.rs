@@ -1,5 +1,7 @@
 //! One server's copy of the grid's log and state, whatever they are kept on and whatever runs them.
 
+mod members;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,6 +25,8 @@ use openraft::storage::RaftLogStorage;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::InstantOf;
 use openraft::{Instant, RaftMetrics, ServerState};
+
+pub use self::members::{Former, Members, MembersError};
 
 use crate::machine::{Machine, Published};
 use crate::types::{GridTypes, Proposal, settings};

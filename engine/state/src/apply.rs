@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod commit;
+mod members;
 mod observation;
 mod orders;
 mod people;
@@ -12,6 +13,7 @@ use coppice_schema::ids::{Generation, ServerId};
 use coppice_schema::known::{Capacity, ServerState};
 
 use crate::entry::{Entry, Envelope, NewServer, Outcome, Refusal};
+use crate::join::Role;
 use crate::state::{FEATURE_LEVEL, Server, State};
 
 /// Applies the entry at `index` of `term` to `state`.
@@ -104,6 +106,15 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             state: part,
             author,
         } => people::server_set(state, *server, *part, author),
+        Entry::JoinTokenCreated { id, token, author } => {
+            members::token_created(state, id, token, author)
+        }
+        Entry::ServerJoined(joiner) => members::joined(state, joiner),
+        Entry::ServerRemoved {
+            server,
+            gone,
+            author,
+        } => members::removed(state, *server, *gone, author),
         Entry::TokenCreated { id, token, author } => {
             people::token_created(state, id, token, author)
         }
@@ -135,6 +146,8 @@ fn add_server(state: &mut State, server: &NewServer) {
         look: None,
         confirmed_term: 0,
         feature_level: FEATURE_LEVEL,
+        role: Role::Server,
+        key: None,
     };
     state.servers.insert(ServerId(state.index), known);
 }

@@ -16,6 +16,7 @@ use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::join::{JoinRefusal, JoinToken, Joiner};
 use crate::token::{Token, TokenId};
 
 /// An entry as the log has it.
@@ -128,6 +129,26 @@ pub enum Entry {
         server: ServerId,
         /// The new part.
         state: ServerState,
+        /// Who.
+        author: String,
+    },
+    /// A token was made by which one machine may join.
+    JoinTokenCreated {
+        /// Its name.
+        id: TokenId,
+        /// The rest.
+        token: JoinToken,
+        /// Who made it.
+        author: String,
+    },
+    /// A machine became a member. Its number in the grid is the entry's index; its number in raft is made of that.
+    ServerJoined(Box<Joiner>),
+    /// A server is no member any more.
+    ServerRemoved {
+        /// Which.
+        server: ServerId,
+        /// It will never be back: what it held is gone.
+        gone: bool,
         /// Who.
         author: String,
     },
@@ -332,6 +353,12 @@ pub enum Refusal {
     /// Without it nobody could make another.
     #[error("{0} is the last one with the scope admin: without it nobody could make another")]
     LastAdmin(String),
+    /// Without it there would be none.
+    #[error("{0} is the grid's last server")]
+    LastServer(ServerName),
+    /// A machine does not become a member.
+    #[error(transparent)]
+    Join(#[from] JoinRefusal),
     /// It is in use.
     #[error("{what} is used by {by}")]
     InUse {

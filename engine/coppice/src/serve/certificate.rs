@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coppice_grid::{Grid, Identity, Renewal, Subject};
+use coppice_grid::{Gate, Grid, GridKey, Identity, Renewal, Subject};
 use coppice_schema::units::Span;
 use coppice_state::Agreement;
 use coppice_world::clock::Clock;
@@ -21,7 +21,17 @@ use crate::names;
 /// How often it is looked whether the certificate is to be renewed: a month is left when it first is.
 const LOOK_EVERY: Span = Span::hours(24);
 
-/// What the API answers with, and the work that keeps it valid, which never ends.
+/// What the API answers with.
+pub(super) struct Shown<W> {
+    /// Always the newest certificate.
+    pub(super) tls: Arc<ServerConfig>,
+    /// What machines are admitted by.
+    pub(super) gate: Gate,
+    /// The work that keeps it valid, which never ends.
+    pub(super) renewal: W,
+}
+
+/// Opens what the API answers with.
 ///
 /// # Errors
 /// When the identity cannot be used.
@@ -29,8 +39,9 @@ pub(super) fn open(
     config: &Config,
     layout: &Layout,
     grid: &Arc<Grid>,
+    grid_key: Option<&Arc<GridKey>>,
     clock: &Arc<dyn Clock>,
-) -> Result<(Arc<ServerConfig>, impl Future<Output = ()> + Send + use<>), Failure> {
+) -> Result<Shown<impl Future<Output = ()> + Send + use<>>, Failure> {
     let failed =
         |e: &dyn std::error::Error| Failure::new("cannot use the grid's identity").because(e);
     let (listen, more) = (config.listen.ip(), config.names.clone());
@@ -47,24 +58,34 @@ pub(super) fn open(
             names,
         }
     };
+    let key = grid_key.map(AsRef::as_ref);
     let identity =
-        Identity::open(&layout.identity(), &subject(), clock.now()).map_err(|e| failed(&e))?;
+        Identity::open(&layout.identity(), &subject(), clock.now(), key).map_err(|e| failed(&e))?;
     tell(&identity);
     let renewal = Renewal::of(&identity).map_err(|e| failed(&e))?;
     let tls = renewal.tls(&["http/1.1"]).map_err(|e| failed(&e))?;
+    let key = grid_key.cloned();
+    let gate = Gate::new(
+        grid.id(),
+        layout.identity(),
+        &identity,
+        key,
+        Arc::clone(clock),
+    );
     let address = {
         let agreed = Arc::clone(grid);
         move || agreed.local().committed.grid.address
     };
     let changed = grid.watch().map(move |_| address()).boxed();
-    let work = keep(
+    let renewal = keep(
         renewal,
         layout.identity(),
         subject,
+        grid_key.cloned(),
         changed,
         Arc::clone(clock),
     );
-    Ok((tls, work))
+    Ok(Shown { tls, gate, renewal })
 }
 
 /// Looks each day, since a server runs for longer than a certificate lives; and when `addresses` brings another address of
@@ -73,6 +94,7 @@ async fn keep(
     renewal: Renewal,
     directory: PathBuf,
     subject: impl Fn() -> Subject,
+    grid_key: Option<Arc<GridKey>>,
     mut addresses: BoxStream<'static, Option<IpAddr>>,
     clock: Arc<dyn Clock>,
 ) {
@@ -96,7 +118,7 @@ async fn keep(
                 }
             }
         }
-        match renewal.look(&directory, &subject(), clock.now()) {
+        match renewal.look(&directory, &subject(), clock.now(), grid_key.as_deref()) {
             Ok(identity) => tell(&identity),
             Err(error) => {
                 tracing::warn!(%error, "the API's certificate could not be looked at; the old one stays");
@@ -132,13 +154,16 @@ mod tests {
             server: "alpha".parse().unwrap(),
             names: Default::default(),
         };
-        let first = Identity::found(dir.path(), &subject(), clock.now()).unwrap();
+        let key = GridKey::create(dir.path()).unwrap();
+        let first = Identity::found(dir.path(), &subject(), clock.now(), &key).unwrap();
         let renewal = Renewal::of(&first).unwrap();
         let directory = dir.path().to_path_buf();
+        let key = Some(Arc::new(key));
         let work = keep(
             renewal,
             directory,
             subject,
+            key,
             futures::stream::empty().boxed(),
             Arc::new(clock.clone()),
         );
@@ -170,11 +195,14 @@ mod tests {
                 .map(ToString::to_string)
                 .collect(),
         };
-        let first = Identity::found(dir.path(), &subject(), clock.now()).unwrap();
+        let key = GridKey::create(dir.path()).unwrap();
+        let first = Identity::found(dir.path(), &subject(), clock.now(), &key).unwrap();
         let renewal = Renewal::of(&first).unwrap();
         let (say, heard) = futures::channel::mpsc::unbounded();
         let directory = dir.path().to_path_buf();
-        let work = keep(renewal, directory, subject, heard.boxed(), Arc::new(clock));
+        let key = Some(Arc::new(key));
+        let clock = Arc::new(clock);
+        let work = keep(renewal, directory, subject, key, heard.boxed(), clock);
         let mut work = Box::pin(work);
         let mut after = |now: Option<&str>| {
             let now = now.map(|text| text.parse().unwrap());

@@ -204,7 +204,7 @@ fn ready_after(committed: &Desired, id: &DesktopId) -> Span {
         .unwrap_or_default()
 }
 
-fn forget(state: &mut State, id: &DesktopId) {
+pub(super) fn forget(state: &mut State, id: &DesktopId) {
     if Arc::make_mut(&mut state.desktops).remove(id).is_some() {
         let generation = super::generation(state);
         state
