@@ -197,7 +197,7 @@ impl Machine {
 }
 
 /// The state of a grid that was just founded, and that `count - 1` servers have joined.
-fn founded(grid: GridId, count: u64) -> State {
+pub(crate) fn founded(grid: GridId, count: u64) -> State {
     let token = Token {
         hash: Digest::of(b"token"),
         scope: Scope::Admin,

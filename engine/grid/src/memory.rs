@@ -142,6 +142,23 @@ impl<C: GridTypes> MemoryDisk<C> {
         }
     }
 
+    /// This disk, as it is where the log begins after `snapshot`.
+    #[must_use]
+    pub fn holding(self, snapshot: Snapshot) -> Self {
+        {
+            let mut disk = self.lock();
+            disk.durable.purged = snapshot.meta.last_log_id;
+            disk.cache.purged = snapshot.meta.last_log_id;
+            disk.snapshot = Some(snapshot);
+        }
+        self
+    }
+
+    /// From now on a sync takes up to `slowest`.
+    pub fn set_slowest(&self, slowest: Duration) {
+        self.lock().slowest = slowest;
+    }
+
     /// This disk, from now on doing one sync in eight and saying that it did all, as some real ones do. Whoever tests with a
     /// disk that crashes can show with it that the test would notice.
     #[must_use]
