@@ -46,6 +46,7 @@ fn grid(course: Course) -> Result<Ended, Failed> {
 fn of_seed(seed: u64) -> Course {
     Course {
         seed,
+        rounds: number("COPPICE_ROUNDS").is_some(),
         ..Course::default()
     }
 }

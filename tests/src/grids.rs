@@ -10,6 +10,7 @@ mod members;
 pub mod network;
 pub mod plants;
 pub mod record;
+mod rounds;
 pub mod search;
 mod stations;
 mod tail;
@@ -49,7 +50,7 @@ openraft::declare_raft_types!(
 /// How long faults go on, in true time.
 const FAULTS: Duration = Duration::from_secs(25);
 /// Clients at once.
-const CLIENTS: u64 = 5;
+const CLIENTS: u64 = 8;
 /// Of so many runs, one's history is searched for an order too.
 pub const SEARCHED: u64 = 10;
 /// Steps of such a search.
@@ -112,6 +113,8 @@ pub struct Course {
     pub seed: u64,
     /// A bug put in.
     pub plant: Option<Plant>,
+    /// Whether leaders decide and servers act, on top of agreeing.
+    pub rounds: bool,
     /// Whether all that the executor does is hashed too, which takes long.
     pub executed: bool,
 }
@@ -168,9 +171,11 @@ impl Grid {
     /// What does not hold.
     #[must_use]
     pub fn broken(&self) -> Option<String> {
-        let panic = panics::newest();
-        let told = lock(&self.broken).clone();
-        told.or_else(|| self.record.broken()).or(panic)
+        // A panic is the cause of what else is told.
+        let told = || lock(&self.broken).clone();
+        panics::newest()
+            .or_else(|| self.record.broken())
+            .or_else(told)
     }
 
     /// Clients stop.
@@ -219,10 +224,10 @@ pub fn run(course: Course) -> Result<Ended, Failed> {
         2 => (3, true),
         _ => (5, chance.per_mille(500)),
     };
-    let grid = Grid::new(course.plant, chance, servers, churns);
+    let grid = Grid::new(course, chance, servers, churns);
     let mut runtime = SimRuntime::with_seed(course.seed);
     runtime.record_trace(course.executed);
-    runtime.block_on(live(Arc::clone(&grid)));
+    runtime.block_on(live(Arc::clone(&grid), course.rounds));
     let executed = if course.executed {
         let mut hash = trace::Fnv::default();
         for line in runtime.take_trace() {
@@ -259,19 +264,23 @@ pub fn run(course: Course) -> Result<Ended, Failed> {
     })
 }
 
-async fn live(grid: Arc<Grid>) {
+async fn live(grid: Arc<Grid>, rounds: bool) {
     for server in grid.numbers() {
         grid.start(server);
+    }
+    let until = u64::try_from(FAULTS.as_nanos()).unwrap_or(u64::MAX);
+    if rounds {
+        drop(lives::spawn(None, Arc::clone(&grid).watch_hosts()));
+        drop(lives::spawn(None, Arc::clone(&grid).people(until)));
     }
     for number in 1..=CLIENTS {
         drop(lives::spawn(None, clients::client(Arc::clone(&grid), number)));
     }
     SimRuntime::sleep(Duration::from_millis(2_500)).await;
     grid.wires(|wires, _| wires.set_rough(true));
-    let until = u64::try_from(FAULTS.as_nanos()).unwrap_or(u64::MAX);
     grid.rage(until).await;
     if grid.broken().is_none()
-        && let Err(what) = grid.calm().await
+        && let Err(what) = grid.calm(rounds).await
     {
         grid.breaks(what);
     }

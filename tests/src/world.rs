@@ -230,11 +230,11 @@ pub(crate) fn founded(grid: GridId, count: u64) -> State {
     state
 }
 
-fn server_name(raft_id: u64) -> ServerName {
+pub(crate) fn server_name(raft_id: u64) -> ServerName {
     format!("s{raft_id}").parse().expect("a server's name")
 }
 
-fn description(name: &ServerName) -> Description {
+pub(crate) fn description(name: &ServerName) -> Description {
     Description {
         api: format!("{name}:7443"),
         ..Description::default()

@@ -154,6 +154,16 @@ impl<C: GridTypes> MemoryDisk<C> {
         self
     }
 
+    /// Entries that are written and not durable yet.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        let entries = |write: &Write| match write {
+            Write::Append(entries) => entries.len(),
+            Write::Vote(_) | Write::Committed(_) | Write::Truncate(_) | Write::Purge(_) => 0,
+        };
+        self.lock().pending.iter().map(entries).sum()
+    }
+
     /// From now on a sync takes up to `slowest`.
     pub fn set_slowest(&self, slowest: Duration) {
         self.lock().slowest = slowest;

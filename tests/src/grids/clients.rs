@@ -26,7 +26,7 @@ pub async fn client(grid: Arc<Grid>, number: u64) {
                 4..6 => Deed::Drop,
                 _ => Deed::Read,
             };
-            (chance.between(5, 200), key, deed, chance.bits())
+            (chance.between(1, 80), key, deed, chance.bits())
         });
         SimRuntime::sleep(Duration::from_millis(think)).await;
         if grid.is_over() {

@@ -97,6 +97,7 @@ impl Access {
 
 impl Agreement for Access {
     fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>> {
+        self.grid.hears(self.server, &entry, &self.replica.local());
         async move {
             let here = || self.replica.propose(entry.clone());
             let there = |leader| {

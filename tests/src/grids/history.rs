@@ -8,7 +8,7 @@ use coppice_schema::units::Timestamp;
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Entry, Outcome, State};
 
-use super::record::{Record, places};
+use super::record::{Line, Record, places};
 
 /// Times that stand for values begin here: far beyond anything that a run reaches.
 const VALUES: u64 = 1 << 50;
@@ -179,7 +179,8 @@ pub struct Asked {
 /// What the log does not explain.
 pub fn witness(history: &[Asked], record: &Record) -> Result<(), String> {
     let mut values: BTreeMap<Key, BTreeMap<u64, Option<u64>>> = BTreeMap::new();
-    record.replay(|state| {
+    let right = |before: &State, index: u64, line: &Line| line.is_right(before, index);
+    record.replay(right, |state| {
         for key in Key::ALL {
             let known = values.entry(key).or_default();
             let value = key.value(state);

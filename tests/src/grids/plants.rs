@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use coppice_grid::Replica;
 use coppice_grid::machine::{Snapshot, Snapshots};
@@ -12,12 +13,13 @@ use coppice_grid::types::{LogEntry, LogId};
 use coppice_state::{Agreement, AgreementError, State};
 use coppice_world::clock::Clock;
 use futures::future::{BoxFuture, FutureExt};
+use openraft::async_runtime::AsyncRuntime;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 
 use super::Simulated;
-use super::lives::WallClock;
+use super::lives::{Lives, WallClock};
 
 /// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,6 +125,9 @@ impl Snapshots for LastWritten {
         let saved = self.0.save(snapshot.clone());
         async move {
             saved.await?;
+            // Some take so long that others are written meanwhile.
+            let index = snapshot.state.index;
+            Lives::sleep(Duration::from_millis(if index % 4 == 0 { 4_000 } else { 0 })).await;
             *newest.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
             Ok(())
         }

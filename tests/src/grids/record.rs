@@ -11,6 +11,8 @@ use coppice_state::{Entry, Outcome, State, apply};
 use super::Grid;
 use super::lives::Life;
 use super::trace::Event;
+use crate::agreement::Logged;
+use crate::judge::decided_rightly;
 
 /// Of so many entries, one's state is digested on every server; so is every state that arrives as a snapshot.
 const DIGESTED: u64 = 16;
@@ -26,6 +28,28 @@ pub struct Line {
     pub outcome: Outcome,
     /// Who applied it first.
     pub first: u64,
+}
+
+impl Line {
+    /// Whether a leader may have decided it so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn is_right(&self, before: &State, index: u64) -> Result<(), String> {
+        let Payload::Normal(proposal) = &self.payload else {
+            return Ok(());
+        };
+        if !matches!(proposal.0.entry, Entry::Planned { .. }) {
+            return Ok(());
+        }
+        decided_rightly(&Logged {
+            term: self.term,
+            index,
+            envelope: proposal.0.clone(),
+            outcome: self.outcome.clone(),
+            before: Arc::new(before.clone()),
+        })
+    }
 }
 
 /// The log as it was applied.
@@ -87,11 +111,16 @@ impl Record {
     }
 
     /// Applies everything again, and compares: the log is whole, each outcome is what it was, and each state that was
-    /// digested on any server is the state of its index. `visit` is shown each state.
+    /// digested on any server is the state of its index. `before` is shown each line with the state before it, `after`
+    /// the state after it.
     ///
     /// # Errors
     /// What does not hold.
-    pub fn replay(&self, mut visit: impl FnMut(&State)) -> Result<(), String> {
+    pub fn replay(
+        &self,
+        mut before: impl FnMut(&State, u64, &Line) -> Result<(), String>,
+        mut after: impl FnMut(&State),
+    ) -> Result<(), String> {
         let inner = self.inner();
         let mut state = inner.base.clone();
         for (index, line) in &inner.lines {
@@ -101,6 +130,7 @@ impl Record {
                     state.index + 1
                 ));
             }
+            before(&state, *index, line)?;
             let outcome = step(&mut state, *index, line);
             if outcome != line.outcome {
                 return Err(format!(
@@ -115,7 +145,7 @@ impl Record {
                     "the state of server {server} at {index} is not what its entries give"
                 ));
             }
-            visit(&state);
+            after(&state);
         }
         Ok(())
     }

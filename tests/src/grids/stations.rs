@@ -9,8 +9,8 @@ use coppice_grid::machine::{Machine, Snapshot};
 use coppice_grid::memory::MemoryDisk;
 use coppice_grid::replica::Fate;
 use coppice_grid::types::{KEEP_BEHIND_SNAPSHOT, LogId, Membership, SnapshotMeta, settings};
-use coppice_schema::ids::GridId;
-use coppice_state::State;
+use coppice_schema::known::Health;
+use coppice_state::{Entry, State};
 use coppice_world::sim::Chance;
 use openraft::async_runtime::AsyncRuntime;
 use openraft::impls::BasicNode;
@@ -25,8 +25,8 @@ use super::plants::{self, Newest, Plant, PlantedLog};
 use super::record::{Record, Watcher};
 use super::trace::Trace;
 use super::wires::Wires;
-use super::{Grid, Simulated, Tally, lock};
-use crate::world::founded;
+use super::rounds::{self, Host};
+use super::{Course, Grid, Simulated, Tally, lock};
 
 /// The longest that a sync takes on a disk that is well.
 const SYNC: Duration = Duration::from_millis(4);
@@ -36,6 +36,7 @@ pub(super) struct Station {
     disk: MemoryDisk<Simulated>,
     newest: Newest,
     present: Option<(Life, Access)>,
+    pub(super) host: Option<Host>,
 }
 
 /// The grid's settings, but for how often there are snapshots: often enough to be met by everything that goes wrong.
@@ -54,8 +55,9 @@ fn often(plant: Option<Plant>) -> Config {
 }
 
 impl Grid {
-    pub(super) fn new(plant: Option<Plant>, chance: Chance, servers: u64, churns: bool) -> Arc<Self> {
-        let state = founded(GridId([7; 16]), servers);
+    pub(super) fn new(course: Course, mut chance: Chance, servers: u64, churns: bool) -> Arc<Self> {
+        let Course { plant, rounds, .. } = course;
+        let state = rounds::beginning(servers, rounds, &mut chance);
         let grid = Self {
             plant,
             churns,
@@ -70,9 +72,16 @@ impl Grid {
             over: Mutex::new(false),
         };
         let begin = beginning(state, servers);
+        let mut hosts = if rounds {
+            grid.new_hosts(servers)
+        } else {
+            BTreeMap::new()
+        };
         for number in 1..=servers {
             let disk = grid.empty_disk().holding(begin.clone());
-            lock(&grid.stations).insert(number, Station::with(disk));
+            let mut station = Station::with(disk);
+            station.host = hosts.remove(&number);
+            lock(&grid.stations).insert(number, station);
         }
         Arc::new(grid)
     }
@@ -157,8 +166,16 @@ impl Grid {
                         server,
                         replica,
                     };
-                    if let Some(station) = lock(&grid.stations).get_mut(&server) {
-                        station.present = Some((life, access.clone()));
+                    let host = {
+                        let mut stations = lock(&grid.stations);
+                        let station = stations.get_mut(&server);
+                        station.and_then(|station| {
+                            station.present = Some((life, access.clone()));
+                            station.host.clone()
+                        })
+                    };
+                    if let Some(host) = host {
+                        host.start(life, &access);
                     }
                     let why = access.replica.failed().await;
                     grid.ended_by_itself(server, &why);
@@ -222,14 +239,18 @@ impl Grid {
         if !lives::end(server) {
             return false;
         }
-        let lost = {
+        let power = self.draw(|chance| chance.per_mille(400));
+        let (lost, host) = {
             let mut stations = lock(&self.stations);
             let Some(station) = stations.get_mut(&server) else {
                 return false;
             };
             station.present = None;
-            station.disk.crash()
+            (station.disk.crash(), station.host.clone())
         };
+        if let Some(host) = host {
+            host.dies(power);
+        }
         self.deed(format!("{server} crashes: {lost:?}"));
         self.tally(|tally| {
             tally.crashes += 1;
@@ -252,6 +273,29 @@ impl Grid {
     pub(super) fn leave(&self) {
         for station in lock(&self.stations).values_mut() {
             station.present = None;
+            if let Some(host) = &station.host {
+                host.dies(false);
+            }
+        }
+    }
+
+    /// Whether it may have desktops: then it is a member of the grid too, and does not simply leave the log.
+    pub(super) fn hosts_desktops(&self, server: u64) -> bool {
+        let stations = lock(&self.stations);
+        let station = stations.get(&server);
+        station.is_some_and(|station| station.host.is_some())
+    }
+
+    /// A server is about to propose `entry`: what it says of itself must be so.
+    pub(super) fn hears(&self, server: u64, entry: &Entry, state: &State) {
+        let host = lock(&self.stations)
+            .get(&server)
+            .and_then(|station| station.host.clone());
+        if let (Entry::Reported(report), Some(host)) = (entry, host)
+            && report.hypervisor == Health::Well
+            && let Err(untruth) = host.says(report, state)
+        {
+            self.breaks(untruth);
         }
     }
 }
@@ -262,6 +306,7 @@ impl Station {
             disk,
             newest: Newest::default(),
             present: None,
+            host: None,
         }
     }
 }

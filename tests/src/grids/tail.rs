@@ -25,7 +25,7 @@ impl Grid {
     ///
     /// # Errors
     /// What does not come about in time.
-    pub(super) async fn calm(self: &Arc<Self>) -> Result<(), String> {
+    pub(super) async fn calm(self: &Arc<Self>, rounds: bool) -> Result<(), String> {
         self.deed("calm".to_owned());
         self.wires(|wires, _| {
             wires.heal();
@@ -33,6 +33,7 @@ impl Grid {
         });
         for server in self.numbers() {
             lives::set_rate(server, TRUE_RATE);
+            lives::set_wall(server, 0);
             lives::go_on(server);
             if let Some(disk) = self.disk(server) {
                 disk.set_slowest(Duration::from_millis(4));
@@ -52,6 +53,9 @@ impl Grid {
         *lock(&self.over) = true;
         // Whoever is still being waited for gives up.
         SimRuntime::sleep(PATIENCE).await;
+        if rounds {
+            self.settle().await?;
+        }
         self.comes("all are equal", || self.are_equal()).await?;
         self.all_write().await?;
         self.comes("all are equal again", || self.are_equal()).await?;

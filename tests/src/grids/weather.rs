@@ -46,6 +46,7 @@ impl Grid {
                 self.wires(|wires, _| wires.set_loss(loss, twice));
             }
             4..6 => {
+                self.wait_for_writes(one).await;
                 if self.crash(one) {
                     let down = self.draw(|chance| chance.between(1, 3_000));
                     self.start_after(one, millis(down));
@@ -63,7 +64,8 @@ impl Grid {
             }
             10 => self.turn_clock(one),
             11 => {
-                let slowest = self.draw(|c| [2, 2, 30, 150, 600][c.below(5) as usize % 5]);
+                let spans = [4, 30, 150, 600];
+                let slowest = self.draw(|chance| chance.pick(&spans).copied()).unwrap_or(4);
                 self.deed(format!("a sync on {one} takes up to {slowest} ms"));
                 if let Some(disk) = self.disk(one) {
                     disk.set_slowest(millis(slowest));
@@ -83,8 +85,20 @@ impl Grid {
         self.wires(|wires, chance| wires.cut(cut, one, &servers, chance));
     }
 
+    /// Half of the time a crash waits for a moment in which it can take something.
+    async fn wait_for_writes(&self, server: u64) {
+        let (waits, most) = self.draw(|chance| (chance.per_mille(500), chance.between(1, 4)));
+        let most = usize::try_from(most).unwrap_or(1);
+        for _ in 0..if waits { 300 } else { 0 } {
+            if self.disk(server).is_none_or(|disk| disk.unsynced() >= most) {
+                return;
+            }
+            sleep(Duration::from_micros(700)).await;
+        }
+    }
+
     async fn lose_all_power(self: &Arc<Self>) {
-        if !self.draw(|chance| chance.per_mille(300)) {
+        if !self.draw(|chance| chance.per_mille(500)) {
             return;
         }
         self.deed("the power fails everywhere".to_owned());
