@@ -207,7 +207,7 @@ impl Machine {
 }
 
 /// The state of a grid that was just founded, and that `count - 1` servers have joined.
-fn founded(grid: GridId, count: u64) -> State {
+pub(crate) fn founded(grid: GridId, count: u64) -> State {
     let token = Token {
         hash: Digest::of(b"token"),
         scope: Scope::Admin,
@@ -240,11 +240,11 @@ fn founded(grid: GridId, count: u64) -> State {
     state
 }
 
-fn server_name(raft_id: u64) -> ServerName {
+pub(crate) fn server_name(raft_id: u64) -> ServerName {
     format!("s{raft_id}").parse().expect("a server's name")
 }
 
-fn description(name: &ServerName) -> Description {
+pub(crate) fn description(name: &ServerName) -> Description {
     Description {
         api: format!("{name}:7443"),
         ..Description::default()
