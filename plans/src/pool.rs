@@ -7,6 +7,7 @@ mod heal;
 mod kept;
 mod personal;
 mod power;
+mod quarantine;
 mod refresh;
 mod removal;
 mod rollback;
@@ -30,6 +31,7 @@ use crate::plan::{
 use crate::specs;
 
 pub(crate) use kept::{is_kept, plan as kept_pools, protected};
+pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.
@@ -81,7 +83,7 @@ impl<'a> Yard<'a> {
         let member = &desktop.spec.member;
         let (pool, template, server) = (self.pool, self.template, desktop.server);
         let record = image.record;
-        specs::of(
+        let wanted = specs::of(
             self.desired,
             self.known,
             pool,
@@ -89,7 +91,12 @@ impl<'a> Yard<'a> {
             record,
             member,
             server,
-        )
+        );
+        // A life that began in a former life of the grid keeps the UUID that it was given there.
+        DesktopSpec {
+            uuid: desktop.spec.uuid,
+            ..wanted
+        }
     }
 
     /// The version its desktops are clones of, or what they wait for.
@@ -292,7 +299,8 @@ fn ready_servers(known: &Known) -> u32 {
     u32::try_from(ready).unwrap_or(u32::MAX)
 }
 
-/// Desktops whose name a domain that is not ours has, or whose slot a stray holds, on any server.
+/// Desktops whose name a domain that is not ours has, or whose slot a stray or something in quarantine holds, on any
+/// server.
 fn taken_names(known: &Known) -> BTreeSet<DesktopId> {
     let mut taken = BTreeSet::new();
     for look in known
@@ -305,7 +313,8 @@ fn taken_names(known: &Known) -> BTreeSet<DesktopId> {
                 .keys()
                 .filter_map(|name| name.parse::<DesktopId>().ok()),
         );
-        taken.extend(look.members.keys().map(|member| member.desktop.clone()));
+        let lives = look.members.keys().chain(look.quarantine.keys());
+        taken.extend(lives.map(|member| member.desktop.clone()));
     }
     taken
 }
