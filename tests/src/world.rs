@@ -158,7 +158,8 @@ impl World {
             Some(place) => self.machines.remove(place),
             None => {
                 let (clock, log) = (&self.clock, &self.log);
-                machine(&mut chance, clock, log, self.grid, raft_id, self.plant)
+                let part = (raft_id, &Setup::default().capacity);
+                machine(&mut chance, clock, log, self.grid, part, self.plant)
             }
         };
         survivor.name = name.clone();
