@@ -9,6 +9,8 @@ use coppice_schema::ids::GridId;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::introduction::Introduction;
+
 /// The newest form of a data directory that this version reads and the one it writes.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -30,6 +32,19 @@ pub struct Format {
     pub grid: GridId,
     /// This server's number in raft.
     pub raft_id: u64,
+    /// What it was told when it joined; absent where the grid was founded here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introduction: Option<Introduction>,
+}
+
+/// Which grid the directory at `path` belongs to.
+///
+/// # Errors
+/// When it belongs to none, or cannot be read.
+pub fn whose(path: &Path) -> Result<GridId, DirectoryError> {
+    let format = read_format(&path.join(FORMAT))?;
+    let format = format.ok_or_else(|| DirectoryError::NoGrid(path.to_owned()))?;
+    Ok(format.grid)
 }
 
 /// Why a data directory cannot be used. Every text says what to do.
@@ -253,33 +268,36 @@ impl Directory {
     }
 
     fn format(&self) -> Result<Option<Format>, DirectoryError> {
-        // Another version may say more or other things; its number is what it must say in every version.
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let file = self.path.join(FORMAT);
-        let bytes = match fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed("read", &file, e)),
-        };
-        let damaged = |why: String| DirectoryError::Damaged {
-            file: file.clone(),
-            why,
-        };
-        let Version { version } =
-            ciborium::from_reader(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?;
-        if version > FORMAT_VERSION {
-            return Err(DirectoryError::Newer {
-                dir: self.path.clone(),
-                found: version,
-            });
-        }
-        ciborium::from_reader(bytes.as_slice())
-            .map(Some)
-            .map_err(|e| damaged(e.to_string()))
+        read_format(&self.path.join(FORMAT))
     }
+}
+
+fn read_format(file: &Path) -> Result<Option<Format>, DirectoryError> {
+    // Another version may say more or other things; its number is what it must say in every version.
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let bytes = match fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("read", file, e)),
+    };
+    let damaged = |why: String| DirectoryError::Damaged {
+        file: file.to_owned(),
+        why,
+    };
+    let Version { version } =
+        ciborium::from_reader(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?;
+    if version > FORMAT_VERSION {
+        return Err(DirectoryError::Newer {
+            dir: file.parent().unwrap_or(file).to_owned(),
+            found: version,
+        });
+    }
+    ciborium::from_reader(bytes.as_slice())
+        .map(Some)
+        .map_err(|e| damaged(e.to_string()))
 }
 
 pub(crate) fn failed(operation: &'static str, path: &Path, source: io::Error) -> DirectoryError {

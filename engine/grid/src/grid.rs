@@ -19,6 +19,7 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::WatchReceiverOf;
 
 use crate::directory::{Directory, DirectoryError, FORMAT_VERSION, Format};
+use crate::introduction::Introduction;
 use crate::log::{Log, LogError};
 use crate::machine::Machine;
 use crate::network::Alone;
@@ -105,6 +106,7 @@ impl Grid {
             version: FORMAT_VERSION,
             grid: founding.grid,
             raft_id: founding.server.raft_id,
+            introduction: None,
         };
         let grid = Self::start(&directory, clock, format.clone()).await?;
         grid.replica.initialize(founding.server.api.clone()).await?;
@@ -120,6 +122,26 @@ impl Grid {
         }
         blocking(move || Ok(directory.complete(&format)?)).await?;
         Ok(grid)
+    }
+
+    /// Prepares an empty or new directory for a server that joins a grid: with an empty log, and what the server was
+    /// told. Nothing happens where it was told the same before.
+    ///
+    /// # Errors
+    /// When the directory holds a grid, or cannot be written.
+    pub async fn enter(dir: &Path, introduction: Introduction) -> Result<(), GridError> {
+        let path = dir.to_owned();
+        let format = Format {
+            version: FORMAT_VERSION,
+            grid: introduction.grid,
+            raft_id: introduction.raft_id,
+            introduction: Some(introduction),
+        };
+        blocking(move || {
+            let directory = Directory::claim(&path)?;
+            Ok(directory.complete(&format)?)
+        })
+        .await
     }
 
     /// Opens the grid of a directory; with `expected`, that grid only. On return this server leads, if it is the
@@ -206,8 +228,9 @@ impl Grid {
         self.log.clone()
     }
 
-    #[cfg(test)]
-    pub(crate) fn replica(&self) -> &Replica<Real> {
+    /// This server's replica: who takes part in the log is read and changed there.
+    #[must_use]
+    pub fn replica(&self) -> &Replica<Real> {
         &self.replica
     }
 

@@ -14,9 +14,11 @@
 //!
 //! Everything but files, threads and [`Grid`] itself is generic over openraft's runtime.
 
+pub mod admission;
 pub mod authority;
 pub mod directory;
 pub mod grid;
+pub mod introduction;
 pub mod log;
 pub mod machine;
 pub mod memory;
@@ -27,9 +29,10 @@ pub mod snapshots;
 pub mod types;
 pub mod vault;
 
-pub use authority::{Identity, Renewal, Subject};
+pub use admission::Gate;
+pub use authority::{Enrolment, Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
-pub use replica::Replica;
+pub use replica::{Former, Members, MembersError, Replica};
 pub use vault::GridKey;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::{AuthorityError, Identity, Subject};
+use crate::vault::GridKey;
 
 /// What a running server shows of its identity. Each handshake takes the newest certificate; clones are the same one.
 #[derive(Clone)]
@@ -36,8 +37,9 @@ impl Renewal {
         directory: &Path,
         subject: &Subject,
         now: Timestamp,
+        grid_key: Option<&GridKey>,
     ) -> Result<Identity, AuthorityError> {
-        let identity = Identity::open(directory, subject, now)?;
+        let identity = Identity::open(directory, subject, now, grid_key)?;
         let certified = Arc::new(identity.certified()?);
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = certified;
         Ok(identity)
