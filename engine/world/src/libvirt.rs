@@ -127,10 +127,7 @@ const LOOKS: usize = 4;
 /// # Errors
 /// [`HypervisorError::Away`] when the embedded one cannot start, when another process has its directory open (the
 /// error says who), or when the address is `sim://`, which is not libvirt's.
-pub async fn open(
-    uri: &HypervisorUri,
-    options: Options,
-) -> Result<Arc<Libvirt>, HypervisorError> {
+pub async fn open(uri: &HypervisorUri, options: Options) -> Result<Arc<Libvirt>, HypervisorError> {
     let (wake, _) = watch::channel(0);
     let shared = Arc::new(Shared {
         link: Link::new(uri.clone(), wake.clone()),

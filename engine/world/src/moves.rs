@@ -31,11 +31,7 @@ pub trait Moves: Send + Sync {
     /// The same is true when the call is dropped.
     ///
     /// It takes as long as the disk and the memory take; it ends with an error when nothing has moved for a minute.
-    fn send<'a>(
-        &'a self,
-        uuid: Uuid,
-        road: &'a dyn Road,
-    ) -> BoxFuture<'a, Result<(), MoveError>>;
+    fn send<'a>(&'a self, uuid: Uuid, road: &'a dyn Road) -> BoxFuture<'a, Result<(), MoveError>>;
 
     /// At the sender: the move is off, and the guest goes on here. One that runs is left alone.
     ///

@@ -127,7 +127,11 @@ impl Receiver for Near {
     }
 
     fn start(&self, uuid: Uuid) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move { Hypervisor::start(self.0.as_ref(), uuid).await.map_err(words) })
+        Box::pin(async move {
+            Hypervisor::start(self.0.as_ref(), uuid)
+                .await
+                .map_err(words)
+        })
     }
 
     fn power(&self, uuid: Uuid) -> BoxFuture<'_, Result<Option<PowerState>, Outcome>> {
@@ -171,7 +175,9 @@ async fn desktops_move_between_simulated_servers() {
     let means = Hands(Arc::clone(&sender));
     let guests = (1..).take(moves::GUESTS).map(|number| {
         let mut guest = moves::guest(OURS, number);
-        guest.overlay = means.overlay(&guest.mark, guest.spec.hardware.disk).unwrap();
+        guest.overlay = means
+            .overlay(&guest.mark, guest.spec.hardware.disk)
+            .unwrap();
         guest
     });
     let guests: Vec<Definition> = guests.collect();

@@ -64,13 +64,31 @@ type Check = for<'a> fn(&'a Subject, &'a Definition) -> BoxFuture<'a, Result<(),
 
 /// Checks in order; the names say what is promised. One of them is made with each guest.
 const CHECKS: &[(&str, Check)] = &[
-    ("a desktop goes on at the other server, and only there", |s, g| Box::pin(goes_on(s, g))),
-    ("sent twice and let in twice, it has moved once", |s, g| Box::pin(repeated(s, g))),
-    ("after it was sent it can still stay, and go later", |s, g| Box::pin(stays(s, g))),
-    ("nothing but the decision lets it go on", |s, g| Box::pin(only_decided(s, g))),
-    ("a road that breaks anywhere leaves it running here", |s, g| Box::pin(broken_roads(s, g))),
-    ("a sender that is cut off anywhere leaves it whole", |s, g| Box::pin(cut_off(s, g))),
-    ("what does not run, or is not ours, is not sent", |s, g| Box::pin(not_sent(s, g))),
+    (
+        "a desktop goes on at the other server, and only there",
+        |s, g| Box::pin(goes_on(s, g)),
+    ),
+    ("sent twice and let in twice, it has moved once", |s, g| {
+        Box::pin(repeated(s, g))
+    }),
+    (
+        "after it was sent it can still stay, and go later",
+        |s, g| Box::pin(stays(s, g)),
+    ),
+    ("nothing but the decision lets it go on", |s, g| {
+        Box::pin(only_decided(s, g))
+    }),
+    (
+        "a road that breaks anywhere leaves it running here",
+        |s, g| Box::pin(broken_roads(s, g)),
+    ),
+    (
+        "a sender that is cut off anywhere leaves it whole",
+        |s, g| Box::pin(cut_off(s, g)),
+    ),
+    ("what does not run, or is not ours, is not sent", |s, g| {
+        Box::pin(not_sent(s, g))
+    }),
 ];
 
 /// A desktop of the smallest kind for the checks, whose overlay has no place yet.
@@ -98,7 +116,10 @@ pub async fn run(subject: &Subject) -> Report {
         };
         report.note(name, outcome);
         if let Err(Outcome::Failed(why) | Outcome::Skipped(why)) = subject.sweep(guest).await {
-            report.note(name, Err(Outcome::Failed(format!("cannot clean up: {why}"))));
+            report.note(
+                name,
+                Err(Outcome::Failed(format!("cannot clean up: {why}"))),
+            );
         }
     }
     report
@@ -119,7 +140,10 @@ impl Subject {
     }
 
     async fn runs_here(&self, uuid: Uuid) -> Result<bool, Outcome> {
-        Ok(matches!(self.here(uuid).await?, Some(PowerState::Running { .. })))
+        Ok(matches!(
+            self.here(uuid).await?,
+            Some(PowerState::Running { .. })
+        ))
     }
 
     async fn runs_there(&self, uuid: Uuid) -> Result<bool, Outcome> {
@@ -153,15 +177,27 @@ impl Subject {
         let road = self.receiver.road(guest);
         self.moves.send(guest.spec.uuid, road.as_ref()).await?;
         let uuid = guest.spec.uuid;
-        ensure!(!self.runs_here(uuid).await?, "it runs here after it was sent");
-        ensure!(!self.runs_there(uuid).await?, "it runs there before it was let in");
+        ensure!(
+            !self.runs_here(uuid).await?,
+            "it runs here after it was sent"
+        );
+        ensure!(
+            !self.runs_there(uuid).await?,
+            "it runs there before it was let in"
+        );
         Ok(())
     }
 
     async fn entered(&self, guest: &Definition) -> Result<(), Outcome> {
         self.receiver.enter(guest).await.map_err(Outcome::Failed)?;
-        ensure!(self.runs_there(guest.spec.uuid).await?, "let in, it does not run");
-        ensure!(!self.runs_here(guest.spec.uuid).await?, "it runs on both servers");
+        ensure!(
+            self.runs_there(guest.spec.uuid).await?,
+            "let in, it does not run"
+        );
+        ensure!(
+            !self.runs_here(guest.spec.uuid).await?,
+            "it runs on both servers"
+        );
         self.answers_there(guest.spec.uuid).await
     }
 
@@ -169,7 +205,11 @@ impl Subject {
     async fn as_before(&self, guest: &Definition) -> Result<(), Outcome> {
         let uuid = guest.spec.uuid;
         self.moves.stay(uuid).await?;
-        ensure!(self.runs_here(uuid).await?, "it stays, and is {:?}", self.here(uuid).await?);
+        ensure!(
+            self.runs_here(uuid).await?,
+            "it stays, and is {:?}",
+            self.here(uuid).await?
+        );
         self.ends_there(uuid).await?;
         self.answers_here(uuid).await
     }
@@ -221,8 +261,14 @@ async fn repeated(subject: &Subject, guest: &Definition) -> Result<(), Outcome> 
     let road = subject.receiver.road(guest);
     let again = subject.moves.send(guest.spec.uuid, road.as_ref()).await;
     ensure!(again.is_err(), "it was sent to where it runs");
-    ensure!(!subject.runs_here(guest.spec.uuid).await?, "it runs on both servers");
-    ensure!(subject.runs_there(guest.spec.uuid).await?, "it runs nowhere");
+    ensure!(
+        !subject.runs_here(guest.spec.uuid).await?,
+        "it runs on both servers"
+    );
+    ensure!(
+        subject.runs_there(guest.spec.uuid).await?,
+        "it runs nowhere"
+    );
     Ok(())
 }
 
@@ -251,7 +297,10 @@ async fn only_decided(subject: &Subject, guest: &Definition) -> Result<(), Outco
         "started where it was sent from: {started:?}"
     );
     let started = subject.receiver.start(uuid).await;
-    ensure!(started.is_err(), "started where it came to, without a decision");
+    ensure!(
+        started.is_err(),
+        "started where it came to, without a decision"
+    );
     ensure!(!subject.runs_here(uuid).await?, "it runs here");
     ensure!(!subject.runs_there(uuid).await?, "it runs there");
     subject.as_before(guest).await
@@ -293,7 +342,10 @@ async fn cut_off(subject: &Subject, guest: &Definition) -> Result<(), Outcome> {
                 () = road.until(limit) => None,
             }
         };
-        ensure!(part > 990 || ended.is_none(), "it ended before {part} ‰ had passed");
+        ensure!(
+            part > 990 || ended.is_none(),
+            "it ended before {part} ‰ had passed"
+        );
         subject.as_before(guest).await?;
     }
     subject.sent(guest).await?;
@@ -316,14 +368,19 @@ async fn not_sent(subject: &Subject, guest: &Definition) -> Result<(), Outcome> 
         "something of it has come"
     );
     let Some(foreign) = subject.foreign else {
-        return Err(Outcome::Skipped("there is no foreign domain here".to_owned()));
+        return Err(Outcome::Skipped(
+            "there is no foreign domain here".to_owned(),
+        ));
     };
     for told in [
         subject.moves.send(foreign, road.as_ref()).await,
         subject.moves.stay(foreign).await,
     ] {
         ensure!(
-            matches!(told, Err(MoveError::Hypervisor(HypervisorError::NotOurs { .. }))),
+            matches!(
+                told,
+                Err(MoveError::Hypervisor(HypervisorError::NotOurs { .. }))
+            ),
             "a foreign domain: {told:?}"
         );
     }

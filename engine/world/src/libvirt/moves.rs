@@ -74,11 +74,7 @@ enum Socket {
 }
 
 impl Moves for Libvirt {
-    fn send<'a>(
-        &'a self,
-        uuid: Uuid,
-        road: &'a dyn Road,
-    ) -> BoxFuture<'a, Result<(), MoveError>> {
+    fn send<'a>(&'a self, uuid: Uuid, road: &'a dyn Road) -> BoxFuture<'a, Result<(), MoveError>> {
         Box::pin(self.leave(uuid, road))
     }
 

@@ -29,7 +29,10 @@ pub enum Fault {
 
 /// Operations of the ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[expect(missing_docs, reason = "each is named as the port's method, or a part of it")]
+#[expect(
+    missing_docs,
+    reason = "each is named as the port's method, or a part of it"
+)]
 pub enum Operation {
     Capacity,
     List,

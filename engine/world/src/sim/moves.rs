@@ -141,7 +141,8 @@ impl SimServer {
             }
             act(machine, now)
         };
-        self.call(operation, uuid.to_string(), Some(uuid), guarded).await
+        self.call(operation, uuid.to_string(), Some(uuid), guarded)
+            .await
     }
 
     async fn try_to_send(&self, uuid: Uuid, road: &dyn Road) -> Result<(), MoveError> {
@@ -158,7 +159,9 @@ impl SimServer {
         // It takes as long as the quickest boot.
         self.clock.sleep(self.setup.boot).await;
         here(uuid, &mut disk).await?;
-        let guest = self.changed(Operation::StopToSend, uuid, stop(uuid)).await?;
+        let guest = self
+            .changed(Operation::StopToSend, uuid, stop(uuid))
+            .await?;
         say(uuid, &mut control, &Word::Sent(guest)).await?;
         here(uuid, &mut control).await
     }

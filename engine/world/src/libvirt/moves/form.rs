@@ -40,11 +40,15 @@ pub(super) fn movable(uuid: Uuid, form: &str) -> Result<PathBuf, MoveError> {
         match (target(disk), file) {
             (Some("vda"), Some(file)) => own = Some(PathBuf::from(file)),
             (_, Some(file)) if disk.find(&["readonly"]).is_none() => {
-                return Err(bound(format!("it writes to {file}, which stays on this server")));
+                return Err(bound(format!(
+                    "it writes to {file}, which stays on this server"
+                )));
             }
             (Some("vdb"), _) | (_, None) => {}
             (_, Some(file)) => {
-                return Err(bound(format!("it reads {file}, which stays on this server")));
+                return Err(bound(format!(
+                    "it reads {file}, which stays on this server"
+                )));
             }
         }
     }
@@ -147,9 +151,9 @@ fn cards(devices: &mut Element, guest: &Definition) {
             .find(&["mac"])
             .and_then(|mac| mac.attribute("address"))
             .map(str::to_owned);
-        let ours = (0..).zip(&guest.spec.hardware.networks).find(|(index, _)| {
-            address.as_deref() == Some(mac(guest.spec.uuid, *index).as_str())
-        });
+        let ours = (0..)
+            .zip(&guest.spec.hardware.networks)
+            .find(|(index, _)| address.as_deref() == Some(mac(guest.spec.uuid, *index).as_str()));
         let Some((index, network)) = ours else {
             continue;
         };

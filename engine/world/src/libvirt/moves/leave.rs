@@ -75,7 +75,9 @@ impl Libvirt {
         let disk = form::movable(uuid, &form)?;
         let lost = |error: std::io::Error| broken(uuid, error);
         let mut control = road.open().await?;
-        wire::say(&mut control, &Hello::Offer { form }).await.map_err(lost)?;
+        wire::say(&mut control, &Hello::Offer { form })
+            .await
+            .map_err(lost)?;
         match wire::hear(&mut control).await.map_err(lost)? {
             Word::Ready => {}
             word => return Err(declined(uuid, word)),
@@ -257,7 +259,10 @@ impl Libvirt {
                 _ => drop(self.put(uuid, "migrate_cancel", json!({})).await?),
             }
             if !patience.wait(0, CLOSELY).await {
-                return Err(refused(uuid, format!("its migration does not end: {status}")));
+                return Err(refused(
+                    uuid,
+                    format!("its migration does not end: {status}"),
+                ));
             }
         }
         let mut patience = self.patience();
@@ -269,11 +274,16 @@ impl Libvirt {
             // By force: the other side counts no more. It may have ended by itself meanwhile.
             let _ended = self.put(uuid, "job-cancel", json!({"id": JOB})).await;
             if !patience.wait(0, CLOSELY).await {
-                return Err(refused(uuid, format!("the copy of its disk does not end: {}", job.status)));
+                return Err(refused(
+                    uuid,
+                    format!("the copy of its disk does not end: {}", job.status),
+                ));
             }
         }
         // Where there is none, it says so.
-        let _absent = self.put(uuid, "blockdev-del", json!({"node-name": FAR})).await;
+        let _absent = self
+            .put(uuid, "blockdev-del", json!({"node-name": FAR}))
+            .await;
         for name in LEAVING {
             self.capabilities(uuid, &[name], false).await?;
         }

@@ -174,11 +174,7 @@ impl Libvirt {
 }
 
 /// `Ok(Err(…))`: QEMU understood, and did not do it; in its words.
-fn put(
-    domain: &Domain,
-    command: &str,
-    arguments: Value,
-) -> Result<Result<Value, String>, Error> {
+fn put(domain: &Domain, command: &str, arguments: Value) -> Result<Result<Value, String>, Error> {
     let line = json!({"execute": command, "arguments": arguments}).to_string();
     let said = domain.qemu_monitor_command(&line, 0)?;
     Ok(understand(&said))
@@ -198,7 +194,10 @@ mod tests {
 
     #[test]
     fn answers_are_told_from_complaints() {
-        assert_eq!(understand(r#"{"return":{"a":1},"id":"x"}"#), Ok(json!({"a": 1})));
+        assert_eq!(
+            understand(r#"{"return":{"a":1},"id":"x"}"#),
+            Ok(json!({"a": 1}))
+        );
         let complaint = r#"{"id":"x","error":{"class":"GenericError","desc":"no such job"}}"#;
         assert_eq!(understand(complaint), Err("no such job".to_owned()));
         assert!(understand("nonsense").is_err());

@@ -69,7 +69,9 @@ pub(super) async fn lead_in(path: &Path, stream: ByteStream) -> io::Result<()> {
 }
 
 async fn both_ways(mut near: UnixStream, far: ByteStream) -> io::Result<()> {
-    copy_bidirectional(&mut near, &mut far.compat()).await.map(drop)
+    copy_bidirectional(&mut near, &mut far.compat())
+        .await
+        .map(drop)
 }
 
 /// Makes sure that there is a directory for the socket, and no socket: one that was left listens no more.
