@@ -65,6 +65,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::kept_pools(desired, known, &mut draft);
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
+    pool::quarantine(known, &mut draft);
     images::collect(desired, known, &mut draft);
     review::survey(&mut draft);
     draft.drift_waits();

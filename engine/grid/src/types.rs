@@ -21,6 +21,7 @@ impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.entry {
             Entry::Founded { .. } => "founded",
+            Entry::Recovered(_) => "recovered",
             Entry::Tick => "tick",
             Entry::Committed(_) => "committed",
             Entry::Reported(_) => "reported",

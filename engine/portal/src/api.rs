@@ -13,6 +13,7 @@
 //! | `POST desktops/{id}/restart` · `regrow` | | 204 |
 //! | `GET desktops/{id}/screenshot` | | `image/png` |
 //! | `GET desktops/{id}/console?display=vnc` | [`DisplayChoice`] | a WebSocket; its binary messages are the stream |
+//! | `DELETE quarantine/{life}?server=NAME` | | 204 |
 //! | `GET servers` | | [`Server`]s |
 //! | `POST servers/{name}/cordon` · `uncordon` | | 204 |
 //! | `GET images` | | [`Image`]s |

@@ -65,6 +65,11 @@ fn table() -> Vec<Route> {
             Scope::Operator,
             post(desktops::regrow),
         ),
+        remove(
+            "/quarantine/{life}",
+            Scope::Operator,
+            delete(desktops::discard),
+        ),
         read(
             "/desktops/{id}/screenshot",
             Scope::Helpdesk,

@@ -6,6 +6,7 @@ mod members;
 mod observation;
 mod orders;
 mod people;
+mod recovery;
 
 pub(crate) use observation::deadlines;
 
@@ -48,6 +49,7 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             state.tokens.insert(token.0.clone(), token.1.clone());
             Ok(Outcome::Done)
         }
+        Entry::Recovered(recovery) => recovery::recovered(state, recovery),
         Entry::Tick => {
             observation::tick(state);
             Ok(Outcome::Done)

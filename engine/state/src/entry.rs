@@ -10,7 +10,8 @@ use coppice_schema::ids::{
     ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
-    Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Request, Seen, ServerState, Task,
+    Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Quarantined, Request, Seen,
+    ServerState, Task,
 };
 use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
@@ -43,6 +44,8 @@ pub enum Entry {
         /// The first token.
         token: (TokenId, Token),
     },
+    /// The grid began another life.
+    Recovered(Box<Recovery>),
     /// A deadline is due; nothing else happened.
     Tick,
     /// A configuration was approved.
@@ -221,6 +224,36 @@ pub enum Entry {
     },
 }
 
+/// How a grid goes on after most of it, or all of it, is gone. One server is left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The new life.
+    pub epoch: Epoch,
+    /// From what it goes on.
+    pub from: Origin,
+    /// The server that goes on. One of that name is that one, and keeps its desktops; otherwise it is a new one.
+    pub server: NewServer,
+    /// Servers that somebody has proven to be off for good: what they held is free, but for what is somebody's own.
+    /// The others are lost, and nobody touches their slots.
+    #[serde(default)]
+    pub off: BTreeSet<ServerId>,
+    /// Who.
+    pub author: String,
+}
+
+/// What a grid goes on from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The log of a server that was left alone.
+    Log,
+    /// A backup.
+    Backup {
+        /// Whether the keys came with it. If not, no secret can be opened any more, and each is to be set again.
+        keys: bool,
+    },
+}
+
 /// A server to be added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NewServer {
@@ -269,6 +302,9 @@ pub struct Report {
     pub images: BTreeMap<Digest, Option<CopyState>>,
     /// Foreign domains: changed, or gone.
     pub foreign: BTreeMap<String, Option<Foreign>>,
+    /// Lives from another life of the grid: changed, or gone.
+    #[serde(default)]
+    pub quarantine: BTreeMap<Member, Option<Quarantined>>,
     /// How full its disk is.
     pub disk: DiskLevel,
     /// Whether its hypervisor answers.

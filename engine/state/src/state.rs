@@ -7,11 +7,12 @@ use coppice_plans::plan::Bounds;
 use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{
-    Address, DesktopId, Epoch, Generation, GridId, ImageName, Revision, SecretName, ServerId,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Kin, Revision, SecretName, ServerId,
     ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
-    Capacity, ImageVersion, KnownDesktop, Look, Order, Request, ServerState, SlotMemory,
+    Capacity, DesktopSpec, ImageVersion, KnownDesktop, Look, Order, Request, ServerState,
+    SlotMemory,
 };
 use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
@@ -34,6 +35,8 @@ pub struct State {
     pub grid: Option<GridId>,
     /// Its life.
     pub epoch: Epoch,
+    /// The lives it had before, oldest first: what began apart from them is not this grid's past.
+    pub former: Vec<Epoch>,
     /// What all members can apply.
     pub feature_level: u32,
     /// Time of the last entry.
@@ -276,6 +279,28 @@ impl State {
     #[must_use]
     pub fn generation(&self, address: &Address) -> Generation {
         self.generations.get(address).copied().unwrap_or_default()
+    }
+
+    /// How `theirs`, another server's epoch, stands to this grid's. A former number that is not in this grid's past
+    /// was begun apart, by somebody who recovered the other side.
+    #[must_use]
+    pub fn kin(&self, theirs: Epoch) -> Kin {
+        match self.epoch.kin(theirs) {
+            Kin::Older if !self.former.contains(&theirs) => Kin::Split,
+            kin @ (Kin::Same | Kin::Older | Kin::Newer | Kin::Split) => kin,
+        }
+    }
+
+    /// In which life of the grid the life of a desktop began that `spec` describes: the one that its UUID was derived
+    /// in. `None` when it was derived in none that this grid had.
+    #[must_use]
+    pub fn epoch_of(&self, spec: &DesktopSpec) -> Option<Epoch> {
+        let grid = self.grid?;
+        let (desktop, life) = (&spec.member.desktop, spec.member.incarnation);
+        let newest_first = std::iter::once(&self.epoch).chain(self.former.iter().rev());
+        newest_first
+            .copied()
+            .find(|epoch| desktop.uuid(grid, *epoch, life) == spec.uuid)
     }
 
     pub(crate) fn record(&mut self, about: Address, what: Happening) {

@@ -9,6 +9,7 @@ pub mod contract;
 pub mod disks;
 pub mod hypervisor;
 pub mod libvirt;
+pub mod moves;
 pub mod peers;
 pub mod sim;
 #[cfg(test)]

@@ -149,7 +149,8 @@ fn ready_servers(known: &Known) -> u32 {
     u32::try_from(ready).unwrap_or(u32::MAX)
 }
 
-/// Desktops whose name a domain that is not ours has, or whose slot a stray holds, on any server.
+/// Desktops whose name a domain that is not ours has, or whose slot a stray or something in quarantine holds, on any
+/// server.
 fn taken_names(known: &Known) -> BTreeSet<DesktopId> {
     let mut taken = BTreeSet::new();
     for look in known
@@ -162,7 +163,8 @@ fn taken_names(known: &Known) -> BTreeSet<DesktopId> {
                 .keys()
                 .filter_map(|name| name.parse::<DesktopId>().ok()),
         );
-        taken.extend(look.members.keys().map(|member| member.desktop.clone()));
+        let lives = look.members.keys().chain(look.quarantine.keys());
+        taken.extend(lives.map(|member| member.desktop.clone()));
     }
     taken
 }

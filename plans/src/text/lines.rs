@@ -516,6 +516,21 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::Stray { member } => {
             format!("{member} carries our mark, and the grid does not know it")
         }
+        FindingKind::Quarantined {
+            member,
+            server,
+            epoch,
+            runs,
+        } => {
+            let is = match runs {
+                Some(true) => "it runs",
+                Some(false) => "it is off",
+                None => "its disk alone is there",
+            };
+            format!(
+                "{member} on {server} is from life {epoch} of the grid, which goes on without it; {is}"
+            )
+        }
         FindingKind::Foreign { count } => {
             format!(
                 "{count} domain{} not ours",

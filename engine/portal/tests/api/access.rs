@@ -16,6 +16,7 @@ fn filled(path: &str) -> String {
     path.strip_prefix("/api/v1")
         .unwrap()
         .replace("{id}", "lab-001")
+        .replace("{life}", "lab-001@1")
         .replace("{name}", "some")
         .replace("{version}", "1")
         .replace("{address}", "pool.lab")

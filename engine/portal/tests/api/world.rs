@@ -290,6 +290,7 @@ impl Grid {
             members: BTreeMap::new(),
             images,
             foreign: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));

@@ -166,6 +166,13 @@ pub(super) fn requested(
     author: &str,
 ) -> Result<Outcome, Refusal> {
     let asked = request.member();
+    if let Request::Discard { member, server } = request {
+        let look = super::member(state, *server)?.look.as_deref();
+        if !look.is_some_and(|look| look.quarantine.contains_key(member)) {
+            return Err(Refusal::Absent(format!("{member} in quarantine there")));
+        }
+        return ask(state, request, "is to be removed", author);
+    }
     let known = state
         .desktops
         .get(&asked.desktop)
@@ -173,13 +180,19 @@ pub(super) fn requested(
     if known.is_none() {
         return Err(Refusal::Absent(format!("desktop {asked}")));
     }
-    state
-        .requests
-        .insert(asked.desktop.clone(), request.clone());
     let what = match request {
         Request::Restart(_) => "is to be restarted",
         Request::Regrow(_) => "is to be regrown",
+        Request::Discard { .. } => "is to be removed",
     };
+    ask(state, request, what, author)
+}
+
+fn ask(state: &mut State, request: &Request, what: &str, author: &str) -> Result<Outcome, Refusal> {
+    let asked = request.member();
+    state
+        .requests
+        .insert(asked.desktop.clone(), request.clone());
     changed(
         state,
         Address::Desktop(asked.desktop.clone()),
