@@ -66,7 +66,7 @@ impl Running {
         let vault = GridKey::open(&layout.identity())
             .map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
         let vault = Arc::new(vault);
-        let shown = certificate::open(config, layout, &grid, Some(&vault), &clock)?;
+        let shown = certificate::open(config, layout, &grid, server, Some(&vault), &clock)?;
         let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
         let stamps = StampFile::open(layout.stamps())
             .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;

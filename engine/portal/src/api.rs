@@ -55,7 +55,7 @@ pub use images::{
 };
 pub use join::{
     CLOCKS_APART, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated,
-    JoinTokenInfo, JoinTokenRequest, NotAJoinToken, WIRE_FORM,
+    JoinTokenInfo, JoinTokenRequest, NotAJoinToken,
 };
 pub use plans::{
     ApplyRequest, ApplyResponse, Configuration, DriftReport, Explanation, OpenOrder, PlanRequest,
@@ -64,8 +64,8 @@ pub use plans::{
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
 pub use secrets::SecretInfo;
 pub use status::{
-    GridInfo, HealthReport, Pause, PauseRequest, PoolStatus, RunStatus, Server, ServerStatus,
-    Status,
+    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, RunStatus, Server,
+    ServerStatus, Status,
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 

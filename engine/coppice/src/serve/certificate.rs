@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coppice_grid::{Gate, Grid, GridKey, Identity, Renewal, Subject};
+use coppice_schema::ids::ServerId;
 use coppice_schema::units::Span;
 use coppice_state::Agreement;
 use coppice_world::clock::Clock;
@@ -39,6 +40,7 @@ pub(super) fn open(
     config: &Config,
     layout: &Layout,
     grid: &Arc<Grid>,
+    server_id: ServerId,
     grid_key: Option<&Arc<GridKey>>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Shown<impl Future<Output = ()> + Send + use<>>, Failure> {
@@ -54,6 +56,7 @@ pub(super) fn open(
         names.extend(address.map(|address| address.to_string()));
         Subject {
             grid: agreed.id(),
+            id: server_id,
             server: server.clone(),
             names,
         }
@@ -151,6 +154,7 @@ mod tests {
         let clock = SimClock::new(Timestamp(1_795_000_000_000));
         let subject = || Subject {
             grid: GridId([3; 16]),
+            id: ServerId(1),
             server: "alpha".parse().unwrap(),
             names: Default::default(),
         };
@@ -187,6 +191,7 @@ mod tests {
         let shown = Arc::clone(&address);
         let subject = move || Subject {
             grid: GridId([3; 16]),
+            id: ServerId(1),
             server: "alpha".parse().unwrap(),
             names: shown
                 .lock()
