@@ -16,7 +16,7 @@ use coppice_schema::known::{
 };
 use coppice_schema::units::Size;
 
-pub(crate) use growth::of as growth;
+pub(crate) use growth::{of as growth, stored};
 
 /// Guests that may boot at once, per processor. A boot keeps about one processor busy; twice that keeps the queue
 /// filled while disks are waited for, and leaves people's desktops responsive.
@@ -119,7 +119,8 @@ impl Ledger {
                 | Task::Stop { .. }
                 | Task::Remove { .. }
                 | Task::VerifyImage { .. }
-                | Task::DropImage { .. } => None,
+                | Task::DropImage { .. }
+                | Task::CopyImage { .. } => None,
             })
             .collect();
         for (id, desktop) in &known.desktops {

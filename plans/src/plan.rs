@@ -380,6 +380,14 @@ pub enum Wait {
         #[schema(value_type = u64)]
         image: Size,
     },
+    /// For a server to get the image that its desktop is to be a clone of.
+    Copy {
+        /// The image.
+        #[schema(value_type = String)]
+        image: ImageName,
+        /// The server.
+        server: String,
+    },
     /// For a server to be seen whole.
     Observation {
         /// Which.
@@ -420,6 +428,7 @@ impl Wait {
             | Self::Budget { .. }
             | Self::Backoff { .. }
             | Self::Order { .. }
+            | Self::Copy { .. }
             | Self::Observation { .. } => false,
         }
     }

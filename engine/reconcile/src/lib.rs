@@ -6,5 +6,6 @@
 
 pub mod backoff;
 pub mod leader;
+pub mod scrub;
 pub mod server;
 mod wake;

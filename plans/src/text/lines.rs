@@ -157,6 +157,7 @@ pub fn wait(wait: &Wait) -> String {
         Wait::Disk { disk, image } => {
             format!("a template disk of {image} or more instead of {disk}")
         }
+        Wait::Copy { image, server } => format!("a copy of image {image} on {server}"),
         Wait::Observation { server } => format!("server {server} to be seen"),
         Wait::Room { lacking } => format!("room: {lacking}"),
         Wait::Paused { until } => match until {
@@ -523,6 +524,18 @@ pub fn finding(kind: &FindingKind) -> String {
                 .map(|version| format!(" of {version}"))
                 .unwrap_or_default();
             format!("no sound copy{version} is left")
+        }
+        FindingKind::NoRoomForImage {
+            image,
+            needed,
+            left,
+        } => format!(
+            "no room for image {image}: it takes {}, and {} are left for images",
+            needed.rounded(),
+            left.rounded()
+        ),
+        FindingKind::TooFewServers { copies, servers } => {
+            format!("{copies} copies are wanted, and {servers} servers can hold one")
         }
         FindingKind::OrderFailing {
             what,

@@ -117,7 +117,10 @@ pub(super) fn by_sight(
                 Err(Objection::NoDomain(member.clone()))
             }
         }
-        Task::Remove { .. } | Task::VerifyImage { .. } | Task::DropImage { .. } => Ok(()),
+        Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. }
+        | Task::CopyImage { .. } => Ok(()),
     }
 }
 
