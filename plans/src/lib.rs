@@ -6,6 +6,7 @@
 mod base;
 pub mod check;
 mod configuration;
+mod copies;
 pub mod document;
 mod draft;
 mod foreseen;
@@ -51,6 +52,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     draft.review = review::Review::of(known, &changes);
     servers::survey(known, &mut draft);
     images::survey(desired, known, &mut draft);
+    copies::plan(desired, known, &mut draft);
     images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
     for (name, pool) in place::largest_first(desired, known) {

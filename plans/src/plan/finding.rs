@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, SecretName, TemplateName, VersionName};
+use coppice_schema::ids::{Address, ImageName, SecretName, TemplateName, VersionName};
 use coppice_schema::units::Size;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -168,6 +168,25 @@ pub enum FindingKind {
         /// The version, where it is known.
         #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
+    },
+    /// A server has no room for an image that it is to hold.
+    NoRoomForImage {
+        /// Which.
+        #[schema(value_type = String)]
+        image: ImageName,
+        /// Bytes of it.
+        #[schema(value_type = u64)]
+        needed: Size,
+        /// Bytes left for images.
+        #[schema(value_type = u64)]
+        left: Size,
+    },
+    /// More copies of an image are wanted than there are servers for it.
+    TooFewServers {
+        /// Copies wanted.
+        copies: u32,
+        /// Servers that may hold one.
+        servers: u32,
     },
     /// An order keeps failing.
     OrderFailing {

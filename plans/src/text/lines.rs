@@ -550,6 +550,18 @@ pub fn finding(kind: &FindingKind) -> String {
                 .unwrap_or_default();
             format!("no sound copy{version} is left")
         }
+        FindingKind::NoRoomForImage {
+            image,
+            needed,
+            left,
+        } => format!(
+            "no room for image {image}: it takes {}, and {} are left for images",
+            needed.rounded(),
+            left.rounded()
+        ),
+        FindingKind::TooFewServers { copies, servers } => {
+            format!("{copies} copies are wanted, and {servers} servers can hold one")
+        }
         FindingKind::OrderFailing {
             what,
             error,
