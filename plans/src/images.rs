@@ -212,7 +212,7 @@ pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
             });
         }
         match published(known, name, image) {
-            Ok(published) if rule(desired, name) == DriftRule::Ignore => drop(published),
+            Ok(_) if rule(desired, name) == DriftRule::Ignore => {}
             Ok(published) => lost(known, name, &object, published, draft),
             Err(_) => absent(known, name, image, object, draft),
         }

@@ -17,6 +17,7 @@
 //! | `lead` | lets the leader decide, and no server hear of it yet |
 //! | `desktops`, `findings`, `waits`, `drift` | looks |
 //! | `place ADDRESS` | where a desktop would go, or the next one of a pool, and why there |
+//! | `copies`, `orders` | which server holds which version, and who was told to copy from whom |
 //! | `domain DESKTOP` | the form in which a hypervisor has it |
 //! | `revisions` | the configurations that are kept |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |
@@ -26,9 +27,11 @@
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
 //! | `spoil DESKTOP`, `grow DESKTOP MIB` | a desktop's disk loses its header, or takes more room |
 //! | `stray MEMBER` | a disk of a life that the grid does not have, such as `lab-001@1` |
-//! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
+//! | `spoil NAME VERSION [SERVER]` | an image's copies rot, or one does, and are noticed |
+//! | `lose NAME VERSION SERVER` | a copy is deleted by hand |
+//! | `wire FROM TO cut`, `wire FROM TO whole` | one server cannot reach another, and can again |
 //! | `dead NAME VERSION`, `mended NAME VERSION` | guests of a version do not come up when they are started; do again |
-//! | `fill PERCENT` | others fill the disks |
+//! | `fill PERCENT [SERVER]` | others fill the disks, or one |
 //! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
 //! | `slow SERVER OPERATION DURATION` | its next `start`, `stop` or `define` takes that long |
 //! | `crash SERVER` | the daemon is killed and started again |

@@ -7,7 +7,8 @@ use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{GateKind, Plan, Verdict, Wait};
 use coppice_plans::{check, markdown, placement, plan, text};
 use coppice_schema::desired::Desired;
-use coppice_schema::known::{Capacity, ImageVersion, Phase};
+use coppice_schema::ids::ServerId;
+use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
 use coppice_state::entry::Commit;
@@ -15,7 +16,7 @@ use coppice_state::{Entry, Outcome, State};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Setup};
 
-use crate::world::World;
+use crate::world::{Machine, World};
 
 /// Passes in which a grid must settle; one that does not is told to.
 const PASSES: u32 = 300;
@@ -64,6 +65,8 @@ impl Stage {
                 Ok(String::new())
             }
             ["image", name, version, servers @ ..] => self.import(name, version, servers),
+            ["copies"] => Ok(self.copies()),
+            ["orders"] => Ok(self.orders()),
             ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
             ["edit", ..] => self.edit(line),
@@ -107,20 +110,13 @@ impl Stage {
             data: Size::mib(16),
             imported: Timestamp(0),
         };
-        let on = |name: &str| only.is_empty() || only.contains(&name);
-        let machines = self.world.machines.iter();
-        for machine in machines.filter(|machine| on(machine.name.as_str())) {
+        let on = |machine: &&Machine| only.is_empty() || only.contains(&machine.name.as_str());
+        let mut server = None;
+        for machine in self.world.machines.iter().filter(on) {
             machine.sim.put_image(record.root, record.size, record.data);
+            server = server.or(machine.id(&self.world.log));
         }
-        let server = self
-            .world
-            .log
-            .state()
-            .servers
-            .iter()
-            .find(|(_, server)| on(server.name.as_str()))
-            .map(|(id, _)| *id)
-            .ok_or("no server")?;
+        let server = server.ok_or("no server")?;
         let outcome = self.world.log.append(Entry::ImageImported {
             image: name.parse().map_err(|e| format!("{e}"))?,
             version: version.parse().map_err(|e| format!("{e}"))?,
@@ -329,6 +325,46 @@ impl Stage {
         }
         if lines.is_empty() {
             "no desktops".to_owned()
+        } else {
+            lines
+        }
+    }
+
+    /// Every copy of every version, by server.
+    fn copies(&self) -> String {
+        let state = self.world.log.state();
+        let mut lines = String::new();
+        for (image, versions) in &state.images {
+            for (version, record) in versions {
+                let copies = state.servers.values().map(|server| {
+                    let look = server.look.as_ref();
+                    let copy = look.and_then(|look| look.images.get(&record.root));
+                    let copy = copy.map_or("absent".to_owned(), |copy| format!("{copy:?}"));
+                    format!("{} {}", server.name, copy.to_lowercase())
+                });
+                let copies: Vec<String> = copies.collect();
+                let _ = writeln!(lines, "{image}@{version}: {}", copies.join(", "));
+            }
+        }
+        lines
+    }
+
+    /// What servers were told to copy, and whom to ask.
+    fn orders(&self) -> String {
+        let state = self.world.log.state();
+        let name = |id: &ServerId| {
+            let server = state.servers.get(id);
+            server.map_or("?".to_owned(), |server| server.name.to_string())
+        };
+        let mut lines = String::new();
+        for order in state.orders.values() {
+            if let Task::CopyImage { from, .. } = &order.task {
+                let from: Vec<String> = from.iter().map(name).collect();
+                let _ = writeln!(lines, "{} from {}", name(&order.server), from.join(", "));
+            }
+        }
+        if lines.is_empty() {
+            "no copies are ordered".to_owned()
         } else {
             lines
         }

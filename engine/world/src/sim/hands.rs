@@ -188,6 +188,15 @@ impl SimServer {
         });
     }
 
+    /// Deletes an image.
+    pub fn delete_image(&self, root: Digest) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            machine.images.remove(&root);
+            machine.note(now, Hand::Other, Deed::ImageGone(root));
+        });
+    }
+
     /// Guests of an image do not come up when they are started from now on, or do again.
     pub fn silence_image(&self, root: Digest, silent: bool) {
         self.meddle(|machine| {
