@@ -80,6 +80,10 @@ impl Running {
             uploads: layout.uploads(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        // Images come and go over the servers' own streams: `world.disks.meet(peers)`, and `world.images` takes those that
+        // others open for `Purpose::Images`. Until there are such streams, no other server can ask for any.
+        drop(world.images);
+        let scrub = coppice_reconcile::scrub::run(Arc::clone(&world.disks), Arc::clone(&clock));
         let ports = Ports {
             agreement: Arc::clone(&agreement),
             hypervisor: world.hypervisor,
@@ -112,6 +116,7 @@ impl Running {
             ("the leader's rounds", tokio::spawn(leader)),
             ("this server's rounds", tokio::spawn(own)),
             ("the certificate's renewal", tokio::spawn(renewal)),
+            ("reading images at rest", tokio::spawn(scrub)),
         ];
         let ready = format!(
             "ready: server {} of grid {} answers at https://{address}",
