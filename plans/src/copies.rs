@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::{Copies, Desired, Display, DriftRule, Firmware};
-use coppice_schema::ids::{Address, ImageName, ServerId};
+use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
 use coppice_schema::known::{
     CopyState, DiskLevel, Feature, ImageVersion, KnownServer, ServerState, Task,
 };
@@ -40,6 +40,7 @@ struct Stock<'a> {
     desired: &'a Desired,
     known: &'a Known,
     name: &'a ImageName,
+    version: &'a VersionName,
     root: Digest,
     record: &'a ImageVersion,
 }
@@ -48,13 +49,14 @@ struct Stock<'a> {
 pub(crate) fn plan(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     let mut done = BTreeSet::new();
     for (name, image) in &desired.images {
-        let Ok(Published { record, .. }) = published(known, name, image) else {
+        let Ok(Published { version, record }) = published(known, name, image) else {
             continue;
         };
         let stock = Stock {
             desired,
             known,
             name,
+            version,
             root: record.root,
             record,
         };
@@ -64,11 +66,12 @@ pub(crate) fn plan(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     }
     let beyond = beyond_keep(desired, known);
     for (name, versions) in &known.images {
-        for record in versions.values() {
+        for (version, record) in versions {
             let stock = Stock {
                 desired,
                 known,
                 name,
+                version,
                 root: record.root,
                 record,
             };
@@ -189,7 +192,8 @@ impl Stock<'_> {
                     (self.root, *id),
                     Wait::Copy {
                         image: self.name.clone(),
-                        server: server.name.to_string(),
+                        version: self.version.clone(),
+                        servers: BTreeSet::from([server.name.to_string()]),
                     },
                 );
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::{Desired, DriftRule, Image, Origin};
 use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
-use coppice_schema::known::{CopyState, ImageVersion, Task};
+use coppice_schema::known::{CopyState, ImageVersion, ServerState, Task};
 use coppice_schema::{Digest, Known};
 
 use crate::draft::Draft;
@@ -280,13 +280,13 @@ fn lost(
     draft: &mut Draft<'_>,
 ) {
     let root = published.record.root;
-    let looks = known
-        .servers
-        .values()
-        .filter_map(|server| server.look.as_ref());
+    // What is on a server that was given up is not to be had.
+    let given_up = |part| matches!(part, ServerState::Lost | ServerState::Removed);
+    let mut there = known.servers.values().filter(|s| !given_up(s.state));
+    let looks = there.clone().filter_map(|server| server.look.as_ref());
     let mut copies = looks.filter_map(|look| look.images.get(&root));
     let held = copies.any(|state| *state == CopyState::Verified);
-    if !held && !known.servers.is_empty() && known.servers.values().all(|server| server.current) {
+    if !held && !known.servers.is_empty() && there.all(|server| server.current) {
         draft.finding(Finding {
             object: object.clone(),
             kind: FindingKind::ImageLost {

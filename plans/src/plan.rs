@@ -380,18 +380,21 @@ pub enum Wait {
         #[schema(value_type = u64)]
         image: Size,
     },
-    /// For a server to get the image that its desktop is to be a clone of.
-    Copy {
-        /// The image.
-        #[schema(value_type = String)]
-        image: ImageName,
-        /// The server.
-        server: String,
-    },
     /// For a server to be seen whole.
     Observation {
         /// Which.
         server: String,
+    },
+    /// For a copy of the image to be whole on a server that lacks nothing else.
+    Copy {
+        /// The image.
+        #[schema(value_type = String)]
+        image: ImageName,
+        /// The version.
+        #[schema(value_type = String)]
+        version: VersionName,
+        /// Such servers.
+        servers: BTreeSet<String>,
     },
     /// For a server with room.
     Room {

@@ -14,6 +14,7 @@ mod hands;
 mod hypervisor;
 mod journal;
 mod machine;
+mod moves;
 mod peers;
 mod stamps;
 mod uri;
