@@ -16,8 +16,8 @@
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `lead` | lets the leader decide, and no server hear of it yet |
 //! | `desktops`, `findings`, `waits`, `drift` | looks |
+//! | `copies IMAGE`, `orders` | which server holds which version, and who was told to copy from whom |
 //! | `place ADDRESS` | where a desktop would go, or the next one of a pool, and why there |
-//! | `copies`, `orders` | which server holds which version, and who was told to copy from whom |
 //! | `domain DESKTOP` | the form in which a hypervisor has it |
 //! | `revisions` | the configurations that are kept |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |

@@ -16,7 +16,7 @@ use coppice_state::{Entry, Outcome, State};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Setup};
 
-use crate::world::{Machine, World};
+use crate::world::World;
 
 /// Passes in which a grid must settle; one that does not is told to.
 const PASSES: u32 = 300;
@@ -65,7 +65,7 @@ impl Stage {
                 Ok(String::new())
             }
             ["image", name, version, servers @ ..] => self.import(name, version, servers),
-            ["copies"] => Ok(self.copies()),
+            ["copies", name] => Ok(self.copies(name)),
             ["orders"] => Ok(self.orders()),
             ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
@@ -110,13 +110,20 @@ impl Stage {
             data: Size::mib(16),
             imported: Timestamp(0),
         };
-        let on = |machine: &&Machine| only.is_empty() || only.contains(&machine.name.as_str());
-        let mut server = None;
-        for machine in self.world.machines.iter().filter(on) {
+        let on = |name: &str| only.is_empty() || only.contains(&name);
+        let machines = self.world.machines.iter();
+        for machine in machines.filter(|machine| on(machine.name.as_str())) {
             machine.sim.put_image(record.root, record.size, record.data);
-            server = server.or(machine.id(&self.world.log));
         }
-        let server = server.ok_or("no server")?;
+        let server = self
+            .world
+            .log
+            .state()
+            .servers
+            .iter()
+            .find(|(_, server)| on(server.name.as_str()))
+            .map(|(id, _)| *id)
+            .ok_or("no server")?;
         let outcome = self.world.log.append(Entry::ImageImported {
             image: name.parse().map_err(|e| format!("{e}"))?,
             version: version.parse().map_err(|e| format!("{e}"))?,
@@ -330,11 +337,15 @@ impl Stage {
         }
     }
 
-    /// Every copy of every version, by server.
-    fn copies(&self) -> String {
+    /// Every copy of every version of an image, by server.
+    fn copies(&self, name: &str) -> String {
         let state = self.world.log.state();
         let mut lines = String::new();
-        for (image, versions) in &state.images {
+        let images = state
+            .images
+            .iter()
+            .filter(|(image, _)| image.as_str() == name);
+        for (image, versions) in images {
             for (version, record) in versions {
                 let copies = state.servers.values().map(|server| {
                     let look = server.look.as_ref();
