@@ -27,7 +27,7 @@ use crate::place::{Need, Use};
 use crate::plan::{Finding, FindingKind, Severity, Wait};
 use crate::specs;
 
-pub(crate) use kept::{is_kept, plan as kept_pools, protected};
+pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
 pub(crate) use removal::{forgotten_pools, strays};
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.

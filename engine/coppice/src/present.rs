@@ -49,7 +49,7 @@ pub(crate) fn holding(document: &Document) -> Holding {
         | Wait::Room { .. }
         | Wait::RolloutStopped { .. } => 3,
         // What used the budget up has its own reason to wait.
-        Wait::Budget { .. } => 0,
+        Wait::Budget { .. } | Wait::Copy { .. } => 0,
         Wait::Order { .. } => 4,
     };
     let waits: BTreeSet<&Wait> = document.actions.iter().flat_map(|a| &a.waits).collect();

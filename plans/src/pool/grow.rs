@@ -64,7 +64,13 @@ pub(super) fn grow<'a>(
     };
     let mut no_room = 0;
     let mut on = power.map(|target| target.running);
-    let mut slots = free_slots(yard, &held, target, draft);
+    let mut slots = free_slots(
+        yard,
+        &held,
+        target,
+        u32::try_from(lost).unwrap_or(u32::MAX),
+        draft,
+    );
     slots.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
     let without = missing - u32::try_from(slots.len()).unwrap_or(missing);
     if without > 0 {
@@ -111,22 +117,26 @@ pub(super) fn grow<'a>(
     started
 }
 
-/// Free slots, lowest first, that no stray, foreign name or back-off keeps.
+/// Free slots, lowest first, that no stray, foreign name or back-off keeps. `gone` are held by desktops that others are
+/// grown in place of.
 fn free_slots(
     yard: Yard<'_>,
     held: &BTreeSet<Slot>,
     target: u32,
+    gone: u32,
     draft: &mut Draft<'_>,
 ) -> Vec<Slot> {
     let most = draft
         .ledger
         .most()
         .max(target.div_ceil(ready_servers(yard.known).max(1)));
-    let slots = yard
-        .pool
-        .slots
-        .unwrap_or(yard.pool.desktops.saturating_add(most))
-        .max(target);
+    let slots = match yard.pool.slots {
+        Some(slots) => slots.max(target),
+        None => {
+            let least = target.saturating_add(gone);
+            yard.pool.desktops.saturating_add(most).max(least)
+        }
+    };
     let taken = taken_names(yard.known);
     (1..=slots)
         .map(Slot)
