@@ -47,6 +47,7 @@ async fn planned(world: &World, bundle: Bundle, save: bool) -> PlanResponse {
         bundle,
         targets: Default::default(),
         save,
+        lose: Default::default(),
     };
     world
         .post(Scope::Planner, "/plans", &request)
