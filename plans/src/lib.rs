@@ -6,6 +6,7 @@
 mod base;
 pub mod check;
 mod configuration;
+mod copies;
 pub mod document;
 mod draft;
 mod foreseen;
@@ -54,6 +55,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     draft.review = review::Review::of(known, &changes);
     servers::survey(known, &mut draft);
     images::survey(desired, known, &mut draft);
+    copies::plan(desired, known, &mut draft);
     images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
     for (name, pool) in place::largest_first(desired, known) {
@@ -68,6 +70,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::kept_pools(desired, known, &mut draft);
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
+    pool::quarantine(known, &mut draft);
     images::collect(desired, known, &mut draft);
     review::survey(&mut draft);
     draft.drift_waits();

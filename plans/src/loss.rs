@@ -11,9 +11,8 @@
 //! [`PLAYED`] of them: one that leaves a desktop without a place is named.
 //!
 //! **It says no wrongly** only where (a) a cleverer packing than the rounds' would have room, which the grid would not
-//! find either; (b) there are more unlike losses than [`PLAYED`], such as of two of more than 63 servers that all differ, the
-//! first look is not enough, and each loss by itself would be carried; or (c) an image is to be on some servers only, and a copy of it
-//! is still to be made.
+//! find either; or (b) there are more unlike losses than [`PLAYED`], such as of two of more than 63 servers that all differ, the
+//! first look is not enough, and each loss by itself would be carried.
 
 mod model;
 mod play;
@@ -26,9 +25,10 @@ use coppice_schema::ids::{Address, PoolName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::copies::Awaited;
 use crate::draft::Draft;
 use crate::plan::{Action, Finding, FindingKind, Gate, GateKind, Severity, Verdict};
-use model::{Copying, Model};
+use model::Model;
 
 /// Losses that are played through one by one: every two of 64 servers. They take milliseconds.
 const PLAYED: usize = 2_016;
@@ -87,19 +87,15 @@ impl Tolerance {
     }
 }
 
-/// Whether the loss of any `asked` servers is carried once `actions` are done.
+/// Whether the loss of any `asked` servers is carried once `actions` are done, and `coming` copies of images are there.
 pub(crate) fn tolerance(
     desired: &Desired,
     known: &Known,
     actions: &[Action],
+    coming: Option<&Awaited>,
     asked: u8,
 ) -> Tolerance {
-    let copying = if *desired == known.committed {
-        Copying::AsItIs
-    } else {
-        Copying::Done
-    };
-    let model = match Model::new(desired, known, actions, copying) {
+    let model = match Model::new(desired, known, actions, coming) {
         Ok(model) => model,
         Err(short) => return Tolerance::Below(None, short),
     };
@@ -121,7 +117,10 @@ pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) ->
     if asked == 0 || !draft.complete() {
         return None;
     }
-    let after = tolerance(desired, known, &draft.actions, asked);
+    // A person's plan brings about the copies that it makes; what holds in a round is what is there.
+    let edited = *desired != known.committed;
+    let coming = Some(&draft.copies).filter(|_| edited);
+    let after = tolerance(desired, known, &draft.actions, coming, asked);
     let Tolerance::Below(carries, short) = &after else {
         return None;
     };
@@ -135,10 +134,10 @@ pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) ->
         severity: Severity::Warning,
         remedy: remedy(short),
     });
-    if *desired == known.committed {
+    if !edited {
         return None;
     }
-    let before = tolerance(&known.committed, known, &[], asked);
+    let before = tolerance(&known.committed, known, &[], None, asked);
     (after.rank(asked) < before.rank(asked)).then(|| Gate {
         kind: GateKind::ServerLoss,
         verdict: Verdict::Denied,

@@ -19,7 +19,7 @@ use coppice_schema::ids::{PoolName, ServerId};
 use coppice_schema::known::{Hardware, KnownDesktop, KnownServer, Phase, Task};
 
 pub(crate) use batch::Batch;
-pub(crate) use growth::of as growth;
+pub(crate) use growth::{of as growth, stored};
 pub(crate) use host::{Host, Use, shares};
 pub use session::{NoDesktop, ServerLoad, place_session};
 pub use trace::placement;
@@ -60,7 +60,8 @@ impl<'a> Ledger<'a> {
                 | Task::Stop { .. }
                 | Task::Remove { .. }
                 | Task::VerifyImage { .. }
-                | Task::DropImage { .. } => None,
+                | Task::DropImage { .. }
+                | Task::CopyImage { .. } => None,
             })
             .collect();
         for (id, desktop) in &known.desktops {

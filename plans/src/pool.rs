@@ -8,6 +8,7 @@ mod heal;
 mod kept;
 mod personal;
 mod power;
+mod quarantine;
 mod refresh;
 mod removal;
 mod rollback;
@@ -28,6 +29,7 @@ use crate::plan::{Finding, FindingKind, Severity, Wait};
 use crate::specs;
 
 pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
+pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.
@@ -79,7 +81,7 @@ impl<'a> Yard<'a> {
         let member = &desktop.spec.member;
         let (pool, template, server) = (self.pool, self.template, desktop.server);
         let record = image.record;
-        specs::of(
+        let wanted = specs::of(
             self.desired,
             self.known,
             pool,
@@ -87,7 +89,12 @@ impl<'a> Yard<'a> {
             record,
             member,
             server,
-        )
+        );
+        // A life that began in a former life of the grid keeps the UUID that it was given there.
+        DesktopSpec {
+            uuid: desktop.spec.uuid,
+            ..wanted
+        }
     }
 
     /// What a new desktop needs of a server.

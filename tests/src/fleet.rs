@@ -171,6 +171,7 @@ impl Fleet {
             images: BTreeMap::new(),
             disk: DiskLevel::Fine,
             foreign: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
             hypervisor: Health::Well,
         };
         let server = KnownServer {

@@ -6,6 +6,7 @@
 pub mod agreement;
 pub mod configs;
 pub mod fleet;
+pub mod grids;
 pub mod judge;
 pub mod plants;
 pub mod scenario;

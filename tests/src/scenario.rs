@@ -35,12 +35,16 @@
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |
+//! | `backup`, `restore SERVER` | keeps the state; the grid goes on from it on that server, which may be a new one |
+//! | `recover SERVER [SERVER ...]` | that server goes on alone; the others named are proven to be off |
+//! | `discard LIFE SERVER` | a person gives up what is in quarantine there |
 //! | `pause ADDRESS [DURATION]`, `resume ADDRESS` | a person stops work on something, and lets it go on |
 //! | `turn-back DURATION` | every server's clock is set back, as when a wrong one is corrected |
 //! | `wait DURATION` | time passes, and then the grid is given one pass |
 //! | `live DURATION` | the grid goes on by itself, as its daemons do, which are started before and killed after it |
 
 mod hands;
+mod lives;
 mod stage;
 
 use std::fmt::Write as _;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::Known;
-use coppice_schema::desired::{Copies, Desired};
+use coppice_schema::desired::Desired;
 use coppice_schema::ids::{DesktopId, PoolName};
-use coppice_schema::known::{CopyState, KnownDesktop, Phase, ServerState};
+use coppice_schema::known::{KnownDesktop, Phase, ServerState};
 
 use super::play::{place_all, scarce};
 use super::{Scarce, Shortfall};
+use crate::copies::Awaited;
 use crate::place::{self, Host, Ledger, Need, Use};
 use crate::plan::{Action, Kind as Deed};
 use crate::pool::Yard;
@@ -16,15 +17,6 @@ use crate::pool::Yard;
 /// Virtual processors that one processor carries before people notice. What is placed is not held to it, for a desktop that
 /// is slow is better than none; what is promised is.
 const CPUS_PER_CPU: u64 = 10;
-
-/// Whether copies of images that are still to be made count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Copying {
-    /// Only those that are whole: what holds now.
-    AsItIs,
-    /// Also those that an image has on all servers, once it is committed: what a plan comes to.
-    Done,
-}
 
 /// Desktops that are alike.
 pub(super) struct Alike {
@@ -74,12 +66,12 @@ pub(super) struct Model {
 }
 
 impl Model {
-    /// The grid once `actions` are done; `Err`: what has no place even while all servers are there.
+    /// The grid once `actions` are done, and copies have come where they are awaited; `Err`: what has no place even while all servers are there.
     pub(super) fn new(
         desired: &Desired,
         known: &Known,
         actions: &[Action],
-        copying: Copying,
+        coming: Option<&Awaited>,
     ) -> Result<Self, Shortfall> {
         let mut ledger = Ledger::new(desired, known);
         let forms = crate::pool::kept_forms(desired, known);
@@ -134,7 +126,7 @@ impl Model {
                 *holds.entry((kind, desktop.server.0)).or_default() += 1;
             }
         }
-        let mut model = Self::empty(&ledger, &yards, known, copying);
+        let mut model = Self::empty(&ledger, &yards, coming);
         let hosts = ledger.hosts();
         for ((kind, server), count) in holds {
             let place = hosts.iter().position(|host| host.id.0 == server);
@@ -172,8 +164,7 @@ impl Model {
     fn empty(
         ledger: &Ledger<'_>,
         yards: &[(Yard<'_>, Need<'_>, u64)],
-        known: &Known,
-        copying: Copying,
+        coming: Option<&Awaited>,
     ) -> Self {
         let kinds = yards.iter().map(|(yard, need, _)| Alike {
             pool: yard.name.clone(),
@@ -187,10 +178,9 @@ impl Model {
         let kinds: Vec<Alike> = kinds.collect();
         let spots = ledger.hosts().iter().map(|host| {
             let mut images: BTreeMap<coppice_schema::Digest, u64> = BTreeMap::new();
-            let mut fits = |(yard, need, data): &(Yard<'_>, Need<'_>, u64)| {
+            let mut fits = |(_, need, data): &(Yard<'_>, Need<'_>, u64)| {
                 let able = host.unfit(need).is_none();
-                let comes =
-                    copying == Copying::Done && is_everywhere(yard) && is_anywhere(known, need);
+                let comes = coming.is_some_and(|all| all.wait(need.image, host.id).is_some());
                 if able && comes && !host.holds(need) {
                     images.insert(need.image, *data);
                 }
@@ -300,17 +290,4 @@ fn is_lost(known: &Known, desktop: &KnownDesktop) -> bool {
     let gone = server
         .is_none_or(|server| matches!(server.state, ServerState::Lost | ServerState::Removed));
     gone || matches!(desktop.phase, Phase::Unknown { .. })
-}
-
-/// The image is to be on every server that could run a desktop of it.
-fn is_everywhere(yard: &Yard<'_>) -> bool {
-    let block = yard.desired.images.get(&yard.template.image);
-    block.is_some_and(|block| block.copies == Copies::All)
-}
-
-/// Somebody has a whole copy to give.
-fn is_anywhere(known: &Known, need: &Need<'_>) -> bool {
-    let servers = known.servers.values().filter(|server| server.current);
-    let mut looks = servers.filter_map(|server| server.look.as_ref());
-    looks.any(|look| look.images.get(&need.image) == Some(&CopyState::Verified))
 }

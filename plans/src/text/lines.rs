@@ -582,6 +582,21 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::Stray { member } => {
             format!("{member} carries our mark, and the grid does not know it")
         }
+        FindingKind::Quarantined {
+            member,
+            server,
+            epoch,
+            runs,
+        } => {
+            let is = match runs {
+                Some(true) => "it runs",
+                Some(false) => "it is off",
+                None => "its disk alone is there",
+            };
+            format!(
+                "{member} on {server} is from life {epoch} of the grid, which goes on without it; {is}"
+            )
+        }
         FindingKind::Foreign { count } => {
             format!(
                 "{count} domain{} not ours",
@@ -600,6 +615,18 @@ pub fn finding(kind: &FindingKind) -> String {
                 .map(|version| format!(" of {version}"))
                 .unwrap_or_default();
             format!("no sound copy{version} is left")
+        }
+        FindingKind::NoRoomForImage {
+            image,
+            needed,
+            left,
+        } => format!(
+            "no room for image {image}: it takes {}, and {} are left for images",
+            needed.rounded(),
+            left.rounded()
+        ),
+        FindingKind::TooFewServers { copies, servers } => {
+            format!("{copies} copies are wanted, and {servers} servers can hold one")
         }
         FindingKind::OrderFailing {
             what,

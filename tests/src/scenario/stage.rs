@@ -12,7 +12,7 @@ use coppice_schema::known::{Capacity, ImageVersion, Phase};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
 use coppice_state::entry::Commit;
-use coppice_state::{Entry, Outcome};
+use coppice_state::{Entry, Outcome, State};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Setup};
 
@@ -24,6 +24,8 @@ const PASSES: u32 = 300;
 pub(super) struct Stage {
     pub(super) world: World,
     texts: String,
+    /// The state that `backup` kept.
+    pub(super) kept: Option<State>,
 }
 
 impl Default for Stage {
@@ -31,6 +33,7 @@ impl Default for Stage {
         Self {
             world: World::new(&mut Chance::new(7), 1, None),
             texts: String::new(),
+            kept: None,
         }
     }
 }
@@ -94,6 +97,7 @@ impl Stage {
             ["waits"] => self.waits(),
             ["place", address] => self.place(address),
             ["drift"] => self.drift(),
+            ["backup" | "restore" | "recover" | "discard", ..] => self.lives(&words),
             other => self.others(other),
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use coppice_schema::Digest;
 use coppice_schema::ids::Member;
 use coppice_schema::known::{CopyState, Hardware, PowerState};
-use coppice_schema::units::Size;
+use coppice_schema::units::{Size, Timestamp};
 use uuid::Uuid;
 
 use super::SimServer;
@@ -179,6 +179,7 @@ impl SimServer {
         self.meddle(|machine| {
             if let Some(image) = machine.images.get_mut(&root) {
                 image.rotten = true;
+                image.read = Timestamp(0);
                 if noticed {
                     image.state = CopyState::Bad;
                 }
