@@ -145,21 +145,16 @@ impl Grid {
         let Some((life, access)) = self.access(one) else {
             return;
         };
-        let what = self.draw(|chance| chance.below(4));
+        let what = self.draw(|chance| chance.below(3));
         let to = self.draw(|chance| chance.pick(servers).copied());
         let to = to.unwrap_or(one);
-        let words = ["makes a snapshot", "hands over", "cuts its log", "stands for election"];
+        let words = ["makes a snapshot", "hands over", "stands for election"];
         self.deed(format!("{one} {}", words[usize::try_from(what).unwrap_or(0)]));
         self.in_life(life, async move {
             let raft = access.replica.raft();
             match what {
                 0 => drop(raft.trigger().snapshot().await),
                 1 => drop(raft.trigger().transfer_leader(to).await),
-                2 => {
-                    let upto = coppice_state::Agreement::local(&access.replica).index;
-                    drop(raft.trigger().snapshot().await);
-                    drop(raft.trigger().purge_log(upto).await);
-                }
                 _ => drop(raft.trigger().elect(false).await),
             }
         });
