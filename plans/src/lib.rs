@@ -6,6 +6,7 @@
 mod base;
 pub mod check;
 mod configuration;
+mod copies;
 pub mod document;
 mod draft;
 mod foreseen;
@@ -15,6 +16,7 @@ mod language;
 pub mod markdown;
 mod needs;
 mod place;
+pub mod placement;
 pub mod plan;
 mod pool;
 mod review;
@@ -30,6 +32,7 @@ use coppice_schema::known::Known;
 use coppice_schema::units::Timestamp;
 
 pub use check::{Violation, check};
+pub use place::placement;
 pub use plan::Plan;
 pub use review::reviewed;
 
@@ -49,9 +52,10 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     draft.review = review::Review::of(known, &changes);
     servers::survey(known, &mut draft);
     images::survey(desired, known, &mut draft);
+    copies::plan(desired, known, &mut draft);
     images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
-    for (name, pool) in &desired.pools {
+    for (name, pool) in place::largest_first(desired, known) {
         if pool::is_kept(desired, known, name) {
             continue;
         }
@@ -63,6 +67,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::kept_pools(desired, known, &mut draft);
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
+    pool::quarantine(known, &mut draft);
     images::collect(desired, known, &mut draft);
     review::survey(&mut draft);
     draft.drift_waits();

@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod configs;
+pub mod fleet;
 pub mod grids;
 pub mod judge;
 pub mod plants;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, SecretName, TemplateName, VersionName};
+use coppice_schema::ids::{Address, ImageName, SecretName, TemplateName, VersionName};
 use coppice_schema::units::Size;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -142,6 +142,17 @@ pub enum FindingKind {
         /// The life its mark names.
         member: String,
     },
+    /// A life from another life of the grid, which a recovery or a restore left behind.
+    Quarantined {
+        /// The life its mark names.
+        member: String,
+        /// The server that holds it.
+        server: String,
+        /// Which life of the grid it is from.
+        epoch: u64,
+        /// Whether it runs; `None`: there is a disk alone.
+        runs: Option<bool>,
+    },
     /// Domains that are not ours; never touched.
     Foreign {
         /// How many.
@@ -157,6 +168,25 @@ pub enum FindingKind {
         /// The version, where it is known.
         #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
+    },
+    /// A server has no room for an image that it is to hold.
+    NoRoomForImage {
+        /// Which.
+        #[schema(value_type = String)]
+        image: ImageName,
+        /// Bytes of it.
+        #[schema(value_type = u64)]
+        needed: Size,
+        /// Bytes left for images.
+        #[schema(value_type = u64)]
+        left: Size,
+    },
+    /// More copies of an image are wanted than there are servers for it.
+    TooFewServers {
+        /// Copies wanted.
+        copies: u32,
+        /// Servers that may hold one.
+        servers: u32,
     },
     /// An order keeps failing.
     OrderFailing {

@@ -169,6 +169,7 @@ fn copies(images: &[Image]) -> Table {
                     Tone::Good,
                 ),
                 CopyState::Bad => ("bad: not what it should be", Tone::Bad),
+                CopyState::Partial => ("a part of it, and nothing brings the rest", Tone::Warn),
             };
             table.row([
                 it.name.as_str().into(),
