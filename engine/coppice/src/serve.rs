@@ -88,6 +88,12 @@ impl Running {
                 coppice_portal::witness()
             }
             Some(key) => {
+                let fetch = certificate::fetch_key(
+                    shown.gate.clone(),
+                    Arc::clone(&grid),
+                    Arc::clone(&clock),
+                );
+                rounds.push(("the authority's key", tokio::spawn(fetch)));
                 let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
                 let app = App {
                     agreement: Arc::clone(&agreement),

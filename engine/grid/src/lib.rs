@@ -38,7 +38,7 @@ pub mod vault;
 pub mod voters;
 pub mod wire;
 
-pub use admission::Gate;
+pub use admission::{Gate, Means};
 pub use authority::{Enrolment, Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
 pub use link::Link;

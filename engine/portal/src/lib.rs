@@ -34,6 +34,7 @@ mod serve;
 mod servers;
 mod status;
 mod tokens;
+mod upgrade;
 mod uploads;
 
 pub use auth::{mint, parse_token};

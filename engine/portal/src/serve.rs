@@ -155,7 +155,12 @@ async fn answer(
         Ok(Ok((stream, Some(callers)))) => {
             // The others must reach this server however many clients it has.
             drop(place);
-            return callers.take(stream).await;
+            // They never end by themselves, and lose nothing when they are cut.
+            let stop = async { stopping.wait_for(|stop| *stop).await.is_ok() };
+            return tokio::select! {
+                () = callers.take(stream) => {}
+                _ = stop => {}
+            };
         }
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => return tracing::debug!(%peer, "a TLS handshake took too long"),
