@@ -2,6 +2,7 @@
 //! found by neither. Every plan is checked before it is committed or ordered; a violation is a fault of ours.
 
 mod people;
+mod places;
 mod pools;
 mod reviewed;
 
@@ -10,9 +11,12 @@ use std::collections::BTreeSet;
 use coppice_schema::Digest;
 use coppice_schema::desired::{Desired, Pool};
 use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
-use coppice_schema::known::{CopyState, Ending, Known, KnownDesktop, Phase, ServerState, Task};
+use coppice_schema::known::{
+    CopyState, Ending, Known, KnownDesktop, Phase, Request, ServerState, Task,
+};
 
 use self::people::{may_be_used, overdue};
+use self::places::places;
 use self::pools::{disks, given_up, pools};
 use self::reviewed::approved;
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
@@ -124,6 +128,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
     }
     pools(plan, desired, known, &mut judge);
     disks(plan, desired, known, &mut judge);
+    places(plan, desired, known, &mut judge);
     given_up(plan, desired, known, &mut judge);
     // A configuration that is not committed is reviewed by looking at this very plan.
     if *desired == known.committed && !known.runs.is_empty() {
@@ -244,7 +249,9 @@ fn one(
                 object,
                 "every life of a slot is a new one",
             );
-            let mut lives = shown.clone().flat_map(|look| look.members.keys());
+            let mut lives = shown
+                .clone()
+                .flat_map(|look| look.members.keys().chain(look.quarantine.keys()));
             judge(
                 !lives.any(|seen| seen.desktop == *id),
                 object,
@@ -322,10 +329,22 @@ fn one(
             });
             let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
             let superseded = last > member.incarnation.0 && present.is_some_and(|d| !d.personal);
+            let look = server.1.look.as_ref();
+            let apart = look.is_some_and(|look| look.quarantine.contains_key(member));
+            let given_up = known.requests.get(id)
+                == Some(&Request::Discard {
+                    member: member.clone(),
+                    server: server.0,
+                });
             judge(
-                leaving || superseded,
+                apart || leaving || superseded,
                 object,
                 "a stray goes only when it was superseded",
+            );
+            judge(
+                !apart || given_up,
+                object,
+                "what is in quarantine goes by a person's word only",
             );
         }
         (Task::Remove { .. }, _) => judge(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::{Desired, DriftRule, Image, Origin};
 use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
-use coppice_schema::known::{CopyState, ImageVersion, Task};
+use coppice_schema::known::{CopyState, ImageVersion, ServerState, Task};
 use coppice_schema::{Digest, Known};
 
 use crate::draft::Draft;
@@ -304,8 +304,10 @@ fn copies(
             waits: Vec::new(),
         });
     }
-    if well == 0 && !known.servers.is_empty() && known.servers.values().all(|server| server.current)
-    {
+    // What is on a server that was given up is not to be had.
+    let given_up = |part| matches!(part, ServerState::Lost | ServerState::Removed);
+    let mut there = known.servers.values().filter(|s| !given_up(s.state));
+    if well == 0 && !known.servers.is_empty() && there.all(|server| server.current) {
         draft.finding(Finding {
             object: object.clone(),
             kind: FindingKind::ImageLost {

@@ -64,6 +64,23 @@ pub struct Known {
     pub since: BTreeMap<String, Timestamp>,
 }
 
+impl Known {
+    /// The disk of a desktop's present life, as its server saw it last; `None`: it was not seen.
+    #[must_use]
+    pub fn overlay(&self, desktop: &KnownDesktop) -> Option<&SeenOverlay> {
+        let look = self.servers.get(&desktop.server)?.look.as_ref()?;
+        look.members.get(&desktop.spec.member)?.overlay.as_ref()
+    }
+}
+
+impl SeenOverlay {
+    /// The most that it takes of the disk: at most twice what it does take.
+    #[must_use]
+    pub fn most(&self) -> Size {
+        Size::mib(1u64 << self.bulk.min(40))
+    }
+}
+
 /// A member of the grid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KnownServer {
@@ -154,6 +171,10 @@ pub struct Look {
     pub disk: DiskLevel,
     /// Domains that are not ours: listed, never touched.
     pub foreign: BTreeMap<String, Foreign>,
+    /// Lives that carry our grid's mark from a former life of it, or from one that began apart, and that the grid does
+    /// not remember: their slots are taken, and they are removed by a person's word only.
+    #[serde(default)]
+    pub quarantine: BTreeMap<Member, Quarantined>,
     /// Whether its hypervisor answered. If not, `members` are the last ones known and mean nothing now.
     pub hypervisor: Health,
 }
@@ -251,6 +272,17 @@ pub struct Foreign {
     pub grid: Option<GridId>,
 }
 
+/// A life of a desktop that is from another life of the grid.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Which life of the grid its mark names.
+    pub epoch: Epoch,
+    /// Whether its domain runs; `None`: it has none, there is a disk alone.
+    pub power: Option<PowerState>,
+    /// Whether its disk is there.
+    pub disk: bool,
+}
+
 /// A copy of an image on one server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -299,6 +331,13 @@ pub enum Request {
     Restart(Member),
     /// Grow it anew.
     Regrow(Member),
+    /// Remove what is left on one server of a life that is in quarantine, with everything on its disk.
+    Discard {
+        /// The life.
+        member: Member,
+        /// Where.
+        server: ServerId,
+    },
 }
 
 impl Request {
@@ -306,7 +345,7 @@ impl Request {
     #[must_use]
     pub fn member(&self) -> &Member {
         match self {
-            Self::Restart(member) | Self::Regrow(member) => member,
+            Self::Restart(member) | Self::Regrow(member) | Self::Discard { member, .. } => member,
         }
     }
 }

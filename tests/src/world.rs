@@ -49,6 +49,8 @@ pub struct Machine {
     pub stamps: SimStamps,
     /// Its access to the log.
     pub agreement: Arc<SimAgreement>,
+    /// Its number in raft.
+    pub raft_id: u64,
     /// How often its daemon was started.
     pub boot: u64,
     ports: Ports,
@@ -59,10 +61,20 @@ impl World {
     /// A grid of `count` servers that hold every image of [`configs::catalogue`].
     #[must_use]
     pub fn new(chance: &mut Chance, count: u64, plant: Option<Plant>) -> Self {
+        let capacity = Capacity {
+            disk: Size::gib(64),
+            ..Setup::default().capacity
+        };
+        Self::of(chance, count, &capacity, plant)
+    }
+
+    /// The same, of servers that carry so much each.
+    #[must_use]
+    pub fn of(chance: &mut Chance, count: u64, capacity: &Capacity, plant: Option<Plant>) -> Self {
         let clock = SimClock::new(DAWN);
         let grid = GridId([7; 16]);
         let log = SimLog::new(clock.clone(), founded(grid, count));
-        let each = |raft_id| machine(chance, &clock, &log, grid, raft_id, plant);
+        let each = |raft_id| machine(chance, &clock, &log, grid, (raft_id, capacity), plant);
         let machines: Vec<Machine> = (1..=count).map(each).collect();
         let first = log.state().servers.keys().next().copied();
         for (image, version, record) in configs::catalogue() {
@@ -134,12 +146,36 @@ impl World {
         self.machines.iter_mut().for_each(Machine::restart);
     }
 
+    /// The grid goes on from `state` with the machine of that name alone, as after a restore or a recovery. Its
+    /// hypervisor and its disks are as they were; where no machine has that name, it is a new one without anything. The
+    /// others are returned.
+    pub fn go_on_from(&mut self, state: State, name: &ServerName, raft_id: u64) -> Vec<Machine> {
+        self.log = SimLog::new(self.clock.clone(), state);
+        self.log.elect(raft_id);
+        let mut chance = Chance::new(raft_id);
+        let place = self.machines.iter().position(|m| m.name == *name);
+        let mut survivor = match place {
+            Some(place) => self.machines.remove(place),
+            None => {
+                let (clock, log) = (&self.clock, &self.log);
+                let part = (raft_id, &Setup::default().capacity);
+                machine(&mut chance, clock, log, self.grid, part, self.plant)
+            }
+        };
+        survivor.name = name.clone();
+        survivor.raft_id = raft_id;
+        survivor.agreement = self.log.access(raft_id, chance);
+        survivor.ports.agreement = Arc::clone(&survivor.agreement) as _;
+        survivor.restart();
+        std::mem::replace(&mut self.machines, vec![survivor])
+    }
+
     /// A round of the leader. `None`: its daemon died in it.
     pub fn leader_round(&mut self) -> Option<LeaderReport> {
         let leader = self.log.leader();
-        let index = usize::try_from(leader).ok()?.checked_sub(1)?;
         let now = self.clock.now();
-        let machine = self.machines.get_mut(index)?;
+        let mut machines = self.machines.iter_mut();
+        let machine = machines.find(|machine| machine.raft_id == leader)?;
         let agreement = plants::leading(self.plant, Arc::clone(&machine.agreement) as _);
         let dead = || machine.agreement.crashed();
         let report = drive(&self.clock, dead, leader::round(agreement.as_ref(), now));
@@ -197,7 +233,7 @@ impl Machine {
 }
 
 /// The state of a grid that was just founded, and that `count - 1` servers have joined.
-fn founded(grid: GridId, count: u64) -> State {
+pub(crate) fn founded(grid: GridId, count: u64) -> State {
     let token = Token {
         hash: Digest::of(b"token"),
         scope: Scope::Admin,
@@ -230,11 +266,11 @@ fn founded(grid: GridId, count: u64) -> State {
     state
 }
 
-fn server_name(raft_id: u64) -> ServerName {
+pub(crate) fn server_name(raft_id: u64) -> ServerName {
     format!("s{raft_id}").parse().expect("a server's name")
 }
 
-fn description(name: &ServerName) -> Description {
+pub(crate) fn description(name: &ServerName) -> Description {
     Description {
         api: format!("{name}:7443"),
         ..Description::default()
@@ -246,17 +282,14 @@ fn machine(
     clock: &SimClock,
     log: &Arc<SimLog>,
     grid: GridId,
-    raft_id: u64,
+    (raft_id, capacity): (u64, &Capacity),
     plant: Option<Plant>,
 ) -> Machine {
     let setup = Setup {
         seed: chance.bits(),
         grid: Some(grid),
         boot: Span(chance.between(500, 5_000)),
-        capacity: Capacity {
-            disk: Size::gib(64),
-            ..Setup::default().capacity
-        },
+        capacity: capacity.clone(),
         ..Setup::default()
     };
     let sim = SimServer::new(setup, Arc::new(clock.steady()));
@@ -273,6 +306,7 @@ fn machine(
         sim,
         stamps,
         agreement,
+        raft_id,
         boot: 1,
         ports: plants::planted(plant, ports),
         daemon: Server::new(name.clone(), 1, description(&name)),

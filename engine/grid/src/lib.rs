@@ -16,10 +16,12 @@
 //!
 //! Everything but files, threads, sockets and [`Grid`] itself is generic over openraft's runtime.
 
+pub mod admission;
 pub mod authority;
 mod dial;
 pub mod directory;
 pub mod grid;
+pub mod introduction;
 pub mod link;
 pub mod log;
 pub mod machine;
@@ -35,11 +37,12 @@ pub mod types;
 pub mod vault;
 pub mod wire;
 
-pub use authority::{Identity, Renewal, Subject};
+pub use admission::Gate;
+pub use authority::{Enrolment, Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
+pub use introduction::{Introduction, Member};
 pub use link::Link;
 pub use replica::{Former, Members, MembersError, Replica};
-pub use roster::{Introduction, Member};
 pub use vault::GridKey;
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use openraft::raft::ReadPolicy;
 use openraft::storage::RaftLogStorage;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::InstantOf;
-use openraft::{Instant, RaftMetrics, ServerState};
+use openraft::{Config, Instant, RaftMetrics, ServerState};
 
 pub use self::forward::ENTRY_MOST;
 pub use self::members::{Former, Members, MembersError};
@@ -42,7 +42,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a call waits before it looks for a leader again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-type Raft<C> = openraft::Raft<C, Machine<C>>;
+/// openraft, with our state behind it.
+pub type Raft<C> = openraft::Raft<C, Machine<C>>;
 
 /// Why a replica is closed, once it is: the first reason given, so that callers learn the cause and not only that
 /// openraft stopped because of it. Clones are the same one.
@@ -129,6 +130,25 @@ impl<C: GridTypes> Replica<C> {
         fate: Fate,
     ) -> Result<Self, AgreementError> {
         let settings = settings().map_err(|e| AgreementError::Closed(e.to_string()))?;
+        Self::start_with(settings, id, log, machine, network, clock, fate).await
+    }
+
+    /// As [`start`](Self::start), with other settings than a grid has: a simulation makes snapshots more often.
+    ///
+    /// # Errors
+    /// When the log or the machine cannot be read.
+    pub async fn start_with(
+        settings: Arc<Config>,
+        id: u64,
+        log: impl RaftLogStorage<C>,
+        machine: Machine<C>,
+        network: impl RaftNetworkFactory<
+            C,
+            Network: openraft::network::NetSnapshot<C, SnapshotData = Arc<State>>,
+        >,
+        clock: Arc<dyn Clock>,
+        fate: Fate,
+    ) -> Result<Self, AgreementError> {
         let published = machine.published();
         let raft = Raft::<C>::new(id, settings, network, log, machine)
             .await
@@ -184,8 +204,9 @@ impl<C: GridTypes> Replica<C> {
         self.id
     }
 
-    #[cfg(test)]
-    pub(crate) fn raft(&self) -> &Raft<C> {
+    /// Raft itself: for whoever brings it what other servers sent, and changes who takes part.
+    #[must_use]
+    pub fn raft(&self) -> &Raft<C> {
         &self.raft
     }
 

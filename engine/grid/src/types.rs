@@ -21,6 +21,7 @@ impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.entry {
             Entry::Founded { .. } => "founded",
+            Entry::Recovered(_) => "recovered",
             Entry::Tick => "tick",
             Entry::Committed(_) => "committed",
             Entry::Reported(_) => "reported",
@@ -32,6 +33,9 @@ impl fmt::Display for Proposal {
             Entry::ImageRemoved { .. } => "image removed",
             Entry::ServerDescribed { .. } => "server described",
             Entry::ServerSet { .. } => "server set",
+            Entry::JoinTokenCreated { .. } => "join token created",
+            Entry::ServerJoined(_) => "server joined",
+            Entry::ServerRemoved { .. } => "server removed",
             Entry::TokenCreated { .. } => "token created",
             Entry::TokenRevoked { .. } => "token revoked",
             Entry::SecretSet { .. } => "secret set",

@@ -8,6 +8,7 @@ use axum::extract::FromRequestParts;
 use coppice_schema::Known;
 use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::units::Timestamp;
+use coppice_state::admission::Admission;
 use coppice_state::entry::{Entry, Outcome, Refusal};
 use coppice_state::secret::Vault;
 use coppice_state::{Agreement, AgreementError, Leadership, State};
@@ -27,6 +28,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// The grid's key.
     pub vault: Arc<dyn Vault>,
+    /// The grid's authority, for machines that join.
+    pub admission: Arc<dyn Admission>,
     /// This server's hypervisor: for consoles and screenshots only.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// This server's disks: for imports, and to say where overlays are.
@@ -217,6 +220,12 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "set protect = false in its block, bringing it back if it is gone, and apply that",
         ),
+        Refusal::LastServer(_) => Problem::new(
+            Code::Conflict,
+            detail,
+            "let another join first: `coppice token create --role server`",
+        ),
+        Refusal::Join(refusal) => crate::join::not_joined(&refusal),
         Refusal::Founded(_) | Refusal::OutOfOrder { .. } => {
             Problem::new(Code::Conflict, detail, "nothing is to be done")
         }

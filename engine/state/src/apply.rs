@@ -2,9 +2,11 @@
 
 mod catalogue;
 mod commit;
+mod members;
 mod observation;
 mod orders;
 mod people;
+mod recovery;
 
 pub(crate) use observation::deadlines;
 
@@ -12,6 +14,7 @@ use coppice_schema::ids::{Generation, ServerId};
 use coppice_schema::known::{Capacity, ServerState};
 
 use crate::entry::{Entry, Envelope, NewServer, Outcome, Refusal};
+use crate::join::Role;
 use crate::state::{FEATURE_LEVEL, Server, State};
 
 /// Applies the entry at `index` of `term` to `state`.
@@ -46,6 +49,7 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             state.tokens.insert(token.0.clone(), token.1.clone());
             Ok(Outcome::Done)
         }
+        Entry::Recovered(recovery) => recovery::recovered(state, recovery),
         Entry::Tick => {
             observation::tick(state);
             Ok(Outcome::Done)
@@ -104,6 +108,15 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             state: part,
             author,
         } => people::server_set(state, *server, *part, author),
+        Entry::JoinTokenCreated { id, token, author } => {
+            members::token_created(state, id, token, author)
+        }
+        Entry::ServerJoined(joiner) => members::joined(state, joiner),
+        Entry::ServerRemoved {
+            server,
+            gone,
+            author,
+        } => members::removed(state, *server, *gone, author),
         Entry::TokenCreated { id, token, author } => {
             people::token_created(state, id, token, author)
         }
@@ -135,6 +148,8 @@ fn add_server(state: &mut State, server: &NewServer) {
         look: None,
         confirmed_term: 0,
         feature_level: FEATURE_LEVEL,
+        role: Role::Server,
+        key: None,
     };
     state.servers.insert(ServerId(state.index), known);
 }

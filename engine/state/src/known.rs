@@ -44,6 +44,7 @@ impl State {
             secrets: self
                 .secrets
                 .iter()
+                .filter(|(_, secret)| !secret.is_lost())
                 .map(|(name, secret)| (name.clone(), secret.version))
                 .collect(),
             pauses: self.pauses.clone(),

@@ -142,6 +142,17 @@ pub enum FindingKind {
         /// The life its mark names.
         member: String,
     },
+    /// A life from another life of the grid, which a recovery or a restore left behind.
+    Quarantined {
+        /// The life its mark names.
+        member: String,
+        /// The server that holds it.
+        server: String,
+        /// Which life of the grid it is from.
+        epoch: u64,
+        /// Whether it runs; `None`: there is a disk alone.
+        runs: Option<bool>,
+    },
     /// Domains that are not ours; never touched.
     Foreign {
         /// How many.

@@ -133,7 +133,7 @@ impl Stage {
     }
 
     /// Servers look, so that the next command sees what was done.
-    fn look(&mut self) -> Result<String, String> {
+    pub(super) fn look(&mut self) -> Result<String, String> {
         self.servers_round();
         Ok(String::new())
     }
@@ -307,7 +307,7 @@ fn read_span(text: &str) -> Result<Span, String> {
     }
 }
 
-fn said(outcome: &Outcome) -> String {
+pub(super) fn said(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done | Outcome::Committed { .. } | Outcome::Already { .. } => String::new(),
         Outcome::Refused(refusal) => format!("refused: {refusal}"),

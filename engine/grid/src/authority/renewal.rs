@@ -12,6 +12,7 @@ use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 
 use super::{AuthorityError, Identity, Subject};
 use crate::tls::{Trust, Trusts, Verifier};
+use crate::vault::GridKey;
 
 /// What a running server shows of its identity. Each handshake takes the newest certificate; clones are the same one.
 #[derive(Clone)]
@@ -53,8 +54,9 @@ impl Renewal {
         directory: &Path,
         subject: &Subject,
         now: Timestamp,
+        grid_key: Option<&GridKey>,
     ) -> Result<Identity, AuthorityError> {
-        let identity = Identity::open(directory, subject, now)?;
+        let identity = Identity::open(directory, subject, now, grid_key)?;
         let now = Now::of(&identity)?;
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
         Ok(identity)

@@ -74,11 +74,7 @@ pub(super) async fn prepare(
     let acts = may.into_iter().map(|(stamp, order)| {
         let overlay = order.task.member().and_then(|m| overlays.remove(m));
         let found = Found::of(&order.task, overlay, sight);
-        let mark = Marking {
-            grid: round.grid,
-            epoch: state.epoch,
-            stamp,
-        };
+        let mark = Marking::of_order(&order.task, stamp, round, state);
         let work = perform(order.task.clone(), found, mark, ports.clone());
         Act {
             stamp,
@@ -132,7 +128,7 @@ async fn judge<'a>(
     let mut refused = BTreeMap::new();
     for (stamp, order) in due {
         let verdict = allowed::by_stamp(&order.task, *stamp, &stamps)
-            .and_then(|()| allowed::by_sight(&order.task, sight, round.grid, state.epoch));
+            .and_then(|()| allowed::by_sight(&order.task, sight, state));
         match verdict {
             Ok(()) => may.push((*stamp, *order)),
             Err(objection) => {
@@ -168,12 +164,7 @@ async fn make_overlays(
         .iter()
         .filter_map(|(stamp, order)| match &order.task {
             Task::Create { spec, .. } => Some(NewOverlay {
-                mark: Marking {
-                    grid: round.grid,
-                    epoch: state.epoch,
-                    stamp: *stamp,
-                }
-                .of(spec),
+                mark: Marking::of_order(&order.task, *stamp, round, state).of(spec),
                 size: spec.hardware.disk,
             }),
             Task::Redefine { .. }
@@ -219,6 +210,24 @@ struct Marking {
 }
 
 impl Marking {
+    /// The life of the grid in which a desktop's life began stands in its mark for as long as it lives.
+    fn of_order(task: &Task, stamp: Stamp, round: &Round, state: &State) -> Self {
+        let begun = match task {
+            Task::Create { spec, .. } | Task::Redefine { spec } => state.epoch_of(spec),
+            Task::Start { .. }
+            | Task::Stop { .. }
+            | Task::Restart { .. }
+            | Task::Remove { .. }
+            | Task::VerifyImage { .. }
+            | Task::DropImage { .. } => None,
+        };
+        Self {
+            grid: round.grid,
+            epoch: begun.unwrap_or(state.epoch),
+            stamp,
+        }
+    }
+
     fn of(&self, spec: &DesktopSpec) -> Mark {
         Mark {
             grid: self.grid,
@@ -246,7 +255,9 @@ impl Found {
         let seen = member.and_then(|member| sight.members.get(member)?.domain.as_ref());
         let file = member.and_then(|member| sight.files.get(member));
         Self {
-            domain: seen.map(|domain| domain.uuid),
+            domain: seen
+                .map(|domain| domain.uuid)
+                .or_else(|| sight.apart.get(member?).copied()),
             unheard: seen.is_some_and(|domain| sight.unheard.contains(&domain.uuid)),
             overlay: made.or(file.cloned().map(Ok)),
         }

@@ -149,6 +149,7 @@ impl Grid {
             members,
             images,
             foreign: BTreeMap::new(),
+            quarantine: Default::default(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));
