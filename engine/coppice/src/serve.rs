@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::others::Others;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::layout::Layout;
@@ -110,7 +111,10 @@ impl Running {
                 coppice_portal::router(app)
             }
         };
-        let callers = others::callers(&grid, &shown.certificate)?;
+        let others = Others {
+            grid: Arc::clone(&grid),
+            tls: shown.between,
+        };
         let replica = grid.replica();
         let keeper = keeper::keep(replica.clone());
         rounds.push(("the keeper of voters", tokio::spawn(keeper)));
@@ -120,7 +124,7 @@ impl Running {
             listener,
             shown.tls,
             router,
-            Some(callers),
+            Some(Arc::new(others)),
             coppice_portal::Limits::default(),
             async move {
                 // Also when nobody is left to say so.

@@ -202,9 +202,9 @@ impl Identity {
         };
         let (certificate, key, expires) = (kept.certificate, kept.key, kept.until);
         Ok(Self {
+            grid: subject.grid,
             issues: authority.issues(),
             due: due && !renewed,
-            grid: subject.grid,
             ca_pem: authority.pem,
             ca_fingerprint: authority.fingerprint,
             chain: vec![certificate],

@@ -30,8 +30,8 @@ const LOOK_AGAIN: Span = Span::seconds(10);
 pub(super) struct Shown<W> {
     /// Always the newest certificate.
     pub(super) tls: Arc<ServerConfig>,
-    /// The same, for what is between servers.
-    pub(super) certificate: Renewal,
+    /// The same between servers, each of which shows its own.
+    pub(super) between: Arc<ServerConfig>,
     /// What machines are admitted by.
     pub(super) gate: Gate,
     /// The work that keeps it valid, which never ends.
@@ -73,6 +73,7 @@ pub(super) fn open(
     tell(&identity);
     let renewal = Renewal::of(&identity).map_err(|e| failed(&e))?;
     let tls = renewal.tls(&["http/1.1"]).map_err(|e| failed(&e))?;
+    let between = grid.connect(&renewal).map_err(|e| failed(&e))?;
     let gate = Gate::new(
         &identity,
         Means {
@@ -91,7 +92,6 @@ pub(super) fn open(
         move || agreed.local().committed.grid.address
     };
     let changed = grid.watch().map(move |_| address()).boxed();
-    let certificate = renewal.clone();
     let kept = Kept {
         renewal,
         directory: layout.identity(),
@@ -101,7 +101,7 @@ pub(super) fn open(
     let renewal = keep(kept, subject, identity.due(), changed, Arc::clone(clock));
     Ok(Shown {
         tls,
-        certificate,
+        between,
         gate,
         renewal,
     })

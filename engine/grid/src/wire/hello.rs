@@ -207,7 +207,7 @@ impl Hello {
             wire_oldest: WIRE_OLDEST,
             grid: me.grid,
             epoch: roster.epoch(),
-            server: me.server,
+            server: roster.server(),
             raft_id: me.raft_id,
             feature_level: FEATURE_LEVEL,
             needs_level: roster.feature_level(),
