@@ -21,6 +21,7 @@ pub mod authority;
 mod dial;
 pub mod directory;
 pub mod grid;
+pub mod introduction;
 pub mod keeper;
 pub mod link;
 pub mod log;
@@ -38,12 +39,12 @@ pub mod vault;
 pub mod voters;
 pub mod wire;
 
-pub use admission::Gate;
+pub use admission::{Gate, Means};
 pub use authority::{Enrolment, Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
+pub use introduction::{Introduction, Member};
 pub use link::Link;
 pub use replica::{Former, Members, MembersError, Replica};
-pub use roster::{Introduction, Member};
 pub use vault::GridKey;
 
 #[cfg(test)]
