@@ -139,7 +139,6 @@ async fn a_certificate_that_is_not_a_members_is_refused_with_the_reason() {
     };
     let answer = greeted(&lately, site, &calls).await.unwrap();
     assert_eq!(why(answer), Rejection::NotYet(later));
-    drop(kept);
     for site in sites {
         site.stop().await;
     }
