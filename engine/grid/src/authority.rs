@@ -33,6 +33,8 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 pub use self::enrolment::{Enrolment, fingerprint};
 pub use self::renewal::Renewal;
 
+pub(crate) use self::issuer::{adopt_key, has_key, sealed_key};
+
 use self::issuer::Authority;
 
 use crate::directory::{DirectoryError, create_private, replace};

@@ -34,9 +34,10 @@ mod serve;
 mod servers;
 mod status;
 mod tokens;
+mod upgrade;
 mod uploads;
 
 pub use auth::{mint, parse_token};
 pub use portal::App;
-pub use routes::{Access, access, router};
+pub use routes::{Access, access, router, witness};
 pub use serve::{Beside, Limits, keep_alive, serve};

@@ -17,7 +17,7 @@ use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
     apply, auth, console, desktops, events, explain, health, history, images, imports, join,
-    openapi, pauses, plans, secrets, servers, status, tokens, uploads,
+    openapi, pauses, plans, secrets, servers, status, tokens, upgrade, uploads,
 };
 
 /// How long an answer may take to begin.
@@ -91,6 +91,8 @@ fn table() -> Vec<Route> {
             Scope::Operator,
             post(servers::uncordon),
         ),
+        remove("/servers/{name}", Scope::Operator, delete(servers::remove)),
+        read("/upgrade", Scope::Viewer, get(upgrade::check)),
         read("/images", Scope::Viewer, get(images::list)),
         write("/images/uploads", Scope::Operator, post(uploads::begin)),
         read("/images/uploads/{id}", Scope::Operator, get(uploads::look)),
@@ -199,6 +201,21 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn(sheltered))
         .with_state(portal)
+}
+
+/// What a witness answers: that it has no API.
+pub fn witness() -> Router {
+    Router::new()
+        .fallback(no_api)
+        .layer(middleware::from_fn(sheltered))
+}
+
+async fn no_api() -> Box<Problem> {
+    Problem::new(
+        Code::Elsewhere,
+        "this is a witness of the grid: it votes, and has no API",
+        "ask another server of the grid: --server https://HOST:PORT, or COPPICE_SERVER",
+    )
 }
 
 /// Answers in time, if only to say that it could not.

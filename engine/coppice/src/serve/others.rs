@@ -1,15 +1,25 @@
-//! The other servers, on the API's port.
+//! The other servers: how they reach this one, and how it ends when it is none of them any more.
 
 use std::sync::Arc;
 
 use coppice_grid::{Grid, wire};
 use coppice_portal::Beside;
+use coppice_schema::known::ServerState;
+use coppice_schema::units::Span;
+use coppice_state::Agreement;
+use coppice_world::clock::Clock;
 use coppice_world::hypervisor::ByteStream;
-use futures::future::BoxFuture;
+use futures::StreamExt;
+use futures::future::{BoxFuture, Either, select};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 
-/// Lets the other servers of the grid in.
+use crate::failure::Failure;
+
+/// How long a start waits for the grid's state.
+const PATIENCE: Span = Span::seconds(20);
+
+/// Lets the other servers of the grid in, on the API's port.
 pub(super) struct Others {
     pub(super) grid: Arc<Grid>,
     /// The handshake in which both sides show who they are.
@@ -32,4 +42,41 @@ impl Beside for Others {
     ) -> BoxFuture<'static, ()> {
         self.grid.admit(&shown, stream)
     }
+}
+
+/// Waits until this server knows the grid's state: one that has just joined gets it from whoever leads. Not for ever:
+/// the others may be down, and then it goes on by itself later.
+pub(super) async fn introduced(grid: &Arc<Grid>, clock: &Arc<dyn Clock>) {
+    let knows = async {
+        let mut watch = grid.watch();
+        while grid.local().grid.is_none() && watch.next().await.is_some() {}
+    };
+    let patience = clock.sleep(PATIENCE);
+    if let Either::Right(_) = select(std::pin::pin!(knows), patience).await {
+        tracing::warn!(
+            "this server has heard nothing from the grid yet; it goes on trying. Do the others reach it? \
+             `advertise` in coppice.toml says where they try"
+        );
+    }
+}
+
+/// Resolves when this server was removed from the grid.
+pub(super) async fn removed(grid: Arc<Grid>) -> Failure {
+    let mut watch = grid.watch();
+    loop {
+        let state = grid.local();
+        let mine = |s: &&coppice_state::state::Server| s.raft_id == grid.raft_id();
+        let me = state.servers.values().find(mine);
+        if let Some(me) = me.filter(|me| me.state == ServerState::Removed) {
+            return out(&me.name.to_string(), &grid.id().to_string());
+        }
+        if watch.next().await.is_none() {
+            return futures::future::pending().await;
+        }
+    }
+}
+
+fn out(name: &str, grid: &str) -> Failure {
+    Failure::new(format!("server {name} was removed from grid {grid}"))
+        .hint("to be a member again it joins anew, in an empty directory: coppice join ADDRESS TOKEN --data DIR")
 }

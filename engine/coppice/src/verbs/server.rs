@@ -1,8 +1,9 @@
 //! `coppice server`: members of the grid.
 
-use coppice_portal::api::{Server, ServerStatus};
+use coppice_portal::api::{LogPart, LogRole, Server, ServerStatus, UpgradeCheck};
 use coppice_schema::ids::ServerName;
 use coppice_schema::known::{DiskLevel, ServerState};
+use coppice_schema::units::Span;
 use hyper::Method;
 
 use crate::client::{Client, segment};
@@ -11,6 +12,13 @@ use crate::failure::Ended;
 use crate::screen::Screen;
 use crate::settings::Settings;
 use crate::table::{Cell, Table, Tone};
+use crate::terminal::Colours;
+use crate::times;
+
+/// Whoever lacks more entries than that does not vote soon.
+const MUCH: u64 = 250;
+/// Whoever answered within that time is there.
+const LATELY: Span = Span(1_500);
 
 /// What can be asked of servers.
 #[derive(clap::Subcommand, Debug)]
@@ -23,6 +31,30 @@ pub(crate) enum Verb {
         after_long_help = "Examples:\n  coppice server cordon host-1\n  coppice server uncordon host-1     take it back"
     )]
     Cordon(Named),
+    /// Take a server out of the grid: it holds no desktops any more, or is gone for good
+    #[command(
+        after_long_help = "Its certificate and its numbers are worth nothing from then on; to be a member again it \
+joins anew.
+
+Examples:
+  coppice server remove host-3
+  coppice server remove host-3 --lost      the machine is gone for good, and its desktops with it"
+    )]
+    Remove {
+        /// Its name, as `coppice server list` shows it
+        name: ServerName,
+        /// It will never be back: what it held is gone
+        #[arg(long)]
+        lost: bool,
+    },
+    /// Say whether the next server may be stopped for a newer version
+    #[command(
+        after_long_help = "Exit code 0: any server, one at a time. 5: not now, and why.
+
+Examples:
+  coppice server upgrade-check"
+    )]
+    UpgradeCheck,
     /// Put desktops on a server again
     #[command(after_long_help = "Examples:\n  coppice server uncordon host-1")]
     Uncordon(Named),
@@ -55,6 +87,22 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                 "server {name} takes no new desktops; those it has stay"
             ));
         }
+        Verb::Remove { name, lost } => {
+            let path = format!("/servers/{}?lost={lost}", segment(name.as_str()));
+            client.act(Method::DELETE, &path).await?;
+            screen.done(&name, "removed")?;
+            screen.note(&format!("server {name} is no member of the grid any more"));
+        }
+        Verb::UpgradeCheck => {
+            let check: UpgradeCheck = client.get("/upgrade").await?;
+            screen.value(&check)?;
+            screen.text(&upgrade(&check, screen.colours));
+            return Ok(if check.safe {
+                Exit::Done
+            } else {
+                Exit::Blocked
+            });
+        }
         Verb::Uncordon(Named { name }) => {
             client
                 .act(
@@ -73,6 +121,9 @@ fn table(servers: &[Server]) -> Table {
     let mut table = Table::new(&[
         "name",
         "state",
+        "log",
+        "behind",
+        "heard",
         "desktops",
         "cpus",
         "memory",
@@ -85,6 +136,9 @@ fn table(servers: &[Server]) -> Table {
         table.row([
             status.name.as_str().into(),
             state(status),
+            log(status),
+            behind(status),
+            heard(status),
             Cell::number(server.desktops),
             Cell::number(status.cpus),
             Cell::number(status.memory.rounded()),
@@ -94,6 +148,33 @@ fn table(servers: &[Server]) -> Table {
         ]);
     }
     table
+}
+
+fn upgrade(check: &UpgradeCheck, colours: Colours) -> String {
+    let mut table = Table::new(&["server", "applies up to", "may stop now"]);
+    for server in &check.servers {
+        let may = match &server.holds {
+            None => Cell::from("yes").tone(Tone::Good),
+            Some(why) => Cell::from(format!("no: {why}")).tone(Tone::Bad),
+        };
+        let level = Cell::number(server.feature_level);
+        table.row([server.name.as_str().into(), level, may]);
+    }
+    let verdict = if check.safe {
+        colours.good("safe: stop one server, upgrade it, start it, and ask again before the next")
+    } else {
+        colours.bad("not safe now: wait until the above is mended, and ask again")
+    };
+    let rise = if check.newest > check.feature_level {
+        format!(
+            "the grid has feature level {}, and rises when these can apply more: {}\n",
+            check.feature_level,
+            check.waiting.join(", ")
+        )
+    } else {
+        String::new()
+    };
+    format!("{}\n{rise}{verdict}\n", table.render(colours))
 }
 
 /// A server's part in a word, and whether it was seen.
@@ -112,6 +193,37 @@ pub(crate) fn state(server: &ServerStatus) -> Cell {
         ServerState::Suspect | ServerState::Lost | ServerState::Removed => Tone::Bad,
     };
     Cell::from(word).tone(tone)
+}
+
+/// Its part in what the grid agrees on, in a word.
+pub(crate) fn log(server: &ServerStatus) -> Cell {
+    match server.log.map(|log| log.part) {
+        Some(LogRole::Leader) => Cell::from("leads"),
+        Some(LogRole::Voter) => Cell::from("votes"),
+        Some(LogRole::Learner) => Cell::from("learns").tone(Tone::Faint),
+        None => Cell::from("–").tone(Tone::Faint),
+    }
+}
+
+/// How many entries it lacks.
+pub(crate) fn behind(server: &ServerStatus) -> Cell {
+    match server.log.and_then(|log| log.behind) {
+        Some(behind) if behind > MUCH => Cell::number(behind).tone(Tone::Warn),
+        Some(behind) => Cell::number(behind),
+        None => Cell::number("?").tone(Tone::Faint),
+    }
+}
+
+/// How long ago whoever leads heard of it.
+pub(crate) fn heard(server: &ServerStatus) -> Cell {
+    match server.log {
+        Some(log) if log.part == LogRole::Leader => Cell::from("").tone(Tone::Faint),
+        Some(LogPart {
+            heard: Some(ago), ..
+        }) if ago > LATELY => Cell::from(format!("{} ago", times::length(ago))).tone(Tone::Bad),
+        Some(LogPart { heard: Some(_), .. }) => Cell::from("now"),
+        Some(LogPart { heard: None, .. }) | None => Cell::from("?").tone(Tone::Faint),
+    }
 }
 
 fn disk(server: &ServerStatus, size: String) -> Cell {

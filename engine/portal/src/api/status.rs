@@ -3,7 +3,8 @@
 use coppice_plans::plan::Finding;
 use coppice_schema::ids::{Address, GridId, PoolName, Revision, ServerId, ServerName};
 use coppice_schema::known::{DiskLevel, Feature, ServerState};
-use coppice_schema::units::{Size, Timestamp};
+use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_state::join::Role;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -63,6 +64,13 @@ pub struct ServerStatus {
     /// Its part: `joining`, `ready`, `cordoned`, `draining`, `suspect`, `lost`, `reconciling` or `removed`.
     #[schema(value_type = String)]
     pub state: ServerState,
+    /// `server` or `witness`.
+    #[schema(value_type = String)]
+    #[serde(default)]
+    pub role: Role,
+    /// Its part in what the grid agrees on; absent as long as it has none.
+    #[serde(default)]
+    pub log: Option<LogPart>,
     /// It was seen whole since the present leader leads, and its hypervisor answers.
     pub current: bool,
     /// What its hypervisor is, in words.
@@ -77,6 +85,32 @@ pub struct ServerStatus {
     /// How full its disk is: `fine`, `high` (from 80 %) or `critical` (from 90 %); absent before its first look.
     #[schema(value_type = Option<String>)]
     pub disk_level: Option<DiskLevel>,
+}
+
+/// A server's part in what the grid agrees on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogPart {
+    /// `leader`, `voter` or `learner`.
+    #[schema(value_type = String)]
+    pub part: LogRole,
+    /// Entries of the log that it is not known to have yet; absent when nobody who leads can be asked.
+    pub behind: Option<u64>,
+    /// How many milliseconds ago it last answered the leader; absent when it has not since that one leads, or when nobody
+    /// who leads can be asked.
+    #[schema(value_type = Option<u64>)]
+    pub heard: Option<Span>,
+}
+
+/// Who decides what.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogRole {
+    /// It puts entries in their order.
+    Leader,
+    /// Its copy counts for a majority.
+    Voter,
+    /// It has a copy.
+    Learner,
 }
 
 /// `GET servers`: a server.
@@ -102,6 +136,46 @@ pub struct Server {
     pub desktops: u32,
     /// Domains there that are not ours; never touched.
     pub foreign: Vec<String>,
+}
+
+/// `GET upgrade`: whether it is safe to stop the next server for a newer version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UpgradeCheck {
+    /// Any server, one at a time, may be stopped now.
+    pub safe: bool,
+    /// A majority answers.
+    pub quorum: bool,
+    /// What the grid may agree on.
+    pub feature_level: u32,
+    /// What the server that answers can apply.
+    pub newest: u32,
+    /// Its version.
+    pub version: String,
+    /// Servers that can apply no more than the grid's level: as long as there are any, it stays as it is.
+    pub waiting: Vec<String>,
+    /// Each server.
+    pub servers: Vec<ServerUpgrade>,
+}
+
+/// A server, as it is to be upgraded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServerUpgrade {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: ServerName,
+    /// What it can apply.
+    pub feature_level: u32,
+    /// Why it must not be stopped now, in words; absent: it may.
+    pub holds: Option<String>,
+}
+
+/// `DELETE servers/{name}`: how a server is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// It is gone for good: so are the desktops that it held.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// A pool, in figures.

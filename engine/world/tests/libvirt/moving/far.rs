@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::End;
 use crate::machine::again;
-use crate::means::overlay;
+use crate::means::{overlay, run_in};
 
 /// Where the other process finds its directory, and the image.
 const PLACE: &str = "COPPICE_TEST_PLACE";
@@ -39,6 +39,9 @@ enum Tell {
     Power(Uuid),
     Answers(Uuid),
     Clear(u32),
+    Restart(u32),
+    /// A command for the guest's shell.
+    Run(Uuid, String),
 }
 
 /// What it answers.
@@ -47,6 +50,7 @@ enum Told {
     Done(Result<(), String>),
     Power(Result<Option<PowerState>, String>),
     Answers(Result<bool, String>),
+    Said(Result<String, String>),
 }
 
 /// The process. It ends with this.
@@ -89,10 +93,23 @@ impl Far {
         wire::hear(&mut stream).await.map_err(text)
     }
 
+    /// Cuts its power, and starts it anew.
+    pub(super) async fn restart(&self, guest: &Definition) -> Result<(), String> {
+        self.done(Tell::Restart(number(guest))).await
+    }
+
+    /// What the guest's shell says to a command.
+    pub(super) async fn run(&self, uuid: Uuid, command: &str) -> Result<String, String> {
+        match self.tell(Tell::Run(uuid, command.to_owned())).await? {
+            Told::Said(said) => said,
+            _ => Err("an answer to something else".to_owned()),
+        }
+    }
+
     async fn done(&self, tell: Tell) -> Result<(), String> {
         match self.tell(tell).await? {
             Told::Done(done) => done,
-            Told::Power(_) | Told::Answers(_) => Err("an answer to something else".to_owned()),
+            _ => Err("an answer to something else".to_owned()),
         }
     }
 }
@@ -154,7 +171,7 @@ impl Receiver for Far {
         Box::pin(async move {
             match self.tell(Tell::Power(uuid)).await {
                 Ok(Told::Power(power)) => power.map_err(Outcome::Failed),
-                Ok(Told::Done(_) | Told::Answers(_)) => Err(Outcome::Failed("?".to_owned())),
+                Ok(_) => Err(Outcome::Failed("an answer to something else".to_owned())),
                 Err(error) => Err(Outcome::Failed(error)),
             }
         })
@@ -164,7 +181,7 @@ impl Receiver for Far {
         Box::pin(async move {
             match self.tell(Tell::Answers(uuid)).await {
                 Ok(Told::Answers(answers)) => answers.map_err(Outcome::Failed),
-                Ok(Told::Done(_) | Told::Power(_)) => Err(Outcome::Failed("?".to_owned())),
+                Ok(_) => Err(Outcome::Failed("an answer to something else".to_owned())),
                 Err(error) => Err(Outcome::Failed(error)),
             }
         })
@@ -224,6 +241,19 @@ async fn serve(libvirt: Arc<Libvirt>, place: &Path, image: &Path, mut stream: By
         Tell::Answers(uuid) => {
             let said = libvirt.ask_guest(uuid).await.map_err(text);
             Told::Answers(said.map(|said| matches!(said, GuestState::Answers { .. })))
+        }
+        Tell::Restart(number) => {
+            let uuid = guest(number).spec.uuid;
+            let off = libvirt.power_off(uuid).await;
+            let on = match off {
+                Ok(()) => libvirt.start(uuid).await,
+                Err(error) => Err(error),
+            };
+            Told::Done(on.map_err(text))
+        }
+        Tell::Run(uuid, command) => {
+            let address = End::Receiver.address(place).to_string();
+            Told::Said(run_in(address, uuid, command).await)
         }
         Tell::Clear(number) => {
             let uuid = guest(number).spec.uuid;
