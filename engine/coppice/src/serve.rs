@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use coppice_grid::{Grid, GridKey, keeper};
 use coppice_portal::App;
+use coppice_reconcile::scrub;
 use coppice_reconcile::server::{Description, Ports, Server};
 use coppice_schema::ids::ServerId;
 use coppice_state::Agreement;
 use coppice_world::addresses::LinuxAddresses;
 use coppice_world::clock::{Clock, SystemClock};
+use coppice_world::peers::Purpose;
 use coppice_world::stamps::{StampFile, Stamps};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -107,6 +109,10 @@ impl Running {
                     uploads: layout.uploads(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 };
+                world.disks.meet(grid.peers());
+                grid.serve(Purpose::Images, Arc::clone(&world.images));
+                let scrub = scrub::run(Arc::clone(&world.disks), Arc::clone(&clock));
+                rounds.push(("reading images at rest", tokio::spawn(scrub)));
                 rounds.extend(carry(config, layout, api, world, agreement, &clock)?);
                 coppice_portal::router(app)
             }
