@@ -119,6 +119,36 @@ async fn all_at_once_can_be_stopped_and_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_found_where_it_says_that_it_is() {
+    let (kept, mut sites) = Sites::with(1).await;
+    let leader = sites[0].grid.replica().clone();
+    let basis = leader.members();
+    let (raft_id, server) = (sites[1].raft_id(), sites[1].server);
+    leader
+        .add_learner(&basis, raft_id, sites[1].address.clone())
+        .await
+        .unwrap();
+    sites[1].until(|state| state.grid.is_some()).await;
+    sites.remove(1).stop().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let moved = kept.open(1, server, listener).await;
+    let described = sites[0].grid.propose(Entry::ServerDescribed {
+        server,
+        labels: BTreeSet::new(),
+        capacity: Default::default(),
+        api: moved.address.clone(),
+        feature_level: coppice_state::state::FEATURE_LEVEL,
+    });
+    assert_eq!(described.await, Ok(Outcome::Done));
+    let there = |state: &coppice_state::State| state.servers[&server].api == moved.address;
+    moved.until(there).await;
+    sites.push(moved);
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_far_behind_gets_a_snapshot() {
     let (_kept, sites) = Sites::with(1).await;
     let leader = sites[0].grid.replica();
