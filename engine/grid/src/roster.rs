@@ -91,12 +91,12 @@ impl<C: GridTypes> Roster<C> {
 
     /// The grid's life.
     pub(crate) fn epoch(&self) -> Epoch {
-        self.now().epoch
+        epoch(&self.0.me, &self.0.published.state())
     }
 
     /// What all members can apply.
     pub(crate) fn feature_level(&self) -> u32 {
-        self.now().feature_level
+        self.0.published.state().feature_level
     }
 
     /// What is known here of `server`.
@@ -114,9 +114,11 @@ impl<C: GridTypes> Roster<C> {
 
     /// The member with that raft id.
     pub(crate) fn by_raft_id(&self, raft_id: u64) -> Option<(ServerId, Member)> {
-        let now = self.now();
-        let mut members = now.members.into_iter();
-        members.find(|(_, member)| member.raft_id == raft_id)
+        let state = self.0.published.state();
+        let mut all = members(&self.0.me, &state);
+        let (server, raft_id, address) = all.find(|(_, its, _)| *its == raft_id)?;
+        let address = address.to_owned();
+        Some((server, Member { raft_id, address }))
     }
 
     /// Resolves, with the reason, as soon as `server` may not stay connected. `lately`: also one that is not known yet
@@ -149,10 +151,6 @@ impl<C: GridTypes> Roster<C> {
             }
         }
     }
-
-    fn now(&self) -> List {
-        list(&self.0.me, &self.0.published.state())
-    }
 }
 
 impl<C: GridTypes> Shared<C> {
@@ -161,11 +159,12 @@ impl<C: GridTypes> Shared<C> {
     }
 
     fn refresh(&self) {
-        let now = list(&self.me, &self.published.state());
+        let state = self.published.state();
+        // Looked at after every entry: no list is made where nothing has changed.
         self.sender().send_if_modified(|known| {
-            let changed = **known != now;
+            let changed = !known.is(&self.me, &state);
             if changed {
-                *known = Arc::new(now);
+                *known = Arc::new(list(&self.me, &state));
             }
             changed
         });
@@ -176,17 +175,46 @@ impl<C: GridTypes> Shared<C> {
     }
 }
 
-/// The members by `state`, and those of whom a server was told when it joined and whom its state does not know yet.
-fn list(me: &Introduction, state: &State) -> List {
+impl List {
+    /// Whether it is what would be made of these.
+    fn is(&self, me: &Introduction, state: &State) -> bool {
+        let listed = self.members.iter();
+        let listed = listed.map(|(id, member)| (*id, member.raft_id, member.address.as_str()));
+        self.epoch == epoch(me, state)
+            && self.feature_level == state.feature_level
+            && listed.eq(members(me, state))
+    }
+}
+
+fn epoch(me: &Introduction, state: &State) -> Epoch {
+    if state.grid.is_some() {
+        state.epoch
+    } else {
+        me.epoch
+    }
+}
+
+/// The members by `state`, and after them, since ids are indexes, those of whom a server was told when it joined and whom its state does not know yet.
+fn members<'a>(
+    me: &'a Introduction,
+    state: &'a State,
+) -> impl Iterator<Item = (ServerId, u64, &'a str)> {
     let known = state.servers.iter();
-    let known = known.filter_map(|(id, known)| Some((*id, member(known)?)));
+    let known = known.filter(|(_, server)| server.state != ServerState::Removed);
+    let known = known.map(|(id, server)| (*id, server.raft_id, server.api.as_str()));
     let given = me.members.iter().filter(|(id, _)| id.0 > state.index);
-    let given = given.map(|(id, given)| (*id, given.clone()));
-    let founded = state.grid.is_some();
+    known.chain(given.map(|(id, given)| (*id, given.raft_id, given.address.as_str())))
+}
+
+fn list(me: &Introduction, state: &State) -> List {
+    let member = |(id, raft_id, address): (ServerId, u64, &str)| {
+        let address = address.to_owned();
+        (id, Member { raft_id, address })
+    };
     List {
-        epoch: if founded { state.epoch } else { me.epoch },
+        epoch: epoch(me, state),
         feature_level: state.feature_level,
-        members: given.chain(known).collect(),
+        members: members(me, state).map(member).collect(),
     }
 }
 
