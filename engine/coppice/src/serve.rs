@@ -7,7 +7,7 @@ pub(crate) mod hypervisor;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use coppice_grid::{Grid, GridKey};
+use coppice_grid::{Grid, GridKey, KeyFiles};
 use coppice_portal::App;
 use coppice_reconcile::server::{Description, Ports, Server};
 use coppice_schema::ids::ServerId;
@@ -74,6 +74,7 @@ impl Running {
             agreement: Arc::clone(&agreement),
             clock: Arc::clone(&clock),
             vault: Arc::new(vault),
+            keys: Arc::new(KeyFiles::of(layout.identity(), grid.id())),
             hypervisor: Arc::clone(&world.hypervisor),
             disks: Arc::clone(&world.disks),
             server,

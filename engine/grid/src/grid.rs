@@ -155,7 +155,7 @@ impl Grid {
         Ok(grid)
     }
 
-    async fn start(
+    pub(crate) async fn start(
         directory: &Arc<Directory>,
         clock: Arc<dyn Clock>,
         format: Format,
@@ -287,7 +287,7 @@ impl Grid {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, GridError> + Send + 'static,
 ) -> Result<T, GridError> {
     Real::spawn_blocking(work)

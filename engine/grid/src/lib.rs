@@ -17,11 +17,13 @@
 pub mod authority;
 pub mod directory;
 pub mod grid;
+pub mod keys;
 pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod network;
 pub mod private;
+pub mod recovery;
 pub mod replica;
 pub mod snapshots;
 pub mod types;
@@ -29,6 +31,8 @@ pub mod vault;
 
 pub use authority::{Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
+pub use keys::{KeyFiles, Keys};
+pub use recovery::Survey;
 pub use replica::Replica;
 pub use vault::GridKey;
 

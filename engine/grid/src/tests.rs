@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod full;
 mod grid;
+mod recovery;
 mod replay;
 mod simulated;
 #[path = "../../../tests/skip.rs"]

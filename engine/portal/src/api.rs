@@ -35,7 +35,9 @@
 //! | `DELETE tokens/{name}` | | 204 |
 //! | `GET pauses` · `POST pauses` | [`PauseRequest`] | [`Pause`]s · [`Pause`] |
 //! | `DELETE pauses/{address}` | | 204 |
+//! | `POST backup` | [`BackupRequest`] | the file that `coppice restore` goes on from |
 
+mod backup;
 mod desktops;
 mod events;
 mod images;
@@ -45,6 +47,7 @@ mod secrets;
 mod status;
 mod tokens;
 
+pub use backup::BackupRequest;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{

@@ -9,7 +9,7 @@ use coppice_schema::Known;
 use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::units::Timestamp;
 use coppice_state::entry::{Entry, Outcome, Refusal};
-use coppice_state::secret::Vault;
+use coppice_state::secret::{Keyring, Vault};
 use coppice_state::{Agreement, AgreementError, Leadership, State};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
@@ -27,6 +27,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// The grid's key.
     pub vault: Arc<dyn Vault>,
+    /// All keys of the grid that are here: for backups only.
+    pub keys: Arc<dyn Keyring>,
     /// This server's hypervisor: for consoles and screenshots only.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// This server's disks: for imports, and to say where overlays are.

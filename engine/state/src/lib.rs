@@ -6,6 +6,7 @@
 
 pub mod agreement;
 pub mod apply;
+pub mod backup;
 pub mod entry;
 pub mod known;
 mod phase;
