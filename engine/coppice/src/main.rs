@@ -12,6 +12,7 @@ mod failure;
 mod follow;
 mod layout;
 mod names;
+mod passphrase;
 mod present;
 mod progress;
 mod screen;

@@ -52,12 +52,12 @@ pub(crate) struct Args {
     hypervisor: Option<String>,
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let expected = "expected an address and a port, such as 10.0.0.5:7443 or [::1]:7443; 0.0.0.0:7443 is every address of this machine";
     text.parse().map_err(|_| expected.to_owned())
 }
 
-fn reachable(text: &str) -> Result<String, String> {
+pub(crate) fn reachable(text: &str) -> Result<String, String> {
     let expected = "expected a host name or an address, such as desk.example.org or 10.0.0.5";
     coppice_grid::authority::can_be_named(text)
         .then(|| text.to_owned())
@@ -153,9 +153,7 @@ async fn found(
         &config::text(&data, &name, listen, names, &hypervisor),
         0o644,
     )?;
-    std::fs::remove_file(layout.begun())
-        .and_then(|()| File::open(&data)?.sync_all())
-        .map_err(|e| failed("cannot finish the data directory", &e))?;
+    finish(layout)?;
     Ok(Made {
         grid,
         server: name,
@@ -167,8 +165,15 @@ async fn found(
     })
 }
 
+/// From now on the directory is a server's.
+pub(crate) fn finish(layout: &Layout) -> Result<(), Failure> {
+    std::fs::remove_file(layout.begun())
+        .and_then(|()| File::open(layout.data())?.sync_all())
+        .map_err(|e| Failure::new("cannot finish the data directory").because(&e))
+}
+
 /// Takes an empty directory, or one that an `init` which was cut off left behind: nobody was told of that.
-fn claim(data: &Path, layout: &Layout) -> Result<(), Failure> {
+pub(crate) fn claim(data: &Path, layout: &Layout) -> Result<(), Failure> {
     let failed = |e: io::Error| {
         Failure::new(format!(
             "cannot use {} as the data directory",
@@ -225,7 +230,7 @@ fn occupied(data: &Path, layout: &Layout) -> Failure {
     .hint("name an empty directory, or one that is yet to be made: --data DIR")
 }
 
-fn hypervisor_uri(wanted: Option<String>, layout: &Layout) -> Result<String, Failure> {
+pub(crate) fn hypervisor_uri(wanted: Option<String>, layout: &Layout) -> Result<String, Failure> {
     let given = wanted.is_some();
     let uri =
         wanted.unwrap_or_else(|| format!("qemu:///embed?root={}", layout.hypervisor().display()));
@@ -239,7 +244,7 @@ fn hypervisor_uri(wanted: Option<String>, layout: &Layout) -> Result<String, Fai
     }
 }
 
-fn host_name() -> Result<ServerName, Failure> {
+pub(crate) fn host_name() -> Result<ServerName, Failure> {
     let uname = rustix::system::uname();
     let host = uname.nodename().to_string_lossy().to_lowercase();
     let short = host.split('.').next().unwrap_or_default();
@@ -252,7 +257,7 @@ fn host_name() -> Result<ServerName, Failure> {
     })
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path)
         .map(|p| p.components().collect())
         .map_err(|e| {
@@ -261,7 +266,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Bytes that nobody can guess.
-fn random<const N: usize>() -> Result<[u8; N], Failure> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
     rustls::crypto::ring::default_provider()
         .secure_random
@@ -270,7 +275,7 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
     Ok(bytes)
 }
 
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
     let written = OpenOptions::new()
         .write(true)
         .create_new(true)

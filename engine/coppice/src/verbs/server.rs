@@ -1,5 +1,7 @@
 //! `coppice server`: members of the grid.
 
+mod recover;
+
 use coppice_portal::api::{Server, ServerStatus};
 use coppice_schema::ids::ServerName;
 use coppice_schema::known::{DiskLevel, ServerState};
@@ -26,6 +28,10 @@ pub(crate) enum Verb {
     /// Put desktops on a server again
     #[command(after_long_help = "Examples:\n  coppice server uncordon host-1")]
     Uncordon(Named),
+    /// Make this server a grid of its own, when the others are gone for good
+    Recover(recover::Args),
+    /// Show how far this server's log goes
+    LogPosition(recover::PositionArgs),
 }
 
 /// A server by its name.
@@ -36,6 +42,12 @@ pub(crate) struct Named {
 }
 
 pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
+    // These two need no grid that answers: none does.
+    let verb = match verb {
+        Verb::Recover(args) => return recover::run(args, screen).await,
+        Verb::LogPosition(args) => return recover::position(args, screen).await,
+        verb @ (Verb::List | Verb::Cordon(_) | Verb::Uncordon(_)) => verb,
+    };
     let client = Client::new(settings)?;
     match verb {
         Verb::List => {
@@ -65,6 +77,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.done(&name, "uncordoned")?;
             screen.note(&format!("server {name} takes new desktops again"));
         }
+        Verb::Recover(_) | Verb::LogPosition(_) => {}
     }
     Ok(Exit::Done)
 }

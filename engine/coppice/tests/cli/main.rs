@@ -8,6 +8,7 @@ mod connection;
 mod exits;
 mod grid;
 mod init;
+mod lives;
 mod offline;
 mod output;
 mod place;
