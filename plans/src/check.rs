@@ -2,6 +2,7 @@
 //! found by neither. Every plan is checked before it is committed or ordered; a violation is a fault of ours.
 
 mod people;
+mod places;
 mod pools;
 mod reviewed;
 
@@ -15,6 +16,7 @@ use coppice_schema::known::{
 };
 
 use self::people::{may_be_used, overdue};
+use self::places::places;
 use self::pools::{disks, given_up, pools};
 use self::reviewed::approved;
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
@@ -126,6 +128,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
     }
     pools(plan, desired, known, &mut judge);
     disks(plan, desired, known, &mut judge);
+    places(plan, desired, known, &mut judge);
     given_up(plan, desired, known, &mut judge);
     // A configuration that is not committed is reviewed by looking at this very plan.
     if *desired == known.committed && !known.runs.is_empty() {

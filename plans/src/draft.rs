@@ -22,7 +22,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) known: &'a Known,
     pub(crate) now: Timestamp,
     pub(crate) zone: TimeZone,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Ledger<'a>,
     pub(crate) actions: Vec<Action>,
     pub(crate) drifts: Vec<Drift>,
     pub(crate) findings: Vec<Finding>,
@@ -50,7 +50,7 @@ impl<'a> Draft<'a> {
         let mut draft = Self {
             known,
             now,
-            ledger: Ledger::new(known),
+            ledger: Ledger::new(desired, known),
             actions: Vec::new(),
             drifts: Vec::new(),
             findings: Vec::new(),

@@ -15,6 +15,7 @@ mod language;
 pub mod markdown;
 mod needs;
 mod place;
+pub mod placement;
 pub mod plan;
 mod pool;
 mod review;
@@ -30,6 +31,7 @@ use coppice_schema::known::Known;
 use coppice_schema::units::Timestamp;
 
 pub use check::{Violation, check};
+pub use place::placement;
 pub use plan::Plan;
 pub use review::reviewed;
 
@@ -51,7 +53,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     images::survey(desired, known, &mut draft);
     images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
-    for (name, pool) in &desired.pools {
+    for (name, pool) in place::largest_first(desired, known) {
         if pool::is_kept(desired, known, name) {
             continue;
         }

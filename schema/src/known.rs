@@ -64,6 +64,23 @@ pub struct Known {
     pub since: BTreeMap<String, Timestamp>,
 }
 
+impl Known {
+    /// The disk of a desktop's present life, as its server saw it last; `None`: it was not seen.
+    #[must_use]
+    pub fn overlay(&self, desktop: &KnownDesktop) -> Option<&SeenOverlay> {
+        let look = self.servers.get(&desktop.server)?.look.as_ref()?;
+        look.members.get(&desktop.spec.member)?.overlay.as_ref()
+    }
+}
+
+impl SeenOverlay {
+    /// The most that it takes of the disk: at most twice what it does take.
+    #[must_use]
+    pub fn most(&self) -> Size {
+        Size::mib(1u64 << self.bulk.min(40))
+    }
+}
+
 /// A member of the grid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KnownServer {

@@ -6,8 +6,8 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `servers N` | begins with N servers instead of one |
-//! | `image NAME VERSION` | imports a version on every server |
+//! | `servers N [FIELD=NUMBER ...]` | begins with N servers instead of one; each has so many `cpus`, MiB of `memory` and of `disk` |
+//! | `image NAME VERSION [SERVER ...]` | imports a version on every server, or on those |
 //! | `remove NAME VERSION` | takes a version out of the catalogue |
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
 //! | `edit OLD -> NEW` | changes those files: every OLD in them becomes NEW; `\n` stands for a new line |
@@ -16,6 +16,7 @@
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `lead` | lets the leader decide, and no server hear of it yet |
 //! | `desktops`, `findings`, `waits`, `drift` | looks |
+//! | `place ADDRESS` | where a desktop would go, or the next one of a pool, and why there |
 //! | `domain DESKTOP` | the form in which a hypervisor has it |
 //! | `revisions` | the configurations that are kept |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |

@@ -61,10 +61,20 @@ impl World {
     /// A grid of `count` servers that hold every image of [`configs::catalogue`].
     #[must_use]
     pub fn new(chance: &mut Chance, count: u64, plant: Option<Plant>) -> Self {
+        let capacity = Capacity {
+            disk: Size::gib(64),
+            ..Setup::default().capacity
+        };
+        Self::of(chance, count, &capacity, plant)
+    }
+
+    /// The same, of servers that carry so much each.
+    #[must_use]
+    pub fn of(chance: &mut Chance, count: u64, capacity: &Capacity, plant: Option<Plant>) -> Self {
         let clock = SimClock::new(DAWN);
         let grid = GridId([7; 16]);
         let log = SimLog::new(clock.clone(), founded(grid, count));
-        let each = |raft_id| machine(chance, &clock, &log, grid, raft_id, plant);
+        let each = |raft_id| machine(chance, &clock, &log, grid, (raft_id, capacity), plant);
         let machines: Vec<Machine> = (1..=count).map(each).collect();
         let first = log.state().servers.keys().next().copied();
         for (image, version, record) in configs::catalogue() {
@@ -148,7 +158,8 @@ impl World {
             Some(place) => self.machines.remove(place),
             None => {
                 let (clock, log) = (&self.clock, &self.log);
-                machine(&mut chance, clock, log, self.grid, raft_id, self.plant)
+                let part = (raft_id, &Setup::default().capacity);
+                machine(&mut chance, clock, log, self.grid, part, self.plant)
             }
         };
         survivor.name = name.clone();
@@ -222,7 +233,7 @@ impl Machine {
 }
 
 /// The state of a grid that was just founded, and that `count - 1` servers have joined.
-fn founded(grid: GridId, count: u64) -> State {
+pub(crate) fn founded(grid: GridId, count: u64) -> State {
     let token = Token {
         hash: Digest::of(b"token"),
         scope: Scope::Admin,
@@ -255,11 +266,11 @@ fn founded(grid: GridId, count: u64) -> State {
     state
 }
 
-fn server_name(raft_id: u64) -> ServerName {
+pub(crate) fn server_name(raft_id: u64) -> ServerName {
     format!("s{raft_id}").parse().expect("a server's name")
 }
 
-fn description(name: &ServerName) -> Description {
+pub(crate) fn description(name: &ServerName) -> Description {
     Description {
         api: format!("{name}:7443"),
         ..Description::default()
@@ -271,17 +282,14 @@ fn machine(
     clock: &SimClock,
     log: &Arc<SimLog>,
     grid: GridId,
-    raft_id: u64,
+    (raft_id, capacity): (u64, &Capacity),
     plant: Option<Plant>,
 ) -> Machine {
     let setup = Setup {
         seed: chance.bits(),
         grid: Some(grid),
         boot: Span(chance.between(500, 5_000)),
-        capacity: Capacity {
-            disk: Size::gib(64),
-            ..Setup::default().capacity
-        },
+        capacity: capacity.clone(),
         ..Setup::default()
     };
     let sim = SimServer::new(setup, Arc::new(clock.steady()));

@@ -12,6 +12,7 @@ use coppice_portal::App;
 use coppice_reconcile::server::{Description, Ports, Server};
 use coppice_schema::ids::ServerId;
 use coppice_state::Agreement;
+use coppice_world::addresses::LinuxAddresses;
 use coppice_world::clock::{Clock, SystemClock};
 use coppice_world::stamps::{StampFile, Stamps};
 use tokio::net::TcpListener;
@@ -64,7 +65,8 @@ impl Running {
         let server = member(config, &grid)?;
         let vault = GridKey::open(&layout.identity())
             .map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
-        let (tls, renewal) = certificate::open(config, layout, grid.id(), &clock)?;
+        let vault = Arc::new(vault);
+        let shown = certificate::open(config, layout, &grid, server, Some(&vault), &clock)?;
         let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
         let stamps = StampFile::open(layout.stamps())
             .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;
@@ -73,7 +75,8 @@ impl Running {
         let app = App {
             agreement: Arc::clone(&agreement),
             clock: Arc::clone(&clock),
-            vault: Arc::new(vault),
+            vault: Arc::clone(&vault) as _,
+            admission: Arc::new(shown.gate),
             keys: Arc::new(KeyFiles::of(layout.identity(), grid.id())),
             hypervisor: Arc::clone(&world.hypervisor),
             disks: Arc::clone(&world.disks),
@@ -87,19 +90,19 @@ impl Running {
             disks: world.disks,
             stamps: Arc::new(stamps) as Arc<dyn Stamps>,
         };
+        let listens = listener.local_addr().unwrap_or(config.listen);
         let description = Description {
             labels: config.labels.clone(),
             networks: config.networks.clone(),
-            api: config.listen.to_string(),
+            api: config.reached_at(listens),
         };
         let mine = Server::new(config.name.clone(), boot, description);
-        let address = listener.local_addr().unwrap_or(config.listen);
         let (stop_api, stopped) = oneshot::channel::<()>();
         let router = coppice_portal::router(app);
         let limits = coppice_portal::Limits::default();
         let api = tokio::spawn(coppice_portal::serve(
             listener,
-            tls,
+            shown.tls,
             router,
             limits,
             async move {
@@ -108,14 +111,20 @@ impl Running {
             },
         ));
         let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(&clock));
+        let address = coppice_reconcile::address::run(
+            Arc::clone(&agreement),
+            Arc::new(LinuxAddresses),
+            Arc::clone(&clock),
+        );
         let own = coppice_reconcile::server::run(mine, ports, clock);
         let rounds = vec![
             ("the leader's rounds", tokio::spawn(leader)),
             ("this server's rounds", tokio::spawn(own)),
-            ("the certificate's renewal", tokio::spawn(renewal)),
+            ("the grid's address", tokio::spawn(address)),
+            ("the certificate's renewal", tokio::spawn(shown.renewal)),
         ];
         let ready = format!(
-            "ready: server {} of grid {} answers at https://{address}",
+            "ready: server {} of grid {} answers at https://{listens}",
             config.name,
             grid.id()
         );

@@ -230,12 +230,13 @@ mod tests {
     fn identity(at: &Path) {
         let subject = Subject {
             grid: GRID,
+            id: coppice_schema::ids::ServerId(1),
             server: "alpha".parse().unwrap(),
             names: Default::default(),
         };
         let now = coppice_schema::units::Timestamp(1_795_000_000_000);
-        Identity::found(at, &subject, now).unwrap();
-        GridKey::create(at).unwrap();
+        let key = GridKey::create(at).unwrap();
+        Identity::found(at, &subject, now, &key).unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use coppice_schema::ids::{Epoch, GridId};
+use coppice_schema::ids::{Epoch, GridId, ServerId};
 use coppice_schema::units::Timestamp;
 use coppice_state::entry::Recovery;
 use coppice_state::{Agreement, Entry, Envelope, Outcome, State, apply};
@@ -147,14 +147,16 @@ impl Grid {
             state: Arc::new(state),
         };
         seed(&directory, snapshot, vote(last.leader_id.term, raft_id)).await?;
-        let format = Format {
+        let mut format = Format {
             version: FORMAT_VERSION,
             grid,
             raft_id,
+            server: ServerId(0),
         };
         let started = Self::start(&directory, clock, format.clone()).await?;
         let outcome = started.propose(Entry::Recovered(Box::new(recovery))).await;
         let state = started.local();
+        format.server = started.server().unwrap_or(format.server);
         started.shutdown().await?;
         if let Outcome::Refused(refusal) = outcome? {
             return Err(GridError::Refused(refusal));

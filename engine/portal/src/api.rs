@@ -1,8 +1,8 @@
 //! Everything that crosses the wire, as types: a client in Rust uses these and nothing else.
 //!
 //! Times are milliseconds since 1970, sizes are bytes, digests are 64 hexadecimal digits, addresses are texts such
-//! as `pool.lab`. Clients ignore fields that they do not know. Errors are [`Problem`]s. Each request but `health`
-//! and `openapi.json` carries `Authorization: Bearer NAME.SECRET`.
+//! as `pool.lab`. Clients ignore fields that they do not know. Errors are [`Problem`]s. Each request but `health`,
+//! `openapi.json` and `join` carries `Authorization: Bearer NAME.SECRET`.
 //!
 //! | request, below [`PREFIX`] | takes | gives |
 //! |---|---|---|
@@ -33,6 +33,8 @@
 //! | `PUT secrets/{name}` · `DELETE` | the raw value | [`SecretInfo`] · 204 |
 //! | `GET tokens` · `POST tokens` | [`TokenRequest`] | [`TokenInfo`]s · [`TokenCreated`] |
 //! | `DELETE tokens/{name}` | | 204 |
+//! | `GET join-tokens` · `POST join-tokens` | [`JoinTokenRequest`] | [`JoinTokenInfo`]s · [`JoinTokenCreated`] |
+//! | `GET join` · `POST join` | [`JoinRequest`] | [`JoinTerms`] · [`JoinResponse`] |
 //! | `GET pauses` · `POST pauses` | [`PauseRequest`] | [`Pause`]s · [`Pause`] |
 //! | `DELETE pauses/{address}` | | 204 |
 //! | `POST backup` | [`BackupRequest`] | the file that `coppice restore` goes on from |
@@ -41,6 +43,7 @@ mod backup;
 mod desktops;
 mod events;
 mod images;
+mod join;
 mod plans;
 mod problem;
 mod secrets;
@@ -53,6 +56,10 @@ pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{
     Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
 };
+pub use join::{
+    CLOCKS_APART, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated,
+    JoinTokenInfo, JoinTokenRequest, NotAJoinToken,
+};
 pub use plans::{
     ApplyRequest, ApplyResponse, Configuration, DriftReport, Explanation, OpenOrder, PlanRequest,
     PlanResponse, RevisionInfo, SAVED_FORMAT, SavedPlan,
@@ -60,8 +67,8 @@ pub use plans::{
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
 pub use secrets::SecretInfo;
 pub use status::{
-    GridInfo, HealthReport, Pause, PauseRequest, PoolStatus, RunStatus, Server, ServerStatus,
-    Status,
+    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, RunStatus, Server,
+    ServerStatus, Status,
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 

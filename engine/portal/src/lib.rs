@@ -20,6 +20,7 @@ mod health;
 mod history;
 mod images;
 mod imports;
+mod join;
 mod openapi;
 mod params;
 mod pauses;

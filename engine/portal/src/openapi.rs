@@ -22,6 +22,7 @@ use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
         crate::secrets::list, crate::secrets::set, crate::secrets::remove,
         crate::tokens::list, crate::tokens::create, crate::tokens::revoke,
         crate::backup::make,
+        crate::join::list, crate::join::invite, crate::join::terms, crate::join::join,
         crate::pauses::list, crate::pauses::pause, crate::pauses::resume,
     ),
     components(schemas(DisplayChoice, Problem, ImportLine, EventRecord, RunStatus)),

@@ -17,7 +17,7 @@ use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
     apply, auth, backup, console, desktops, events, explain, health, history, images, imports,
-    openapi, pauses, plans, secrets, servers, status, tokens, uploads,
+    join, openapi, pauses, plans, secrets, servers, status, tokens, uploads,
 };
 
 /// How long an answer may take to begin.
@@ -28,6 +28,8 @@ const ANSWER_WITHIN: Span = Span::seconds(120);
 pub enum Access {
     /// Anyone.
     Open,
+    /// Whoever has a join token, which is in the body.
+    Join,
     /// Whoever has a token of at least that scope.
     Token(Scope),
 }
@@ -128,6 +130,10 @@ fn table() -> Vec<Route> {
         read("/tokens", Scope::Admin, get(tokens::list)),
         write("/tokens", Scope::Admin, post(tokens::create)),
         remove("/tokens/{name}", Scope::Admin, delete(tokens::revoke)),
+        read("/join-tokens", Scope::Admin, get(join::list)),
+        write("/join-tokens", Scope::Admin, post(join::invite)),
+        open("/join", get(join::terms)),
+        route(Method::POST, "/join", Access::Join, post(join::join)),
         read("/pauses", Scope::Viewer, get(pauses::list)),
         write("/pauses", Scope::Operator, post(pauses::pause)),
         remove("/pauses/{address}", Scope::Operator, delete(pauses::resume)),
@@ -181,7 +187,7 @@ pub fn router(app: App) -> Router {
             handler.route_layer(middleware::from_fn_with_state(portal.clone(), in_time))
         };
         let handler = match access {
-            Access::Open => handler,
+            Access::Open | Access::Join => handler,
             Access::Token(scope) => handler.route_layer(middleware::from_fn_with_state(
                 (portal.clone(), scope),
                 auth::guard,

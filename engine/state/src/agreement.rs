@@ -35,6 +35,12 @@ pub trait Agreement: Send + Sync {
 
     /// Who votes, and how far each is, as far as is known here. Only whoever leads hears of the others.
     fn standing(&self) -> Standing;
+
+    /// The same as whoever leads sees it, or as far as is known here where that one does not answer at once.
+    fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
+        let standing = self.standing();
+        Box::pin(async move { standing })
+    }
 }
 
 /// How a grid's replicas stand. What is in it passes: it is never agreed on, and a new leader knows nothing yet.
@@ -89,4 +95,12 @@ pub enum AgreementError {
     /// This server is shutting down, or its storage failed. The entry may have been agreed on.
     #[error("this server's copy of the grid's state is closed: {0}")]
     Closed(String),
+    /// The entry was not proposed, here or anywhere: it is larger than any that is passed from server to server.
+    #[error("{bytes} bytes are more than the {most} that can be agreed on at once")]
+    TooLarge {
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
+    },
 }

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod commit;
+mod members;
 mod observation;
 mod orders;
 mod people;
@@ -13,6 +14,7 @@ use coppice_schema::ids::{Generation, ServerId};
 use coppice_schema::known::{Capacity, ServerState};
 
 use crate::entry::{Entry, Envelope, NewServer, Outcome, Refusal};
+use crate::join::Role;
 use crate::state::{FEATURE_LEVEL, Server, State};
 
 /// Applies the entry at `index` of `term` to `state`.
@@ -106,6 +108,20 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             state: part,
             author,
         } => people::server_set(state, *server, *part, author),
+        Entry::JoinTokenCreated { id, token, author } => {
+            members::token_created(state, id, token, author)
+        }
+        Entry::ServerJoined(joiner) => members::joined(state, joiner),
+        Entry::ServerRests { server, rests } => {
+            member(state, *server)?.resting = *rests;
+            Ok(Outcome::Done)
+        }
+        Entry::FeatureRaised { level } => members::feature_raised(state, *level),
+        Entry::ServerRemoved {
+            server,
+            gone,
+            author,
+        } => members::removed(state, *server, *gone, author),
         Entry::TokenCreated { id, token, author } => {
             people::token_created(state, id, token, author)
         }
@@ -137,6 +153,9 @@ fn add_server(state: &mut State, server: &NewServer) {
         look: None,
         confirmed_term: 0,
         feature_level: FEATURE_LEVEL,
+        role: Role::Server,
+        resting: false,
+        key: None,
     };
     state.servers.insert(ServerId(state.index), known);
 }

@@ -17,6 +17,7 @@ use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::join::{JoinRefusal, JoinToken, Joiner};
 use crate::token::{Token, TokenId};
 
 /// An entry as the log has it.
@@ -131,6 +132,38 @@ pub enum Entry {
         server: ServerId,
         /// The new part.
         state: ServerState,
+        /// Who.
+        author: String,
+    },
+    /// A token was made by which one machine may join.
+    JoinTokenCreated {
+        /// Its name.
+        id: TokenId,
+        /// The rest.
+        token: JoinToken,
+        /// Who made it.
+        author: String,
+    },
+    /// A machine became a member. Its number in the grid is the entry's index; its number in raft is made of that.
+    ServerJoined(Box<Joiner>),
+    /// A server is about to stop as planned, or is back from that.
+    ServerRests {
+        /// Which.
+        server: ServerId,
+        /// It stops.
+        rests: bool,
+    },
+    /// From now on entries may do what only this feature level can: every member said that it can apply it.
+    FeatureRaised {
+        /// The level.
+        level: u32,
+    },
+    /// A server is no member any more.
+    ServerRemoved {
+        /// Which.
+        server: ServerId,
+        /// It will never be back: what it held is gone.
+        gone: bool,
         /// Who.
         author: String,
     },
@@ -368,6 +401,22 @@ pub enum Refusal {
     /// Without it nobody could make another.
     #[error("{0} is the last one with the scope admin: without it nobody could make another")]
     LastAdmin(String),
+    /// Without it there would be none.
+    #[error("{0} is the grid's last server")]
+    LastServer(ServerName),
+    /// A member cannot apply that much.
+    #[error("server {server} applies up to feature level {applies}, not {level}")]
+    FeatureLevel {
+        /// Which.
+        server: ServerName,
+        /// What it can.
+        applies: u32,
+        /// What was asked for.
+        level: u32,
+    },
+    /// A machine does not become a member.
+    #[error(transparent)]
+    Join(#[from] JoinRefusal),
     /// It is in use.
     #[error("{what} is used by {by}")]
     InUse {

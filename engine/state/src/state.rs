@@ -18,6 +18,7 @@ use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::join::{JoinToken, Role};
 use crate::secret::Secret;
 use crate::token::{Token, TokenId};
 
@@ -74,6 +75,8 @@ pub struct State {
     pub applied_plans: BTreeMap<Digest, Revision>,
     /// Who may use the API, by id; only hashes.
     pub tokens: BTreeMap<TokenId, Token>,
+    /// By which machines may join; only hashes.
+    pub join_tokens: BTreeMap<TokenId, JoinToken>,
     /// Secrets, sealed.
     pub secrets: BTreeMap<SecretName, Secret>,
     /// What keeps its protection although its block may be gone.
@@ -136,6 +139,15 @@ pub struct Server {
     pub confirmed_term: u64,
     /// Newest feature level it can apply.
     pub feature_level: u32,
+    /// What it is there for.
+    #[serde(default)]
+    pub role: Role,
+    /// It is stopped for a while, as planned.
+    #[serde(default)]
+    pub resting: bool,
+    /// Digest of the public key that it joined with; absent for the server that the grid began with.
+    #[serde(default)]
+    pub key: Option<Digest>,
 }
 
 /// An apply in progress, or the memory of one.
@@ -254,12 +266,12 @@ impl State {
         Ok(state)
     }
 
-    /// A server by its name.
+    /// A member by its name. One that was removed has none any more.
     #[must_use]
     pub fn server_named(&self, name: &ServerName) -> Option<(ServerId, &Server)> {
         self.servers
             .iter()
-            .find(|(_, s)| s.name == *name)
+            .find(|(_, s)| s.name == *name && s.state != ServerState::Removed)
             .map(|(id, s)| (*id, s))
     }
 

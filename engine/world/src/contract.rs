@@ -6,6 +6,7 @@
 use std::fmt;
 
 pub mod hypervisor;
+pub mod moves;
 
 /// What became of a contract.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

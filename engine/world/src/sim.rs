@@ -13,6 +13,7 @@ mod hands;
 mod hypervisor;
 mod journal;
 mod machine;
+mod moves;
 mod peers;
 mod stamps;
 mod uri;

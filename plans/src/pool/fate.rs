@@ -3,7 +3,7 @@
 use coppice_schema::ids::DesktopId;
 
 use coppice_schema::known::{
-    DesktopSpec, Ending, KnownDesktop, Phase, PowerState, Request, SeenDomain, Task,
+    DesktopSpec, Ending, KnownDesktop, Phase, PowerState, Request, SeenDomain, SeenOverlay, Task,
 };
 
 use coppice_schema::units::{Size, Timestamp};
@@ -433,6 +433,7 @@ pub(crate) fn push(
         | Wait::Backoff { .. }
         | Wait::Order { .. }
         | Wait::Image { .. }
+        | Wait::Copy { .. }
         | Wait::Disk { .. }
         | Wait::Observation { .. }
         | Wait::Room { .. }
@@ -500,15 +501,8 @@ pub(crate) fn push(
 }
 
 fn personal_bytes(desktop: &KnownDesktop, draft: &Draft<'_>) -> Estimate<Size> {
-    let look = draft
-        .known
-        .servers
-        .get(&desktop.server)
-        .and_then(|server| server.look.as_ref());
-    let overlay = look
-        .and_then(|look| look.members.get(&desktop.spec.member))
-        .and_then(|seen| seen.overlay.as_ref());
-    let value = overlay.map_or(Size(0), |overlay| Size::mib(1u64 << overlay.bulk.min(40)));
+    let overlay = draft.known.overlay(desktop);
+    let value = overlay.map_or(Size(0), SeenOverlay::most);
     Estimate {
         value,
         basis: Basis::Guess,

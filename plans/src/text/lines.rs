@@ -158,6 +158,17 @@ pub fn wait(wait: &Wait) -> String {
             format!("a template disk of {image} or more instead of {disk}")
         }
         Wait::Observation { server } => format!("server {server} to be seen"),
+        Wait::Copy {
+            image,
+            version,
+            servers,
+        } => {
+            let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+            format!(
+                "a copy of image {image}@{version} on {}",
+                servers.join(" or ")
+            )
+        }
         Wait::Room { lacking } => format!("room: {lacking}"),
         Wait::Paused { until } => match until {
             Some(at) => format!("a pause until {}", moment(*at)),

@@ -40,9 +40,9 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "address",
         Kind::Address,
-        "One address for the whole grid, held by one server that can be reached.",
-    )
-    .later(),
+        "One address for the whole grid, held by one server that can be reached: whoever leads. In the servers' own \
+         network, and no machine's own address; the servers listen on 0.0.0.0 (or ::).",
+    ),
     live(
         "keep_revisions",
         Kind::Number(1, 10_000),

@@ -5,15 +5,15 @@ use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{GateKind, Plan, Verdict, Wait};
-use coppice_plans::{check, markdown, plan, text};
+use coppice_plans::{check, markdown, placement, plan, text};
 use coppice_schema::desired::Desired;
-use coppice_schema::known::{ImageVersion, Phase};
+use coppice_schema::known::{Capacity, ImageVersion, Phase};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
 use coppice_state::entry::Commit;
 use coppice_state::{Entry, Outcome, State};
 use coppice_world::clock::Clock;
-use coppice_world::sim::Chance;
+use coppice_world::sim::{Chance, Setup};
 
 use crate::world::World;
 
@@ -30,26 +30,40 @@ pub(super) struct Stage {
 impl Default for Stage {
     fn default() -> Self {
         Self {
-            world: new_world(1),
+            world: World::new(&mut Chance::new(7), 1, None),
             texts: String::new(),
             kept: None,
         }
     }
 }
 
-fn new_world(servers: u64) -> World {
-    World::new(&mut Chance::new(7), servers, None)
+fn new_world(servers: u64, sizes: &[&str]) -> Result<World, String> {
+    let mut capacity = Capacity {
+        disk: Size::gib(64),
+        ..Setup::default().capacity
+    };
+    for size in sizes {
+        let (field, value) = size.split_once('=').ok_or("FIELD=NUMBER")?;
+        let number: u32 = value.parse().map_err(|_| "not a number")?;
+        match field {
+            "cpus" => capacity.cpus = number,
+            "memory" => capacity.memory = Size::mib(number.into()),
+            "disk" => capacity.disk = Size::mib(number.into()),
+            _ => return Err("servers have cpus, memory and disk".to_owned()),
+        }
+    }
+    Ok(World::of(&mut Chance::new(7), servers, &capacity, None))
 }
 
 impl Stage {
     pub(super) fn command(&mut self, line: &str, block: &str) -> Result<String, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["servers", count] => {
-                self.world = new_world(count.parse().map_err(|_| "not a number")?);
+            ["servers", count, sizes @ ..] => {
+                self.world = new_world(count.parse().map_err(|_| "not a number")?, sizes)?;
                 Ok(String::new())
             }
-            ["image", name, version] => self.import(name, version),
+            ["image", name, version, servers @ ..] => self.import(name, version, servers),
             ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
             ["edit", ..] => self.edit(line),
@@ -78,13 +92,14 @@ impl Stage {
             ["revisions"] => Ok(self.revisions()),
             ["findings"] => self.findings(),
             ["waits"] => self.waits(),
+            ["place", address] => self.place(address),
             ["drift"] => self.drift(),
             ["backup" | "restore" | "recover" | "discard", ..] => self.lives(&words),
             other => self.others(other),
         }
     }
 
-    fn import(&mut self, name: &str, version: &str) -> Result<String, String> {
+    fn import(&mut self, name: &str, version: &str, only: &[&str]) -> Result<String, String> {
         let record = ImageVersion {
             source: Digest::of(format!("source {name} {version}").as_bytes()),
             root: Digest::of(format!("root {name} {version}").as_bytes()),
@@ -92,7 +107,9 @@ impl Stage {
             data: Size::mib(16),
             imported: Timestamp(0),
         };
-        for machine in &self.world.machines {
+        let on = |name: &str| only.is_empty() || only.contains(&name);
+        let machines = self.world.machines.iter();
+        for machine in machines.filter(|machine| on(machine.name.as_str())) {
             machine.sim.put_image(record.root, record.size, record.data);
         }
         let server = self
@@ -100,9 +117,9 @@ impl Stage {
             .log
             .state()
             .servers
-            .keys()
-            .next()
-            .copied()
+            .iter()
+            .find(|(_, server)| on(server.name.as_str()))
+            .map(|(id, _)| *id)
             .ok_or("no server")?;
         let outcome = self.world.log.append(Entry::ImageImported {
             image: name.parse().map_err(|e| format!("{e}"))?,
@@ -368,6 +385,37 @@ impl Stage {
         } else {
             lines.join("\n")
         })
+    }
+
+    /// Where it would go, or the next of it, and why there.
+    fn place(&self, address: &str) -> Result<String, String> {
+        let address = address.parse().map_err(|e| format!("{e}"))?;
+        let state = self.world.log.state();
+        let known = state.known(self.world.log.term());
+        let placement = placement(&state.committed, &known, &address);
+        let mut lines = String::new();
+        for candidate in placement.ok_or("it is not placed")?.candidates {
+            let shares = candidate.shares;
+            let whole = |share: u64| share / 10_000;
+            let _ = write!(
+                lines,
+                "{} {} %: cpus {} %, memory {} %, disk {} %, sessions {} %",
+                candidate.server,
+                whole(candidate.dominant),
+                whole(shares.cpus),
+                whole(shares.memory),
+                whole(shares.disk),
+                whole(shares.sessions)
+            );
+            let here = candidate.here.then(|| "it is here".to_owned());
+            let chosen = candidate.chosen.then(|| "chosen".to_owned());
+            let lacks = candidate.lacks.map(|lack| lack.detail());
+            for word in here.into_iter().chain(chosen).chain(lacks) {
+                let _ = write!(lines, "; {word}");
+            }
+            lines.push('\n');
+        }
+        Ok(lines)
     }
 
     fn drift(&self) -> Result<String, String> {

@@ -13,9 +13,10 @@ use coppice_schema::units::Timestamp;
 use coppice_state::State;
 use coppice_state::backup::Backup;
 use coppice_state::entry::{NewServer, Origin, Recovery};
+use coppice_state::join;
 use coppice_world::clock::{Clock, SystemClock};
 
-use super::init::{self, absolute, host_name, hypervisor_uri, random};
+use crate::begin::{self, absolute, host_name, hypervisor_uri, random};
 use crate::config;
 use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
@@ -49,10 +50,10 @@ pub(crate) struct Args {
     #[arg(long)]
     name: Option<ServerName>,
     /// Where the API answers
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443", value_parser = init::address)]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443", value_parser = begin::address)]
     listen: SocketAddr,
     /// Other names and addresses under which clients reach this server, for its certificate
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = init::reachable)]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = begin::reachable)]
     names: Vec<String>,
     /// What runs the desktops; without it, qemu:///embed?root=DIR/h
     #[arg(long, value_name = "URI")]
@@ -118,7 +119,7 @@ pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
         }
         Some(_) | None => None,
     };
-    init::claim(&data, &layout)?;
+    begin::claim(&data, &layout, &[])?;
     let restored = found(&args, &layout, name, backup, keys, uri).await?;
     screen.value(&restored)?;
     screen.text(&told(&restored, screen));
@@ -160,7 +161,7 @@ async fn found(
         },
         server: NewServer {
             name: name.clone(),
-            raft_id: epoch.raft_id(before.index.saturating_add(1)),
+            raft_id: join::raft_id(epoch, before.index.saturating_add(1)),
             api: args.listen.to_string(),
         },
         off: BTreeSet::new(),
@@ -172,32 +173,44 @@ async fn found(
         .map_err(|e| failed("cannot restore the grid", &e))?;
     let grid = state.grid.unwrap_or(GridId([0; 16]));
     let names: BTreeSet<String> = args.names.iter().cloned().collect();
+    let (id, _) = state
+        .server_named(&name)
+        .ok_or_else(|| Failure::new("the grid does not know its server"))?;
     let subject = Subject {
         grid,
+        id,
         server: name.clone(),
         names: crate::names::of(args.listen.ip(), &names),
     };
     let with_keys = keys.is_some();
+    let unmade = |e: &dyn std::error::Error| failed("cannot put the grid's keys there", e);
+    let directory = layout.identity();
     let identity = match keys {
         Some(keys) => {
-            keys.put(&layout.identity())
-                .map_err(|e| failed("cannot put the grid's keys there", &e))?;
-            Identity::open(&layout.identity(), &subject, now)
+            keys.put(&directory).map_err(|e| unmade(&e))?;
+            let key = GridKey::open(&directory).map_err(|e| unmade(&e))?;
+            Identity::open(&directory, &subject, now, Some(&key))
         }
         None => {
-            GridKey::create(&layout.identity())
-                .map_err(|e| failed("cannot make the grid's key", &e))?;
-            Identity::found(&layout.identity(), &subject, now)
+            let key = GridKey::create(&directory).map_err(|e| unmade(&e))?;
+            Identity::found(&directory, &subject, now, &key)
         }
     };
     let identity = identity.map_err(|e| failed("cannot use the grid's authority", &e))?;
-    init::write(&layout.ca(), identity.ca_pem(), 0o644)?;
-    init::write(
+    begin::write(&layout.ca(), identity.ca_pem(), 0o644)?;
+    begin::write(
         &layout.config(),
-        &config::text(&layout.data(), &name, args.listen, &names, &hypervisor),
+        &config::text(&config::Chosen {
+            data: &layout.data(),
+            name: &name,
+            listen: args.listen,
+            advertise: None,
+            names: &names,
+            hypervisor: Some(&hypervisor),
+        }),
         0o644,
     )?;
-    init::finish(layout)?;
+    begin::finish(layout)?;
     Ok(Restored {
         grid,
         name: state.committed.grid.name.clone(),

@@ -8,9 +8,15 @@ mod connection;
 mod exits;
 mod grid;
 mod init;
+#[cfg(test)]
+mod join;
+#[cfg(test)]
 mod lives;
 mod offline;
 mod output;
 mod place;
 mod serve;
+#[cfg(test)]
+#[path = "../../../../tests/skip.rs"]
+mod skip;
 mod usage;

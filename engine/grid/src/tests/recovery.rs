@@ -150,7 +150,7 @@ async fn a_grid_goes_on_from_a_backup_in_another_life() {
     grid.propose(secret("later", 40)).await.unwrap();
     grid.shutdown().await.unwrap();
 
-    let raft_id = kept.epoch.next(5).raft_id(kept.index + 1);
+    let raft_id = coppice_state::join::raft_id(kept.epoch.next(5), kept.index + 1);
     let from = Origin::Backup { keys: true };
     let begun = recovery(&kept, from, "beta", raft_id, 5);
     let target = other.path().join("grid");

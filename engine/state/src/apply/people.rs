@@ -10,7 +10,7 @@ use crate::secret::Secret;
 use crate::state::{Happening, State};
 use crate::token::{Scope, Token, TokenId};
 
-fn changed(
+pub(super) fn changed(
     state: &mut State,
     about: Address,
     what: String,
@@ -49,7 +49,7 @@ pub(super) fn token_created(
     token: &Token,
     author: &str,
 ) -> Result<Outcome, Refusal> {
-    if state.tokens.contains_key(id) {
+    if state.tokens.contains_key(id) || state.join_tokens.contains_key(id) {
         return Err(Refusal::Exists(format!("token {id}")));
     }
     state.tokens.insert(id.clone(), token.clone());
@@ -61,6 +61,10 @@ pub(super) fn token_revoked(
     id: &TokenId,
     author: &str,
 ) -> Result<Outcome, Refusal> {
+    if state.join_tokens.remove(id).is_some() {
+        let what = format!("token {id} was revoked");
+        return changed(state, Address::Grid, what, author);
+    }
     if !state.tokens.contains_key(id) {
         return Err(Refusal::Absent(format!("token {id}")));
     }

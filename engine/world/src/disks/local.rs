@@ -381,6 +381,7 @@ fn step(phase: Phase) -> &'static str {
         Phase::Converting => "converting",
         Phase::Indexing => "indexing",
         Phase::Verifying => "verifying",
+        Phase::Copying => "copying",
     }
 }
 

@@ -29,7 +29,10 @@ pub enum Fault {
 
 /// Operations of the ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[expect(missing_docs, reason = "each is named as the port's method")]
+#[expect(
+    missing_docs,
+    reason = "each is named as the port's method, or a part of it"
+)]
 pub enum Operation {
     Capacity,
     List,
@@ -41,6 +44,12 @@ pub enum Operation {
     AskGuest,
     Console,
     Screenshot,
+    Send,
+    StopToSend,
+    Stay,
+    MakeRoom,
+    TakeIn,
+    Enter,
     Space,
     Overlays,
     MakeOverlays,
@@ -200,7 +209,7 @@ impl Faults {
 
 impl Operation {
     pub(super) fn is_of_hypervisor(self) -> bool {
-        self <= Self::Screenshot
+        self <= Self::Enter
     }
 
     pub(super) fn changes_domain(self) -> bool {
@@ -209,6 +218,7 @@ impl Operation {
 
     pub(super) fn changes(self) -> bool {
         self.changes_domain()
+            || (Self::Send..=Self::Enter).contains(&self)
             || matches!(
                 self,
                 Self::MakeOverlays | Self::RemoveOverlay | Self::DropImage | Self::ImportImage
@@ -223,6 +233,8 @@ impl Operation {
             ("stop", Self::Stop),
             ("power-off", Self::PowerOff),
             ("undefine", Self::Undefine),
+            ("send", Self::Send),
+            ("enter", Self::Enter),
             ("make-overlays", Self::MakeOverlays),
             ("remove-overlay", Self::RemoveOverlay),
             ("import-image", Self::ImportImage),
@@ -244,6 +256,12 @@ impl Operation {
             Self::AskGuest => "ask the guest",
             Self::Console => "open the console",
             Self::Screenshot => "take a picture",
+            Self::Send => "send",
+            Self::StopToSend => "stop for the last part",
+            Self::Stay => "let stay",
+            Self::MakeRoom => "make room",
+            Self::TakeIn => "take in",
+            Self::Enter => "let in",
             Self::Space => "measure space",
             Self::Overlays => "list overlays",
             Self::MakeOverlays => "make overlays",

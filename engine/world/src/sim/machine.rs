@@ -14,6 +14,7 @@ use super::Setup;
 use super::chance::mixed;
 use super::fault::Operation;
 use super::journal::{Change, Deed, Hand};
+use super::moves::Way;
 use crate::hypervisor::Mark;
 
 /// A domain on a simulated server.
@@ -88,6 +89,10 @@ pub(super) struct Machine {
     /// Until when a changing call of a domain is under way.
     pub(super) busy: BTreeMap<Uuid, Timestamp>,
     pub(super) late: Vec<(Timestamp, Effect)>,
+    /// Domains that are between two servers.
+    pub(super) ways: BTreeMap<Uuid, Way>,
+    /// How many desktops others have offered.
+    pub(super) offers: u64,
     pub(super) watchers: Vec<Sender<()>>,
     pub(super) starts: u64,
     /// When a domain was started last: no two starts are at one time, so that they can be told apart.
@@ -110,6 +115,8 @@ impl Machine {
             called: BTreeMap::new(),
             busy: BTreeMap::new(),
             late: Vec::new(),
+            ways: BTreeMap::new(),
+            offers: 0,
             watchers: Vec::new(),
             starts: 0,
             last_start: Timestamp(0),
@@ -213,6 +220,11 @@ impl Machine {
         let Some(domain) = self.domains.get(&uuid) else {
             return Err("it is not defined".to_owned());
         };
+        if self.ways.contains_key(&uuid) {
+            let name = domain.name.clone();
+            self.scold(format!("start of {name}, which is between two servers"));
+            return Err("it is between two servers, and waits for what is decided".to_owned());
+        }
         if domain.runs() {
             return Ok(());
         }
@@ -225,8 +237,7 @@ impl Machine {
             }
         }
         self.starts += 1;
-        let since = at.max(self.last_start.after(Span(1)));
-        self.last_start = since;
+        let since = self.fresh_start(at);
         let (low, starts) = (self.boot.0, self.starts);
         let extra = mixed(&[self.seed, starts]).checked_rem(low).unwrap_or(0);
         let Some(domain) = self.domains.get_mut(&uuid) else {
@@ -246,8 +257,33 @@ impl Machine {
         Ok(())
     }
 
+    /// A time of a start that no other has.
+    fn fresh_start(&mut self, at: Timestamp) -> Timestamp {
+        self.last_start = at.max(self.last_start.after(Span(1)));
+        self.last_start
+    }
+
+    /// A domain that stands still between two servers goes on.
+    pub(super) fn go_on(&mut self, uuid: Uuid, at: Timestamp) {
+        let since = self.fresh_start(at);
+        self.ways.remove(&uuid);
+        if let Some(domain) = self.domains.get_mut(&uuid) {
+            domain.power = PowerState::Running { since };
+        }
+    }
+
+    /// A domain that has come, or was coming, is gone: it was never defined here.
+    pub(super) fn vanish(&mut self, uuid: Uuid) {
+        self.ways.remove(&uuid);
+        self.domains.remove(&uuid);
+    }
+
     /// Ends a domain that runs.
     pub(super) fn switch_off(&mut self, uuid: Uuid, left: PowerState, at: Timestamp, by: Hand) {
+        if matches!(self.ways.get(&uuid), Some(Way::Coming(_) | Way::Came)) {
+            return self.vanish(uuid);
+        }
+        self.ways.remove(&uuid);
         let Some(domain) = self.domains.get_mut(&uuid) else {
             return;
         };
