@@ -293,6 +293,8 @@ pub enum CopyState {
     Verified,
     /// Present, and not what it should be.
     Bad,
+    /// A part of it is here, and nothing brings the rest.
+    Partial,
 }
 
 /// How full a disk is. The marks are those of the design: no new clones from 80 %, regrowing from 90 %.
@@ -474,6 +476,13 @@ pub enum Task {
         /// Its root.
         root: Digest,
     },
+    /// Get an image from other servers; one that is bad is repaired.
+    CopyImage {
+        /// Its root.
+        root: Digest,
+        /// Which to ask, in this order. What one lacks, the next may have.
+        from: Vec<ServerId>,
+    },
 }
 
 /// How a guest is stopped that is to be started again.
@@ -498,7 +507,7 @@ impl Task {
             | Self::Stop { member }
             | Self::Restart { member, .. }
             | Self::Remove { member } => Some(member),
-            Self::VerifyImage { .. } | Self::DropImage { .. } => None,
+            Self::VerifyImage { .. } | Self::DropImage { .. } | Self::CopyImage { .. } => None,
         }
     }
 
@@ -514,6 +523,7 @@ impl Task {
             Self::Remove { member } => format!("remove {member}"),
             Self::VerifyImage { root } => format!("verify image {}", root.short()),
             Self::DropImage { root } => format!("drop image {}", root.short()),
+            Self::CopyImage { root, .. } => format!("copy image {}", root.short()),
         }
     }
 }

@@ -290,7 +290,8 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => continue,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => continue,
         };
         let here = state.desktops.get(&member.desktop);
         let Some(Phase::InUse { since, .. }) =
@@ -378,7 +379,8 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => continue,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => continue,
         };
         let here = state.desktops.get(&member.desktop);
         let ready = here

@@ -54,7 +54,7 @@ pub use backup::BackupRequest;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{
-    Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
+    CopyProgress, Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
 };
 pub use join::{
     CLOCKS_APART, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated,

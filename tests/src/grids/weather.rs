@@ -65,9 +65,7 @@ impl Grid {
             10 => self.turn_clock(one),
             11 => {
                 let spans = [4, 30, 150, 600];
-                let slowest = self
-                    .draw(|chance| chance.pick(&spans).copied())
-                    .unwrap_or(4);
+                let slowest = self.draw(|chance| chance.pick(&spans).copied()).unwrap_or(4);
                 self.deed(format!("a sync on {one} takes up to {slowest} ms"));
                 if let Some(disk) = self.disk(one) {
                     disk.set_slowest(millis(slowest));
@@ -136,11 +134,8 @@ impl Grid {
             lives::jump(server, nanos);
         } else {
             let hour = 3_600_000;
-            let ahead =
-                self.draw(|chance| chance.below(2 * hour)).cast_signed() - hour.cast_signed();
-            self.deed(format!(
-                "somebody sets the clock of {server} {ahead} ms ahead"
-            ));
+            let ahead = self.draw(|chance| chance.below(2 * hour)).cast_signed() - hour.cast_signed();
+            self.deed(format!("somebody sets the clock of {server} {ahead} ms ahead"));
             lives::set_wall(server, ahead);
         }
     }
@@ -150,29 +145,16 @@ impl Grid {
         let Some((life, access)) = self.access(one) else {
             return;
         };
-        let what = self.draw(|chance| chance.below(4));
+        let what = self.draw(|chance| chance.below(3));
         let to = self.draw(|chance| chance.pick(servers).copied());
         let to = to.unwrap_or(one);
-        let words = [
-            "makes a snapshot",
-            "hands over",
-            "cuts its log",
-            "stands for election",
-        ];
-        self.deed(format!(
-            "{one} {}",
-            words[usize::try_from(what).unwrap_or(0)]
-        ));
+        let words = ["makes a snapshot", "hands over", "stands for election"];
+        self.deed(format!("{one} {}", words[usize::try_from(what).unwrap_or(0)]));
         self.in_life(life, async move {
             let raft = access.replica.raft();
             match what {
                 0 => drop(raft.trigger().snapshot().await),
                 1 => drop(raft.trigger().transfer_leader(to).await),
-                2 => {
-                    let upto = coppice_state::Agreement::local(&access.replica).index;
-                    drop(raft.trigger().snapshot().await);
-                    drop(raft.trigger().purge_log(upto).await);
-                }
                 _ => drop(raft.trigger().elect(false).await),
             }
         });

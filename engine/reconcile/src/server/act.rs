@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use coppice_schema::ids::{Epoch, GridId, Member, Stamp};
-use coppice_schema::known::{DesktopSpec, Ending, Order, Task};
+use coppice_schema::ids::{Epoch, GridId, Member, ServerId, Stamp};
+use coppice_schema::known::{CopyState, DesktopSpec, Ending, Look, Order, Task};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_state::State;
 use coppice_state::entry::Attempt;
@@ -75,7 +75,8 @@ pub(super) async fn prepare(
         let overlay = order.task.member().and_then(|m| overlays.remove(m));
         let found = Found::of(&order.task, overlay, sight);
         let mark = Marking::of_order(&order.task, stamp, round, state);
-        let work = perform(order.task.clone(), found, mark, ports.clone());
+        let task = with_holders(&order.task, round, state);
+        let work = perform(task, found, mark, ports.clone());
         Act {
             stamp,
             order: order.clone(),
@@ -83,6 +84,22 @@ pub(super) async fn prepare(
         }
     });
     Ok((acts.collect(), refused))
+}
+
+/// An image is got from those that the order names, and where they have all failed from whoever else holds it now: some
+/// may have gone since it was given, and others have it.
+fn with_holders(task: &Task, round: &Round, state: &State) -> Task {
+    let mut task = task.clone();
+    if let Task::CopyImage { root, from } = &mut task {
+        let holds = |look: &Look| look.images.get(root) == Some(&CopyState::Verified);
+        let others = state.servers.iter().filter(|(id, server)| {
+            let look = server.look.as_deref();
+            **id != round.me && !from.contains(id) && look.is_some_and(holds)
+        });
+        let others: Vec<ServerId> = others.map(|(id, _)| *id).collect();
+        from.extend(others);
+    }
+    task
 }
 
 /// How an act went, told at `now`, when it is known.
@@ -173,7 +190,8 @@ async fn make_overlays(
             | Task::Restart { .. }
             | Task::Remove { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => None,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => None,
         })
         .collect();
     if wanted.is_empty() {
@@ -219,7 +237,8 @@ impl Marking {
             | Task::Restart { .. }
             | Task::Remove { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => None,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => None,
         };
         Self {
             grid: round.grid,
@@ -320,6 +339,7 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
             disks.verify_image(root).await?;
         }
         Task::DropImage { root } => disks.drop_image(root).await?,
+        Task::CopyImage { root, from } => disks.receive_image(root, from).await?,
     }
     Ok(())
 }

@@ -113,7 +113,10 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
                 Err(Objection::NoDomain(member.clone()))
             }
         }
-        Task::Remove { .. } | Task::VerifyImage { .. } | Task::DropImage { .. } => Ok(()),
+        Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. }
+        | Task::CopyImage { .. } => Ok(()),
     }
 }
 
