@@ -115,6 +115,11 @@ impl Running {
         let replica = grid.replica();
         let keeper = keeper::keep(replica.clone());
         rounds.push(("the keeper of voters", tokio::spawn(keeper)));
+        let heed = replica.clone().heed();
+        rounds.push(("asking for a majority", tokio::spawn(heed)));
+        let lost = Arc::clone(&grid);
+        let lost = async move { lost.look_for_lost().await };
+        rounds.push(("looking for lost servers", tokio::spawn(lost)));
         let wake = tokio::spawn(keeper::wake(replica.clone()));
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(coppice_portal::serve(

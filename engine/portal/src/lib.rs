@@ -33,6 +33,7 @@ mod seal;
 mod secrets;
 mod serve;
 mod servers;
+mod standing;
 mod status;
 mod tokens;
 mod uploads;
