@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::others::Others;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::layout::Layout;
@@ -90,6 +91,12 @@ impl Running {
                 coppice_portal::witness()
             }
             Some(key) => {
+                let fetch = certificate::fetch_key(
+                    shown.gate.clone(),
+                    Arc::clone(&grid),
+                    Arc::clone(&clock),
+                );
+                rounds.push(("the authority's key", tokio::spawn(fetch)));
                 let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
                 let app = App {
                     agreement: Arc::clone(&agreement),
@@ -111,7 +118,10 @@ impl Running {
                 coppice_portal::router(app)
             }
         };
-        let callers = others::callers(&grid, &shown.certificate)?;
+        let others = Others {
+            grid: Arc::clone(&grid),
+            tls: shown.between,
+        };
         let replica = grid.replica();
         let keeper = keeper::keep(replica.clone());
         rounds.push(("the keeper of voters", tokio::spawn(keeper)));
@@ -126,7 +136,7 @@ impl Running {
             listener,
             shown.tls,
             router,
-            Some(callers),
+            Some(Arc::new(others)),
             coppice_portal::Limits::default(),
             async move {
                 // Also when nobody is left to say so.

@@ -29,12 +29,13 @@ use rustls::pki_types::CertificateDer;
 use crate::authority::{AuthorityError, Renewal};
 use crate::dial::Caller;
 use crate::directory::{Directory, DirectoryError, FORMAT_VERSION, Format};
+use crate::introduction::Introduction;
 use crate::link::Link;
 use crate::log::{Log, LogError};
 use crate::machine::Machine;
 use crate::peers::OverWire;
 use crate::replica::{Fate, Replica};
-use crate::roster::{Introduction, Roster};
+use crate::roster::Roster;
 use crate::snapshots::{SnapshotError, SnapshotFiles};
 use crate::tls;
 use crate::types::Real;
@@ -101,8 +102,6 @@ pub struct Grid {
     log: Log<Real>,
     log_failed: WatchReceiverOf<Real, Option<String>>,
     format: Format,
-    /// Whether it was joined, not founded here.
-    joined: bool,
     wire: Wire<Real>,
     door: Door<Real>,
     /// Keeps the directory locked until this is shut down.
@@ -127,6 +126,7 @@ impl Grid {
             grid: founding.grid,
             raft_id: founding.server.raft_id,
             server: ServerId(0),
+            introduction: None,
         };
         let mut grid = Self::start(&directory, clock, format.clone()).await?;
         grid.replica.initialize(founding.server.api.clone()).await?;
@@ -146,23 +146,23 @@ impl Grid {
         Ok(grid)
     }
 
-    /// Makes a server's part of a grid that took it in, in an empty or new directory: nothing but what it was told. What
-    /// the grid agreed on comes once it is opened, connected, and in the log of whoever leads. One that was cut short is
-    /// begun again by calling this again.
+    /// Prepares an empty or new directory for a server that joins a grid: with an empty log, and what the server was
+    /// told. Nothing happens where it was told the same before.
     ///
     /// # Errors
     /// When the directory holds a grid, or cannot be written.
     pub async fn enter(dir: &Path, introduction: Introduction) -> Result<(), GridError> {
         let path = dir.to_owned();
+        let format = Format {
+            version: FORMAT_VERSION,
+            grid: introduction.grid,
+            raft_id: introduction.raft_id,
+            server: introduction.server,
+            introduction: Some(introduction),
+        };
         blocking(move || {
             let directory = Directory::claim(&path)?;
-            directory.introduce(&introduction)?;
-            Ok(directory.complete(&Format {
-                version: FORMAT_VERSION,
-                grid: introduction.grid,
-                raft_id: introduction.raft_id,
-                server: introduction.server,
-            })?)
+            Ok(directory.complete(&format)?)
         })
         .await
     }
@@ -191,7 +191,7 @@ impl Grid {
             found,
         };
         // A founded grid's log never is empty: without its first entry nobody votes. One that was joined may be.
-        if grid.log.bounds().1.is_none() && !grid.joined {
+        if grid.log.bounds().1.is_none() && grid.format.introduction.is_none() {
             return Err(mixed(None));
         }
         let members = grid.replica.members();
@@ -217,8 +217,7 @@ impl Grid {
         let log_fate = fate.clone();
         let held = Arc::clone(directory);
         let directory = Arc::clone(directory);
-        let (log, files, latest, introduction) = blocking(move || {
-            let introduction = directory.introduction()?;
+        let (log, files, latest) = blocking(move || {
             let log = Log::<Real>::open(&directory, move |why| {
                 log_fate.close(&why);
                 // Nobody is left to be told when the receivers are gone.
@@ -226,7 +225,7 @@ impl Grid {
             })?;
             let (purged, _) = log.bounds();
             match SnapshotFiles::open(&directory, purged) {
-                Ok((files, latest)) => Ok((log, files, latest, introduction)),
+                Ok((files, latest)) => Ok((log, files, latest)),
                 Err(e) => {
                     // Nothing was written; what counts is that the directory is free when this is told.
                     let _closed = futures::executor::block_on(log.close());
@@ -236,8 +235,7 @@ impl Grid {
         })
         .await?;
         let machine = Machine::new(Arc::new(files), latest);
-        let joined = introduction.is_some();
-        let me = introduction.unwrap_or_else(|| Introduction {
+        let me = format.introduction.clone().unwrap_or_else(|| Introduction {
             grid: format.grid,
             epoch: Epoch::default(),
             server: format.server,
@@ -255,7 +253,6 @@ impl Grid {
             log,
             log_failed,
             format,
-            joined,
             wire,
             door,
             directory: Mutex::new(Some(held)),
@@ -347,7 +344,9 @@ impl Grid {
     #[must_use]
     pub fn server(&self) -> Option<ServerId> {
         let state = self.local();
-        let mine = |s: &&coppice_state::state::Server| s.raft_id == self.format.raft_id;
+        let mine = |s: &coppice_state::state::Server| {
+            s.raft_id == self.format.raft_id && s.state != ServerState::Removed
+        };
         let found = state.servers.iter().find(|(_, s)| mine(s));
         // Ids are indexes of the log: the entry that made this server a member may not have come yet.
         let told = Some(self.format.server).filter(|told| told.0 > state.index);

@@ -152,6 +152,7 @@ impl Grid {
             grid,
             raft_id,
             server: ServerId(0),
+            introduction: None,
         };
         let started = Self::start(&directory, clock, format.clone()).await?;
         let outcome = started.propose(Entry::Recovered(Box::new(recovery))).await;

@@ -3,42 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use coppice_schema::ids::{Epoch, GridId, ServerId};
+use coppice_schema::ids::{Epoch, ServerId};
 use coppice_schema::known::ServerState;
 use coppice_state::State;
+use coppice_state::state::Server;
 use futures::future::{Either, select};
 use openraft::async_runtime::WatchSender;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
-use serde::{Deserialize, Serialize};
 
+use crate::introduction::{Introduction, Member};
 use crate::machine::Published;
 use crate::types::GridTypes;
-
-/// What a server that joins a grid is told of it: what it goes by until it has a state of its own.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Introduction {
-    /// The grid.
-    pub grid: GridId,
-    /// Its life.
-    pub epoch: Epoch,
-    /// Which member the new server is.
-    pub server: ServerId,
-    /// Its number in raft.
-    pub raft_id: u64,
-    /// The members, the new one among them or not.
-    pub members: BTreeMap<ServerId, Member>,
-}
-
-/// A member, as the others reach it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Member {
-    /// Its number in raft.
-    pub raft_id: u64,
-    /// Where it answers: `HOST:PORT`.
-    pub address: String,
-}
 
 /// What is known here of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,6 +85,13 @@ impl<C: GridTypes> Roster<C> {
         &self.0.me
     }
 
+    /// Which member this server is. Whoever founds a grid learns it from the first entry.
+    pub(crate) fn server(&self) -> ServerId {
+        let me = self.me();
+        let found = self.by_raft_id(me.raft_id);
+        found.map_or(me.server, |(server, _)| server)
+    }
+
     /// The grid's life.
     pub(crate) fn epoch(&self) -> Epoch {
         self.now().epoch
@@ -138,12 +122,7 @@ impl<C: GridTypes> Roster<C> {
         let state = self.0.published.state();
         let given = self.0.me.members.get(&server);
         if let Some(known) = state.servers.get(&server) {
-            // Its record stays, for whoever asks who that was; it is out at once all the same.
-            if known.state == ServerState::Removed {
-                Verdict::Gone
-            } else {
-                Verdict::Member(member(known))
-            }
+            member(known).map_or(Verdict::Gone, Verdict::Member)
         } else if server.0 <= state.index {
             Verdict::Gone
         } else {
@@ -218,8 +197,7 @@ impl<C: GridTypes> Shared<C> {
 /// The members by `state`, and those of whom a server was told when it joined and whom its state does not know yet.
 fn list(me: &Introduction, state: &State) -> List {
     let known = state.servers.iter();
-    let known = known.filter(|(_, server)| server.state != ServerState::Removed);
-    let known = known.map(|(id, known)| (*id, member(known)));
+    let known = known.filter_map(|(id, known)| Some((*id, member(known)?)));
     let given = me.members.iter().filter(|(id, _)| id.0 > state.index);
     let given = given.map(|(id, given)| (*id, given.clone()));
     let founded = state.grid.is_some();
@@ -230,9 +208,10 @@ fn list(me: &Introduction, state: &State) -> List {
     }
 }
 
-fn member(server: &coppice_state::state::Server) -> Member {
-    Member {
+/// `None` for one that was removed: it is remembered, and is no member.
+fn member(server: &Server) -> Option<Member> {
+    (server.state != ServerState::Removed).then(|| Member {
         raft_id: server.raft_id,
         address: server.api.clone(),
-    }
+    })
 }

@@ -16,6 +16,8 @@
 //! | `DELETE quarantine/{life}?server=NAME` | | 204 |
 //! | `GET servers` | | [`Server`]s |
 //! | `POST servers/{name}/cordon` · `uncordon` | | 204 |
+//! | `DELETE servers/{name}?lost=B` | [`Removal`] | 204 |
+//! | `GET upgrade` | | [`UpgradeCheck`] |
 //! | `GET images` | | [`Image`]s |
 //! | `POST images/uploads` · `GET images/uploads/{id}` | [`UploadRequest`] | [`Upload`] |
 //! | `PUT images/uploads/{id}?offset=N` | bytes | [`Upload`], or 409 with [`Problem::offset`] |
@@ -67,8 +69,8 @@ pub use plans::{
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
 pub use secrets::SecretInfo;
 pub use status::{
-    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, RunStatus, Server,
-    ServerStatus, Status,
+    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, Removal, RunStatus,
+    Server, ServerStatus, ServerUpgrade, Status, UpgradeCheck,
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 

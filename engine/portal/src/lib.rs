@@ -36,9 +36,10 @@ mod servers;
 mod standing;
 mod status;
 mod tokens;
+mod upgrade;
 mod uploads;
 
 pub use auth::{mint, parse_token};
 pub use portal::App;
 pub use routes::{Access, access, router, witness};
-pub use serve::{Callers, Limits, keep_alive, serve};
+pub use serve::{Beside, Limits, keep_alive, serve};

@@ -64,7 +64,7 @@ pub(crate) struct Seen {
     /// Who that is, by raft id.
     leader: Option<u64>,
     /// Who takes part in the log, as that one sees it.
-    standing: Standing,
+    pub(crate) standing: Standing,
 }
 
 /// Holds an upload for one request; lets it go when dropped.

@@ -17,7 +17,7 @@ use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
     apply, auth, backup, console, desktops, events, explain, health, history, images, imports,
-    join, openapi, pauses, plans, secrets, servers, status, tokens, uploads,
+    join, openapi, pauses, plans, secrets, servers, status, tokens, upgrade, uploads,
 };
 
 /// How long an answer may take to begin.
@@ -91,6 +91,8 @@ fn table() -> Vec<Route> {
             Scope::Operator,
             post(servers::uncordon),
         ),
+        remove("/servers/{name}", Scope::Operator, delete(servers::remove)),
+        read("/upgrade", Scope::Viewer, get(upgrade::check)),
         read("/images", Scope::Viewer, get(images::list)),
         write("/images/uploads", Scope::Operator, post(uploads::begin)),
         read("/images/uploads/{id}", Scope::Operator, get(uploads::look)),

@@ -143,6 +143,46 @@ pub struct Server {
     pub foreign: Vec<String>,
 }
 
+/// `GET upgrade`: whether it is safe to stop the next server for a newer version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UpgradeCheck {
+    /// Any server, one at a time, may be stopped now.
+    pub safe: bool,
+    /// A majority answers.
+    pub quorum: bool,
+    /// What the grid may agree on.
+    pub feature_level: u32,
+    /// What the server that answers can apply.
+    pub newest: u32,
+    /// Its version.
+    pub version: String,
+    /// Servers that can apply no more than the grid's level: as long as there are any, it stays as it is.
+    pub waiting: Vec<String>,
+    /// Each server.
+    pub servers: Vec<ServerUpgrade>,
+}
+
+/// A server, as it is to be upgraded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServerUpgrade {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: ServerName,
+    /// What it can apply.
+    pub feature_level: u32,
+    /// Why it must not be stopped now, in words; absent: it may.
+    pub holds: Option<String>,
+}
+
+/// `DELETE servers/{name}`: how a server is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// It is gone for good: so are the desktops that it held.
+    #[serde(default)]
+    pub lost: bool,
+}
+
 /// A pool, in figures.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PoolStatus {

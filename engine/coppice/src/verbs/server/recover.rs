@@ -131,6 +131,13 @@ pub(crate) async fn position(args: PositionArgs, screen: &Screen) -> Ended {
 
 pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
     let config = config::load(&args.config)?;
+    if config.witness {
+        return Err(Failure::new(
+            "a witness has neither the grid's keys nor an API, and cannot be the grid",
+        )
+        .hint("go on with one of the servers: coppice server recover --alone, there")
+        .hint("or from a backup: coppice restore FILE --data DIR"));
+    }
     let survey = survey(&config).await?;
     if survey.is_alone() {
         return Err(Failure::new(format!(
@@ -151,7 +158,7 @@ pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
     let peers = peers(&survey.state, me.0);
     let off = proven(&args, &peers)?;
     screen.note(&picture(&survey, &server.name, &peers, &off, screen));
-    consent(&args, &survey.state, screen)?;
+    consent(args.confirm.as_deref(), &title(&survey.state), screen)?;
     let recovery = Recovery {
         epoch: next_life(survey.epoch())?,
         from: Origin::Log,
@@ -303,7 +310,7 @@ fn picture(
 }
 
 /// What the grid is called; one without a name has its id.
-fn title(state: &State) -> String {
+pub(super) fn title(state: &State) -> String {
     let name = &state.committed.grid.name;
     if name.is_empty() {
         state.grid.map_or_else(String::new, |id| id.to_string())
@@ -312,11 +319,11 @@ fn title(state: &State) -> String {
     }
 }
 
-fn consent(args: &Args, state: &State, screen: &Screen) -> Result<(), Failure> {
-    let title = title(state);
+/// Asks for the grid's name: nobody types that by accident.
+pub(super) fn consent(given: Option<&str>, title: &str, screen: &Screen) -> Result<(), Failure> {
     let unchanged = "nothing was changed";
-    let typed = match &args.confirm {
-        Some(typed) => typed.clone(),
+    let typed = match given {
+        Some(typed) => typed.to_owned(),
         None if !screen.may_ask() => {
             return Err(Failure::usage(format!(
                 "the grid's name confirms this, and nobody is there to type it; {unchanged}"
@@ -328,7 +335,7 @@ fn consent(args: &Args, state: &State, screen: &Screen) -> Result<(), Failure> {
             let _ = write!(
                 terminal::stderr(),
                 "Type the grid's name, {}, to go on: ",
-                screen.error_colours.bold(&title)
+                screen.error_colours.bold(title)
             );
             let _ = terminal::stderr().flush();
             let mut line = String::new();
