@@ -4,6 +4,8 @@
 #![cfg(test)] // all of it, which clippy only believes when told
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "grid/alone.rs"]
+mod alone;
 #[path = "grid/joining.rs"]
 mod joining;
 #[path = "grid/leaving.rs"]

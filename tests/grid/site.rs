@@ -100,8 +100,18 @@ impl Site {
         self.serve(1)
     }
 
+    /// Runs a command that needs no server.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        ran(self.command(arguments))
+    }
+
     pub(crate) fn token(&self, role: &str) -> String {
-        let made = self.ask(1, &["token", "create", "--role", role]);
+        self.token_of(1, role)
+    }
+
+    /// A token of the grid that server `n` is of.
+    pub(crate) fn token_of(&self, n: u32, role: &str) -> String {
+        let made = self.ask(n, &["token", "create", "--role", role]);
         made.code(0).out.trim().to_owned()
     }
 

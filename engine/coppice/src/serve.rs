@@ -9,7 +9,7 @@ mod witness;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use coppice_grid::{Grid, GridKey, keeper};
+use coppice_grid::{Grid, GridKey, KeyFiles, keeper};
 use coppice_portal::App;
 use coppice_reconcile::scrub;
 use coppice_reconcile::server::{Description, Ports, Server};
@@ -103,6 +103,7 @@ impl Running {
                     clock: Arc::clone(&clock),
                     vault: key,
                     admission: Arc::new(shown.gate),
+                    keys: Arc::new(KeyFiles::of(layout.identity(), grid.id())),
                     hypervisor: Arc::clone(&world.hypervisor),
                     disks: Arc::clone(&world.disks),
                     server,
@@ -124,6 +125,11 @@ impl Running {
         let replica = grid.replica();
         let keeper = keeper::keep(replica.clone());
         rounds.push(("the keeper of voters", tokio::spawn(keeper)));
+        let heed = replica.clone().heed();
+        rounds.push(("asking for a majority", tokio::spawn(heed)));
+        let lost = Arc::clone(&grid);
+        let lost = async move { lost.look_for_lost().await };
+        rounds.push(("looking for lost servers", tokio::spawn(lost)));
         let wake = tokio::spawn(keeper::wake(replica.clone()));
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(coppice_portal::serve(

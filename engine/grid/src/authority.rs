@@ -41,8 +41,8 @@ use crate::directory::{DirectoryError, create_private, replace};
 use crate::private::{self, PrivateFileError};
 use crate::vault::{GridKey, random};
 
-const CA_CERTIFICATE: &str = "ca.pem";
-const CA_KEY: &str = "ca.key";
+pub(crate) const CA_CERTIFICATE: &str = "ca.pem";
+pub(crate) const CA_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "server.pem";
 const KEY: &str = "server.key";
 

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use coppice_schema::ids::{Epoch, GridId, ServerId};
 use coppice_schema::known::ServerState;
+use coppice_schema::units::Timestamp;
 use coppice_state::entry::NewServer;
 use coppice_state::token::{Token, TokenId};
 use coppice_state::{
@@ -38,6 +40,9 @@ use crate::snapshots::{SnapshotError, SnapshotFiles};
 use crate::tls;
 use crate::types::Real;
 use crate::wire::{Door, PROTOCOL, Wire};
+
+/// How often it is looked whether a lost server is there.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// What a grid begins with.
 #[derive(Clone, Debug)]
@@ -202,7 +207,7 @@ impl Grid {
         Ok(grid)
     }
 
-    async fn start(
+    pub(crate) async fn start(
         directory: &Arc<Directory>,
         clock: Arc<dyn Clock>,
         format: Format,
@@ -287,6 +292,24 @@ impl Grid {
     #[must_use]
     pub fn peers(&self) -> Arc<dyn Peers> {
         Arc::new(OverWire::new(self.wire.clone()))
+    }
+
+    /// Looks now and then, on the server that leads, whether a server that is lost is there after all. What comes of it is
+    /// no more than that each learns of the other: of two that went on apart, neither would ever call.
+    pub async fn look_for_lost(&self) {
+        loop {
+            Real::sleep(LOOK_EVERY).await;
+            let Leadership::Here { .. } = self.leadership() else {
+                continue;
+            };
+            let state = self.local();
+            let lost = state.servers.iter();
+            let lost = lost.filter(|(_, server)| server.state == ServerState::Lost);
+            for (id, _) in lost {
+                // Whatever it answers: what is to be known of it, the greeting says.
+                drop(self.peers().connect(*id, Purpose::Consoles).await);
+            }
+        }
     }
 
     /// From now on `serves` takes the streams that other servers open for `purpose`.
@@ -386,7 +409,7 @@ impl Grid {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, GridError> + Send + 'static,
 ) -> Result<T, GridError> {
     Real::spawn_blocking(work)
@@ -413,6 +436,14 @@ impl Agreement for Grid {
 
     fn leadership(&self) -> Leadership {
         self.replica.leadership()
+    }
+
+    fn degraded(&self) -> Option<Timestamp> {
+        self.replica.degraded()
+    }
+
+    fn apart(&self) -> BTreeMap<ServerId, Epoch> {
+        self.wire.apart()
     }
 
     fn standing_as_led(&self) -> BoxFuture<'_, Standing> {

@@ -45,6 +45,8 @@ struct Shared<C: GridTypes> {
     published: Arc<Published<C>>,
     // In a lock because a runtime's sender need not be shareable.
     list: Mutex<WatchSenderOf<C, Arc<List>>>,
+    /// Who was met and is of another life of the grid.
+    apart: Mutex<BTreeMap<ServerId, Epoch>>,
 }
 
 impl<C: GridTypes> Clone for Roster<C> {
@@ -63,6 +65,7 @@ impl<C: GridTypes> Roster<C> {
             me,
             published,
             list: Mutex::new(sender),
+            apart: Mutex::default(),
         }));
         let shared = Arc::downgrade(&roster.0);
         drop(C::spawn(async move {
@@ -92,6 +95,21 @@ impl<C: GridTypes> Roster<C> {
     /// The grid's life.
     pub(crate) fn epoch(&self) -> Epoch {
         epoch(&self.0.me, &self.0.published.state())
+    }
+
+    /// `server` was met, and is of another life of the grid; `None`: of this one.
+    pub(crate) fn met(&self, server: ServerId, epoch: Option<Epoch>) {
+        let mut apart = self.0.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        match epoch {
+            Some(epoch) => apart.insert(server, epoch),
+            None => apart.remove(&server),
+        };
+    }
+
+    /// Who was met and is of another life of the grid.
+    pub(crate) fn apart(&self) -> BTreeMap<ServerId, Epoch> {
+        let apart = self.0.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        apart.clone()
     }
 
     /// What all members can apply.

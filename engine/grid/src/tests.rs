@@ -7,6 +7,7 @@ mod full;
 mod grid;
 mod lanes;
 mod many;
+mod recovery;
 mod replay;
 mod simulated;
 mod sites;

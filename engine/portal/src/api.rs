@@ -39,7 +39,9 @@
 //! | `GET join` · `POST join` | [`JoinRequest`] | [`JoinTerms`] · [`JoinResponse`] |
 //! | `GET pauses` · `POST pauses` | [`PauseRequest`] | [`Pause`]s · [`Pause`] |
 //! | `DELETE pauses/{address}` | | 204 |
+//! | `POST backup` | [`BackupRequest`] | the file that `coppice restore` goes on from |
 
+mod backup;
 mod desktops;
 mod events;
 mod images;
@@ -50,6 +52,7 @@ mod secrets;
 mod status;
 mod tokens;
 
+pub use backup::BackupRequest;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{

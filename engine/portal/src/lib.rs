@@ -10,6 +10,7 @@
 pub mod api;
 mod apply;
 mod auth;
+mod backup;
 mod bodies;
 mod console;
 mod desktops;
@@ -32,6 +33,7 @@ mod seal;
 mod secrets;
 mod serve;
 mod servers;
+mod standing;
 mod status;
 mod tokens;
 mod upgrade;

@@ -16,8 +16,8 @@ use futures::future::{Either, select};
 use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
-    apply, auth, console, desktops, events, explain, health, history, images, imports, join,
-    openapi, pauses, plans, secrets, servers, status, tokens, upgrade, uploads,
+    apply, auth, backup, console, desktops, events, explain, health, history, images, imports,
+    join, openapi, pauses, plans, secrets, servers, status, tokens, upgrade, uploads,
 };
 
 /// How long an answer may take to begin.
@@ -139,6 +139,7 @@ fn table() -> Vec<Route> {
         read("/pauses", Scope::Viewer, get(pauses::list)),
         write("/pauses", Scope::Operator, post(pauses::pause)),
         remove("/pauses/{address}", Scope::Operator, delete(pauses::resume)),
+        write("/backup", Scope::Admin, post(backup::make)),
     ]
 }
 

@@ -1,5 +1,8 @@
 //! `coppice server`: members of the grid.
 
+mod recover;
+mod rejoin;
+
 use coppice_portal::api::{LogPart, LogRole, Server, ServerStatus, UpgradeCheck};
 use coppice_schema::ids::ServerName;
 use coppice_schema::known::{DiskLevel, ServerState};
@@ -58,6 +61,12 @@ Examples:
     /// Put desktops on a server again
     #[command(after_long_help = "Examples:\n  coppice server uncordon host-1")]
     Uncordon(Named),
+    /// Make this server a grid of its own, when the others are gone for good
+    Recover(recover::Args),
+    /// Show how far this server's log goes
+    LogPosition(recover::PositionArgs),
+    /// Make this server, which a grid goes on without, a part of it again
+    Rejoin(rejoin::Args),
 }
 
 /// A server by its name.
@@ -68,6 +77,17 @@ pub(crate) struct Named {
 }
 
 pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
+    // These need no grid that answers: none does.
+    let verb = match verb {
+        Verb::Recover(args) => return recover::run(args, screen).await,
+        Verb::LogPosition(args) => return recover::position(args, screen).await,
+        Verb::Rejoin(args) => return rejoin::run(args, settings, screen).await,
+        verb @ (Verb::List
+        | Verb::Cordon(_)
+        | Verb::Uncordon(_)
+        | Verb::Remove { .. }
+        | Verb::UpgradeCheck) => verb,
+    };
     let client = Client::new(settings)?;
     match verb {
         Verb::List => {
@@ -113,6 +133,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.done(&name, "uncordoned")?;
             screen.note(&format!("server {name} takes new desktops again"));
         }
+        Verb::Recover(_) | Verb::LogPosition(_) | Verb::Rejoin(_) => {}
     }
     Ok(Exit::Done)
 }

@@ -238,6 +238,7 @@ impl Hello {
         }
         let (ours, theirs) = (roster.epoch(), self.epoch);
         if ours != theirs && ours.number != 0 && theirs.number != 0 {
+            roster.met(server, Some(theirs));
             return Err(Rejection::OtherEpoch { ours, theirs });
         }
         let impostor = Rejection::Impostor {
@@ -269,6 +270,7 @@ impl Hello {
                 level: FEATURE_LEVEL,
             });
         }
+        roster.met(server, None);
         Ok(wire)
     }
 }

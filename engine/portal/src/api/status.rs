@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 /// `GET health`: whether this server answers. Needs no token and tells nothing about the grid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HealthReport {
-    /// Always `ok`: a server that is not well does not answer.
+    /// `ok`, or `degraded` while no majority of the grid's voters answers this server: a server that is not well does not
+    /// answer.
     pub status: String,
     /// Version of the program.
     pub version: String,
@@ -30,6 +31,10 @@ pub struct Status {
     pub time: Timestamp,
     /// A majority answered, so this is the newest there is. If not, it is what this server last heard.
     pub quorum: bool,
+    /// Since when no majority has answered this server; absent while one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub degraded: Option<Timestamp>,
     /// Members.
     pub servers: Vec<ServerStatus>,
     /// Pools of the committed revision, and those that still have desktops.
