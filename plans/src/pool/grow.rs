@@ -298,11 +298,9 @@ fn copying(
         return None;
     }
     let copies = |state| {
-        let looks = yard
-            .known
-            .servers
-            .values()
-            .filter_map(|server| server.look.as_ref());
+        // One that was not seen has nothing to give, whatever it said before.
+        let seen = yard.known.servers.values().filter(|server| server.current);
+        let looks = seen.filter_map(|server| server.look.as_ref());
         let root = &image.record.root;
         looks
             .filter(|look| look.images.get(root) == Some(&state))
