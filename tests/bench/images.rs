@@ -141,7 +141,10 @@ impl Grid {
             loop {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let moving = disks.transfers(None).await.unwrap_or_default();
-                if moving.iter().any(|t| t.here.0 * 2 >= t.data.0 && t.here.0 > 0) {
+                if moving
+                    .iter()
+                    .any(|t| t.here.0 * 2 >= t.data.0 && t.here.0 > 0)
+                {
                     break;
                 }
             }
@@ -269,7 +272,8 @@ fn source(place: &Path, bytes: usize) -> Result<PathBuf, String> {
     let failed = |e: io::Error| format!("cannot write {}: {e}", path.display());
     let file = File::create(&path).map_err(failed)?;
     for n in 0..bytes / CHUNK {
-        file.write_all_at(&noise(n, 0), (n * CHUNK) as u64).map_err(failed)?;
+        file.write_all_at(&noise(n, 0), (n * CHUNK) as u64)
+            .map_err(failed)?;
     }
     file.sync_all().map_err(failed)?;
     Ok(path)
@@ -336,7 +340,9 @@ fn many(bench: &Bench) -> Result<Vec<Line>, String> {
     let mut rsync = Turns::new("rsync", whole);
     let mut alive = true;
     for round in 1..=bench.rounds.min(3) {
-        say(&format!("row 7: {few} servers, {megabytes} MB, round {round}"));
+        say(&format!(
+            "row 7: {few} servers, {megabytes} MB, round {round}"
+        ));
         ours.costs.push(chain(bench, &image, few, fast, None)?);
         if alive {
             match star(bench, &image, few, fast) {
@@ -367,7 +373,13 @@ fn many(bench: &Bench) -> Result<Vec<Line>, String> {
     let all = bench.size(100).max(3);
     // To the limit, by the target of 1.05, 1.10 and 1.2 of it.
     let rows = [
-        (half, RATE * 2, None, 1.0 / 1.05, "each, beside size / bandwidth"),
+        (
+            half,
+            RATE * 2,
+            None,
+            1.0 / 1.05,
+            "each, beside size / bandwidth",
+        ),
         (all, RATE, None, 1.0 / 1.10, "each, beside size / bandwidth"),
         (
             half,
@@ -416,7 +428,9 @@ fn star(bench: &Bench, image: &Path, servers: u32, rate: u64) -> Result<Cost, St
         };
         let begun: io::Result<Vec<Child>> = copies.iter().map(begin).collect();
         for mut child in begun.map_err(|e| format!("cannot run rsync: {e}"))? {
-            let ended = child.wait().map_err(|e| format!("cannot wait for rsync: {e}"))?;
+            let ended = child
+                .wait()
+                .map_err(|e| format!("cannot wait for rsync: {e}"))?;
             if !ended.success() {
                 return Err(format!("rsync ended with {ended}"));
             }
@@ -444,7 +458,8 @@ fn changed(bench: &Bench) -> Result<Vec<Line>, String> {
     let file = File::options().write(true).open(&new).map_err(failed)?;
     for n in 0..fresh {
         let place = n * (chunks / fresh) * CHUNK;
-        file.write_all_at(&noise(n, 1), place as u64).map_err(failed)?;
+        file.write_all_at(&noise(n, 1), place as u64)
+            .map_err(failed)?;
     }
     file.sync_all().map_err(failed)?;
     let bytes = f64::from(u32::try_from(fresh * CHUNK).map_err(|e| e.to_string())?);
@@ -531,7 +546,13 @@ fn delta(bench: &Bench, old: &Path, new: &Path) -> Result<Cost, String> {
     let mut said = String::new();
     let (cost, ()) = cost::of(Whose::Programs, || {
         let mut rsync = Command::new("rsync");
-        rsync.args(["--inplace", "--no-whole-file", "--ignore-times", "--stats", "--fsync"]);
+        rsync.args([
+            "--inplace",
+            "--no-whole-file",
+            "--ignore-times",
+            "--stats",
+            "--fsync",
+        ]);
         let output = rsync.arg(new).arg(&copy).env("LC_ALL", "C").output();
         let output = output.map_err(|e| format!("cannot run rsync: {e}"))?;
         if !output.status.success() {
@@ -541,7 +562,9 @@ fn delta(bench: &Bench, old: &Path, new: &Path) -> Result<Cost, String> {
         said = String::from_utf8_lossy(&output.stdout).into_owned();
         Ok(())
     })?;
-    if std::fs::read(&copy).map_err(|e| e.to_string())? != std::fs::read(new).map_err(|e| e.to_string())? {
+    if std::fs::read(&copy).map_err(|e| e.to_string())?
+        != std::fs::read(new).map_err(|e| e.to_string())?
+    {
         return Err("rsync's copy is not the new version".to_owned());
     }
     let count = |words: &str| {

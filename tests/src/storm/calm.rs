@@ -20,7 +20,10 @@ impl Storm {
     pub(super) fn calm(&mut self) -> Verdict {
         self.note("calm".to_owned());
         let ids: Vec<_> = self.world.machines.iter().map(|m| m.raft_id).collect();
-        for (from, to) in ids.iter().flat_map(|from| ids.iter().map(move |to| (from, to))) {
+        for (from, to) in ids
+            .iter()
+            .flat_map(|from| ids.iter().map(move |to| (from, to)))
+        {
             self.world.wires.cut(ServerId(*from), ServerId(*to), false);
         }
         for (index, machine) in self.world.machines.iter_mut().enumerate() {

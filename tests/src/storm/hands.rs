@@ -1,5 +1,6 @@
 //! What people do to servers in a storm.
 
+use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, Incarnation, Member, ServerId, Stamp};
 use coppice_schema::units::{Size, Span};
 use coppice_world::clock::Clock;
@@ -10,6 +11,12 @@ use uuid::Uuid;
 use super::Storm;
 use crate::configs;
 use crate::judge::Verdict;
+
+/// Whether a desktop there is a clone of the image.
+fn cloned(sim: &SimServer, root: Digest) -> bool {
+    let mut overlays = sim.overlay_files().into_iter();
+    overlays.any(|(_, overlay)| overlay.mark.is_some_and(|mark| mark.image == root))
+}
 
 impl Storm {
     /// Somebody changes something on a server.
@@ -70,7 +77,8 @@ impl Storm {
                 let noticed = self.chance.per_mille(500);
                 let deleted = self.chance.per_mille(300);
                 match self.chance.pick(&all) {
-                    Some((image, version, record)) if deleted => {
+                    // Under a clone it would be a disk that is spoilt, which others do above.
+                    Some((image, version, record)) if deleted && !cloned(&sim, record.root) => {
                         sim.delete_image(record.root);
                         format!("image {image}@{version} is deleted")
                     }
