@@ -39,6 +39,8 @@ pub struct SimDomain {
     pub answers_at: Option<Timestamp>,
     /// How many people are signed in.
     pub users: u32,
+    /// How many clients have its display open.
+    pub viewers: u32,
 }
 
 /// An overlay on a simulated server.
@@ -246,6 +248,19 @@ impl Machine {
         Ok(())
     }
 
+    /// The power goes: every domain ends, and what was under way comes to nothing.
+    pub(super) fn black_out(&mut self, at: Timestamp) {
+        self.late.clear();
+        self.busy.clear();
+        self.called.clear();
+        let running = self.domains.values().filter(|domain| domain.runs());
+        let running: Vec<Uuid> = running.map(|domain| domain.uuid).collect();
+        for uuid in running {
+            self.switch_off(uuid, PowerState::Off, at, Hand::Other);
+        }
+        self.wake();
+    }
+
     /// Ends a domain that runs.
     pub(super) fn switch_off(&mut self, uuid: Uuid, left: PowerState, at: Timestamp, by: Hand) {
         let Some(domain) = self.domains.get_mut(&uuid) else {
@@ -256,6 +271,7 @@ impl Machine {
         domain.running_with = None;
         domain.answers_at = None;
         domain.users = 0;
+        domain.viewers = 0;
         let mark = domain.mark.clone();
         if ran {
             self.note(at, by, Deed::Ended { uuid, mark });
