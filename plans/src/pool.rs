@@ -1,5 +1,6 @@
 //! The desktops of one pool: which are wanted, which are well, and what is done about the others.
 
+mod drain;
 mod drift;
 mod fate;
 mod forecast;
@@ -167,17 +168,24 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let mut rollout = rollout;
     let leaving = yard.members().filter(|(id, _)| surplus.contains(*id));
     let lost = leaving.filter(|(_, desktop)| rollout::is_ready(&desktop.phase));
-    rollout.without(u32::try_from(lost.count()).unwrap_or(u32::MAX));
+    let lost = u32::try_from(lost.count()).unwrap_or(u32::MAX);
+    let drained = drain::idle(yard, &surplus, draft);
+    rollout.without(lost.saturating_add(drained.taken));
     for (id, desktop) in yard.members().filter(|(id, _)| !surplus.contains(*id)) {
-        if fate::decide(
-            yard,
-            image,
-            id,
-            desktop,
-            power.as_ref(),
-            &mut rollout,
-            draft,
-        ) {
+        if drained.going.contains(id)
+            || fate::decide(
+                yard,
+                image,
+                id,
+                desktop,
+                power.as_ref(),
+                &mut rollout,
+                draft,
+            )
+        {
+            going.insert(id.clone());
+        } else if emptied(yard.known, desktop) {
+            drain::used(yard, id, desktop, draft);
             going.insert(id.clone());
         }
     }
@@ -196,24 +204,31 @@ fn grow(
     draft: &mut Draft<'_>,
 ) -> u32 {
     let held: BTreeSet<Slot> = yard.members().map(|(id, _)| id.slot).collect();
-    // One that is leaving comes back to its slot; one on a lost server is replaced in another.
-    let lost = yard
+    // One that is leaving comes back to its slot; one on a server that is lost or being emptied is replaced in another.
+    let reasons: Vec<Reason> = yard
         .members()
-        .filter(|(_, desktop)| matches!(desktop.phase, Phase::Unknown { .. }))
-        .count();
-    let there = u32::try_from(held.len() - lost).unwrap_or(u32::MAX);
-    let missing = target.saturating_sub(there);
+        .filter_map(|(_, desktop)| replaced(yard.known, desktop))
+        .collect();
+    let gone = u32::try_from(reasons.len()).unwrap_or(u32::MAX);
+    let all = u32::try_from(held.len()).unwrap_or(u32::MAX);
+    let missing = target.saturating_sub(all.saturating_sub(gone));
     if missing == 0 {
         return 0;
     }
     let mut started = 0;
     let mut no_room: Option<(u32, BTreeSet<String>)> = None;
     let mut on = power.map(|target| target.running);
-    let mut slots = free_slots(yard, &held, target, draft);
+    let mut slots = free_slots(yard, &held, target, gone, draft);
+    let new = usize::try_from(target.saturating_sub(all)).unwrap_or(usize::MAX);
+    let mut reasons = std::iter::repeat_n(Reason::NotPresent, new).chain(reasons);
     slots.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
     let without = missing - u32::try_from(slots.len()).unwrap_or(missing);
     if without > 0 {
-        let lacking = "every other slot is held by what is not its desktop".to_owned();
+        let lacking = match gone {
+            0 => "every other slot is held by what is not its desktop".to_owned(),
+            _ => "every other slot is held, some by desktops whose server is lost or being emptied"
+                .to_owned(),
+        };
         draft.finding(Finding {
             object: yard.address(),
             kind: FindingKind::NoRoom {
@@ -221,7 +236,7 @@ fn grow(
                 lacking,
             },
             severity: Severity::Error,
-            remedy: "free the names that others have, or raise `slots`".to_owned(),
+            remedy: "raise `slots`, or free what holds them".to_owned(),
         });
     }
     for slot in slots {
@@ -237,7 +252,8 @@ fn grow(
             }
             _ => true,
         };
-        match create(yard, published.clone(), &id, start, draft) {
+        let reason = reasons.next().unwrap_or(Reason::NotPresent);
+        match create(yard, published.clone(), &id, start, reason, draft) {
             Ok(()) => started += u32::from(start),
             Err(lacking) => no_room.get_or_insert((0, lacking)).0 += 1,
         }
@@ -254,22 +270,45 @@ fn grow(
     started
 }
 
-/// Free slots, lowest first, that no stray, foreign name or back-off keeps.
+/// Why another desktop is grown in place of `desktop`, if one is: it is on a server that is lost, or that is being
+/// emptied. A personal one holds somebody's data, and nothing takes its place.
+fn replaced(known: &Known, desktop: &KnownDesktop) -> Option<Reason> {
+    let server = known.servers.get(&desktop.server)?;
+    let name = || server.name.to_string();
+    let lost = server.state == ServerState::Lost || matches!(desktop.phase, Phase::Unknown { .. });
+    match (desktop.personal, lost, server.state) {
+        (true, _, _) => None,
+        (false, true, _) => Some(Reason::HostGone { server: name() }),
+        (false, false, ServerState::Draining) => Some(Reason::Draining { server: name() }),
+        (false, false, _) => None,
+    }
+}
+
+/// A pooled desktop that is to go because its server is being emptied.
+fn emptied(known: &Known, desktop: &KnownDesktop) -> bool {
+    matches!(replaced(known, desktop), Some(Reason::Draining { .. }))
+}
+
+/// Free slots, lowest first, that no stray, foreign name or back-off keeps. `gone` are held by desktops that others are
+/// grown in place of.
 fn free_slots(
     yard: Yard<'_>,
     held: &BTreeSet<Slot>,
     target: u32,
+    gone: u32,
     draft: &mut Draft<'_>,
 ) -> Vec<Slot> {
     let most = draft
         .ledger
         .most()
         .max(target.div_ceil(ready_servers(yard.known).max(1)));
-    let slots = yard
-        .pool
-        .slots
-        .unwrap_or(yard.pool.desktops.saturating_add(most))
-        .max(target);
+    let slots = match yard.pool.slots {
+        Some(slots) => slots.max(target),
+        None => {
+            let least = target.saturating_add(gone);
+            yard.pool.desktops.saturating_add(most).max(least)
+        }
+    };
     let taken = taken_names(yard.known);
     (1..=slots)
         .map(Slot)
@@ -316,6 +355,7 @@ fn create(
     published: Result<Published<'_>, Wait>,
     id: &DesktopId,
     start: bool,
+    reason: Reason,
     draft: &mut Draft<'_>,
 ) -> Result<(), BTreeSet<String>> {
     let memory = yard.known.slots.get(id).cloned().unwrap_or_default();
@@ -330,7 +370,7 @@ fn create(
         server: None,
         needs: Vec::new(),
         wave: 0,
-        reason: Reason::NotPresent,
+        reason,
         risk: Risk::Safe,
         reversible: true,
         impact: Impact {

@@ -112,7 +112,6 @@ fn what_is_known_and_not_carried_out_is_what_later_issues_bring() {
         "grid.address",
         "grid.certificate",
         "grid.image_bandwidth",
-        "grid.lost_after",
         "grid.tolerate_server_loss",
         "image.copies",
         "image.update",

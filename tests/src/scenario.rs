@@ -18,6 +18,12 @@
 //! | `desktops`, `findings`, `waits`, `drift` | looks |
 //! | `domain DESKTOP` | the form in which a hypervisor has it |
 //! | `revisions` | the configurations that are kept |
+//! | `servers`, `told SERVER` | their parts; what the history tells of one |
+//! | `kill server SERVER`, `cut SERVER` | it loses its power; or the others lose sight of it, and its desktops run on |
+//! | `takeover` | how long after that it was lost, and others were ordered in place of its desktops |
+//! | `cordon`, `uncordon`, `drain`, `undrain` SERVER | a person's word; `drain SERVER DURATION` waits no longer for people |
+//! | `skew SERVER SECONDS` | its clock is that much ahead, as the others see it, or behind |
+//! | `screen DESKTOP COUNT` | so many clients have its display open |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |
 //! | `mute DESKTOP ...` | guests fall silent until they are started again, all before anybody looks |
 //! | `people DESKTOP COUNT` | so many people are signed in; found out within a minute |
@@ -28,7 +34,7 @@
 //! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
 //! | `dead NAME VERSION`, `mended NAME VERSION` | guests of a version do not come up when they are started; do again |
 //! | `fill PERCENT` | others fill the disks |
-//! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
+//! | `away SERVER`, `back SERVER` | a hypervisor stops answering; it, or the whole server, is back |
 //! | `slow SERVER OPERATION DURATION` | its next `start`, `stop` or `define` takes that long |
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |

@@ -15,6 +15,7 @@
 //! Everything but files, threads and [`Grid`] itself is generic over openraft's runtime.
 
 pub mod authority;
+pub mod clocks;
 pub mod directory;
 pub mod grid;
 pub mod log;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use coppice_state::agreement::HEARTBEAT;
 use coppice_state::{Entry, Envelope, Outcome};
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::impls::{BasicNode, Vote};
@@ -31,6 +32,10 @@ impl fmt::Display for Proposal {
             Entry::ImageRemoved { .. } => "image removed",
             Entry::ServerDescribed { .. } => "server described",
             Entry::ServerSet { .. } => "server set",
+            Entry::ServerDrained { .. } => "server drained",
+            Entry::ServerLost { .. } => "server lost",
+            Entry::ServerClock { .. } => "server's clock",
+            Entry::ServerRestored { .. } => "server restored",
             Entry::TokenCreated { .. } => "token created",
             Entry::TokenRevoked { .. } => "token revoked",
             Entry::SecretSet { .. } => "secret set",
@@ -116,7 +121,7 @@ pub const KEEP_BEHIND_SNAPSHOT: u64 = 15_000;
 pub fn settings() -> Result<Arc<Config>, ConfigError> {
     let config = Config {
         cluster_name: "coppice".to_owned(),
-        heartbeat_interval: 250,
+        heartbeat_interval: HEARTBEAT.0,
         election_timeout_min: 750,
         election_timeout_max: 1_250,
         enable_pre_vote: Some(true),

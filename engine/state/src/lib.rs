@@ -6,6 +6,7 @@
 
 pub mod agreement;
 pub mod apply;
+pub mod clocks;
 pub mod entry;
 pub mod known;
 mod phase;
