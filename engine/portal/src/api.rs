@@ -14,7 +14,7 @@
 //! | `GET desktops/{id}/screenshot` | | `image/png` |
 //! | `GET desktops/{id}/console?display=vnc` | [`DisplayChoice`] | a WebSocket; its binary messages are the stream |
 //! | `GET servers` | | [`Server`]s |
-//! | `POST servers/{name}/cordon` · `uncordon` | | 204 |
+//! | `POST servers/{name}/cordon` · `uncordon` · `drain?force_after=MS` · `undrain` | | 204 |
 //! | `GET images` | | [`Image`]s |
 //! | `POST images/uploads` · `GET images/uploads/{id}` | [`UploadRequest`] | [`Upload`] |
 //! | `PUT images/uploads/{id}?offset=N` | bytes | [`Upload`], or 409 with [`Problem::offset`] |

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::FromRequestParts;
 use coppice_schema::Known;
 use coppice_schema::ids::{ServerId, ServerName};
-use coppice_schema::units::Timestamp;
+use coppice_schema::units::{Span, Timestamp};
+use coppice_state::agreement::SUSPECT;
 use coppice_state::entry::{Entry, Outcome, Refusal};
 use coppice_state::secret::Vault;
-use coppice_state::{Agreement, AgreementError, Leadership, State};
+use coppice_state::{Agreement, AgreementError, Leadership, Standing, State};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
@@ -55,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) quorum: bool,
     /// The term of whoever leads; `None`: nobody is known to.
     term: Option<u64>,
+    /// Who was heard when, if this server leads.
+    standing: Standing,
 }
 
 /// Holds an upload for one request; lets it go when dropped.
@@ -92,6 +95,7 @@ impl Portal {
             state,
             quorum,
             term,
+            standing: self.app.agreement.standing(),
         }
     }
 
@@ -106,6 +110,7 @@ impl Portal {
             state,
             quorum: true,
             term,
+            standing: self.app.agreement.standing(),
         })
     }
 
@@ -142,6 +147,13 @@ impl Seen {
             Some(server) => Some(server.name.clone()),
             None => format!("server-{id}").parse().ok(),
         }
+    }
+
+    /// How long the server with that raft id has been silent, where that is longer than it should be. Only whoever leads
+    /// can tell.
+    pub(crate) fn silent(&self, raft_id: u64) -> Option<Span> {
+        let heard = self.standing.parts.get(&raft_id)?.heard;
+        heard.filter(|ago| *ago > SUSPECT)
     }
 
     /// Whether that server's last look is whole and of this term.
@@ -217,7 +229,7 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "set protect = false in its block, bringing it back if it is gone, and apply that",
         ),
-        Refusal::Founded(_) | Refusal::OutOfOrder { .. } => {
+        Refusal::Founded(_) | Refusal::OutOfOrder { .. } | Refusal::Heard(_) => {
             Problem::new(Code::Conflict, detail, "nothing is to be done")
         }
     }

@@ -84,6 +84,16 @@ fn table() -> Vec<Route> {
             Scope::Operator,
             post(servers::uncordon),
         ),
+        write(
+            "/servers/{name}/drain",
+            Scope::Operator,
+            post(servers::drain),
+        ),
+        write(
+            "/servers/{name}/undrain",
+            Scope::Operator,
+            post(servers::undrain),
+        ),
         read("/images", Scope::Viewer, get(images::list)),
         write("/images/uploads", Scope::Operator, post(uploads::begin)),
         read("/images/uploads/{id}", Scope::Operator, get(uploads::look)),

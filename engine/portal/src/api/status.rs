@@ -3,7 +3,7 @@
 use coppice_plans::plan::Finding;
 use coppice_schema::ids::{Address, GridId, PoolName, Revision, ServerId, ServerName};
 use coppice_schema::known::{DiskLevel, Feature, ServerState};
-use coppice_schema::units::{Size, Timestamp};
+use coppice_schema::units::{Size, Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -61,8 +61,21 @@ pub struct ServerStatus {
     #[schema(value_type = String)]
     pub name: ServerName,
     /// Its part: `joining`, `ready`, `cordoned`, `draining`, `suspect`, `lost`, `reconciling` or `removed`.
+    /// `suspect` is not agreed on: whoever leads has not heard a `ready` one for a moment.
     #[schema(value_type = String)]
     pub state: ServerState,
+    /// Since when it has that part, `suspect` apart.
+    #[serde(default)]
+    #[schema(value_type = u64)]
+    pub since: Timestamp,
+    /// While it is being emptied: when people there are no longer waited for; absent: they always are.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub force_at: Option<Timestamp>,
+    /// How long it has not been heard, in milliseconds, where that is too long; only whoever leads can tell.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub silent: Option<Span>,
     /// It was seen whole since the present leader leads, and its hypervisor answers.
     pub current: bool,
     /// What its hypervisor is, in words.
@@ -100,6 +113,12 @@ pub struct Server {
     pub missing: Vec<Feature>,
     /// Desktops that the grid remembers there.
     pub desktops: u32,
+    /// Those at which somebody is.
+    #[serde(default)]
+    pub in_use: u32,
+    /// Those whose disk is somebody's.
+    #[serde(default)]
+    pub personal: u32,
     /// Domains there that are not ours; never touched.
     pub foreign: Vec<String>,
 }
