@@ -75,7 +75,8 @@ fn running<'a>(
                 | Task::Stop { .. }
                 | Task::Remove { .. }
                 | Task::VerifyImage { .. }
-                | Task::DropImage { .. } => false,
+                | Task::DropImage { .. }
+                | Task::CopyImage { .. } => false,
             });
         let used = phases
             .clone()

@@ -265,6 +265,7 @@ fn a_former_life_must_be_gone_first() {
         members: [(spec.member.clone(), None)].into(),
         images: Default::default(),
         foreign: Default::default(),
+        quarantine: Default::default(),
         disk: look.disk,
         hypervisor: Health::Well,
     };
@@ -411,8 +412,12 @@ fn ours_is_what_carries_our_mark_and_is_who_it_says() {
     place.round();
     let look = place.look();
     let foreign: Vec<&str> = look.foreign.keys().map(String::as_str).collect();
-    assert_eq!(foreign, ["a-copy", "lab-004", "lab-005"]);
+    assert_eq!(foreign, ["a-copy", "lab-005"]);
     assert_eq!(look.members.len(), 1);
+    // One that began in another life of this grid is known for what it is.
+    let apart: Vec<String> = look.quarantine.keys().map(ToString::to_string).collect();
+    assert_eq!(apart, ["lab-004@1"]);
+    assert_eq!(look.quarantine[&member("lab-004@1")].epoch, former);
     // A domain of ours that boots from elsewhere is no clone of its image.
     let elsewhere = SimDomain {
         disk: "/tmp/other.qcow2".into(),

@@ -31,23 +31,11 @@ if pid=$(daemon); then
     echo "lab: stopped the server, process $pid"
 fi
 
-# A desktop is a QEMU with a file of this directory among its arguments: a path that begins with it, not one
-# that only contains its name.
-pattern=$(printf '%s/' "$lab" | sed 's/\./\\./g')
-desktops=''
-for directory in /proc/[0-9]*; do
-    case $(readlink "$directory/exe" 2>/dev/null) in
-        */qemu-system-*) ;;
-        *) continue ;;
-    esac
-    if tr '\0' '\n' <"$directory/cmdline" 2>/dev/null | grep -q "\\(^\\|[=\",:]\\)$pattern"; then
-        desktops="$desktops ${directory#/proc/}"
-    fi
-done
+desktops=$(desktops "$lab" | tr '\n' ' ')
 # All are asked at once, then each is waited for.
 for pid in $desktops; do kill -TERM "$pid" 2>/dev/null || :; done
 for pid in $desktops; do end "$pid" 10; done
-if [ -n "$desktops" ]; then echo "lab: stopped the desktops, processes$desktops"; fi
+if [ -n "$desktops" ]; then echo "lab: stopped the desktops, processes $desktops"; fi
 
 rm -rf --one-file-system -- "$lab" || fail "$lab could not be removed completely: is something mounted in it?"
 echo "lab: removed $lab"

@@ -16,23 +16,8 @@ root=$(cd "$here/../.." && pwd)
 . "$here/lab.sh"
 
 begun=$(now)
+# shellcheck disable=SC2034  # for step
 step_begun=$begun
-# step NAME WORDS...: one line for a step that is done, with the time it took.
-step() {
-    name=$1
-    shift
-    took=$(($(now) - step_begun))
-    printf '%4d.%d s  %-9s %s\n' $((took / 1000)) $((took % 1000 / 100)) "$name" "$*"
-    step_begun=$(now)
-}
-# stopped LOG WORDS...: the end of a log, and what went wrong.
-stopped() {
-    log=$1
-    shift
-    echo "--- the last lines of $log:" >&2
-    tail -n 20 "$log" >&2
-    fail "$@"
-}
 
 # --- packages, as root ---------------------------------------------------------------------------------------
 [ "$(id -u)" = 0 ] || fail 'this must run as root: it installs packages and starts virtual machines (sudo sh examples/lab/up.sh)'
@@ -41,33 +26,10 @@ step packages "$(printf '%s\n' "$words" | sed -n '$s/^packages: //p')"
 PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 
 # --- the directory -------------------------------------------------------------------------------------------
-if [ ! -e "$marker" ]; then
-    if [ -n "$(ls -A "$lab" 2>/dev/null)" ]; then
-        fail "$lab holds something else: choose another COPPICE_LAB_DIR, or empty it yourself"
-    fi
-    mkdir -p "$lab" || fail "cannot make $lab: choose another COPPICE_LAB_DIR"
-    echo 'made by examples/lab/up.sh; examples/lab/down.sh removes this directory' >"$marker"
-fi
-chmod 700 "$lab" # the admin token is in it
-exec 9>"$lab/lock"
-flock -n 9 || fail "another up.sh or down.sh is at work in $lab: wait for it"
+claim "$lab" "$marker" examples/lab COPPICE_LAB_DIR
 
 # --- the binary ----------------------------------------------------------------------------------------------
-binary=${COPPICE_LAB_BINARY:-}
-if [ -n "$binary" ]; then
-    [ -x "$binary" ] || fail "COPPICE_LAB_BINARY is $binary, which is no program"
-    words="took $binary"
-else
-    [ -t 2 ] && quiet='' || quiet=-q
-    echo '        … building coppice (the first time takes minutes)'
-    # shellcheck disable=SC2086  # no word, or one
-    (cd "$root" && cargo build $quiet --release --locked --bin coppice --message-format json-render-diagnostics) \
-        </dev/null 9>&- >"$lab/build.json" ||
-        fail 'cargo could not build coppice; its words are above'
-    binary=$(sed -n 's/.*"executable":"\([^"]*\/coppice\)".*/\1/p' "$lab/build.json" | tail -n 1)
-    [ -x "$binary" ] || fail "cargo built coppice, and it is not where cargo says: '$binary'"
-    words="built $binary"
-fi
+take_binary "$lab" "${COPPICE_LAB_BINARY:-}" COPPICE_LAB_BINARY "$root"
 mkdir -p "$lab/bin"
 if ! cmp -s "$binary" "$lab/bin/coppice"; then
     cp "$binary" "$lab/bin/coppice.new"
@@ -165,15 +127,10 @@ coppice apply "$here" --yes --wait </dev/null 9>&- || {
 }
 step apply "$here"
 
-# count FIELD: that figure of pool lab, from the status as JSON; its object is flat, in whatever order.
-count() {
-    coppice status --json 2>"$lab/status.log" 9>&- | tr -d ' \n\t' | grep -o '{[^{}]*"name":"lab"[^{}]*"desired":[^{}]*}\|{[^{}]*"desired":[^{}]*"name":"lab"[^{}]*}' |
-        sed -n "s/.*\"$1\":\\([0-9][0-9]*\\).*/\\1/p"
-}
 patience=$(($(now) + 300000))
 while
-    desired=$(count desired)
-    available=$(count available)
+    desired=$(count lab desired "$lab/status.log")
+    available=$(count lab available "$lab/status.log")
     [ -z "$desired" ] || [ -z "$available" ] || [ "$available" -lt "$desired" ]
 do
     daemon >/dev/null || stopped "$lab/serve.log" 'coppice serve has ended'

@@ -278,7 +278,7 @@ impl Run<'_> {
         let places =
             touched_chunks(&data_ranges(&half.file, size).map_err(|e| failed("find holes in", e))?);
         let mut report = Reporter::begin(progress, Phase::Indexing, bytes_in(&places, size));
-        let found = match scan(&half.file, size, &places, &mut report, self.cancel) {
+        let found = match scan(&half.file, size, &places, None, &mut report, self.cancel) {
             Ok(found) => found,
             Err(Stopped::Cancelled) => return Err(ImportError::Cancelled),
             Err(Stopped::Failed(e)) => return Err(failed("read", e)),
@@ -339,7 +339,7 @@ impl Run<'_> {
                 .is_some_and(|image| image.look == Look::Unchanged)
             && self.store.manifest(root).is_ok()
         {
-            Record::new(sources, record.hint).save(images, root)?;
+            record.with(sources).save(images, root)?;
             return Ok(true);
         }
         let hint = Hint::of(&half.file).map_err(|e| DiskError::new("look at", half.path(), e))?;
@@ -430,7 +430,7 @@ fn imported(
     }
 }
 
-fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
+pub(crate) fn punch(file: &File, offset: u64, len: u64) -> io::Result<()> {
     match fallocate(
         file,
         FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,

@@ -10,8 +10,8 @@
 //!   touched.
 //! - Content is believed only after every chunk was read back ([`Store::verify`]).
 //!
-//! Everything is synchronous and blocks on the disk; callers put it where blocking is allowed. Long work takes a
-//! progress callback and a [`Cancel`].
+//! Everything blocks on the disk, also what is a future because it waits for others ([`transfer`]); callers put it
+//! where blocking is allowed. Long work takes a progress callback and a [`Cancel`].
 
 mod confine;
 mod convert;
@@ -25,6 +25,7 @@ mod source;
 pub mod space;
 mod sparse;
 pub mod store;
+pub mod transfer;
 pub mod upload;
 pub mod verify;
 

@@ -1,9 +1,10 @@
 //! What an image consists of: the digests of its chunks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use coppice_schema::Digest;
 use coppice_schema::units::Size;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -63,6 +64,16 @@ struct Wire {
     chunk: u64,
     size: Size,
     runs: Vec<Run>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Change {
+    format: u32,
+    chunk: u64,
+    size: Size,
+    runs: Vec<Run>,
+    /// First and number of chunks that are zero now.
+    cleared: Vec<(u64, u64)>,
 }
 
 /// Consecutive chunks: 32 bytes each, one after another. A million chunks stay a few byte strings.
@@ -178,24 +189,56 @@ impl Manifest {
     /// As stored: a CBOR map with named fields.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut runs: Vec<Run> = Vec::new();
-        let mut next = None;
-        for (index, digest) in &self.chunks {
-            match runs.last_mut() {
-                Some(run) if next == Some(*index) => run.digests.extend_from_slice(&digest.0),
-                _ => runs.push(Run {
-                    first: *index,
-                    digests: ByteBuf::from(digest.0.to_vec()),
-                }),
-            }
-            next = index.checked_add(1);
-        }
         encode(&Wire {
             format: FORMAT,
             chunk: CHUNK,
             size: self.size,
-            runs,
+            runs: runs(self.chunks.iter()),
         })
+    }
+
+    /// What [`Manifest::from_change`] makes this manifest of, where `older` is at hand: as large as what differs, not as
+    /// the image.
+    #[must_use]
+    pub fn change(&self, older: &Self) -> Vec<u8> {
+        let other = |(index, digest): &&(u64, Digest)| older.digest_at(*index) != Some(*digest);
+        let gone = older.chunks.iter().map(|(index, _)| *index);
+        let gone = gone.filter(|index| self.digest_at(*index).is_none());
+        let mut cleared: Vec<(u64, u64)> = Vec::new();
+        for index in gone {
+            match cleared.last_mut() {
+                Some((first, count)) if *first + *count == index => *count += 1,
+                _ => cleared.push((index, 1)),
+            }
+        }
+        encode(&Change {
+            format: FORMAT,
+            chunk: CHUNK,
+            size: self.size,
+            runs: runs(self.chunks.iter().filter(other)),
+            cleared,
+        })
+    }
+
+    /// Reads what [`Manifest::change`] wrote. Nothing in `bytes` is trusted: whoever asked for a root compares it.
+    ///
+    /// # Errors
+    /// Each [`ManifestError`].
+    pub fn from_change(older: &Self, bytes: &[u8]) -> Result<Self, ManifestError> {
+        let change: Change = decode(bytes)?;
+        if change.chunk != CHUNK {
+            return Err(ManifestError::Invalid("its chunks have another size"));
+        }
+        let mut chunks: BTreeMap<u64, Digest> = older.chunks.iter().copied().collect();
+        for (first, count) in change.cleared {
+            let end = first.saturating_add(count);
+            let gone: Vec<u64> = chunks.range(first..end).map(|(index, _)| *index).collect();
+            for index in gone {
+                chunks.remove(&index);
+            }
+        }
+        chunks.extend(listed(&change.runs)?);
+        Self::new(change.size, chunks.into_iter().collect())
     }
 
     /// Reads what [`Manifest::encode`] wrote. Nothing in `bytes` is trusted.
@@ -203,32 +246,55 @@ impl Manifest {
     /// # Errors
     /// Each [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let damaged =
-            |e: ciborium::de::Error<std::io::Error>| ManifestError::Damaged(e.to_string());
-        let head: Head = ciborium::from_reader(bytes).map_err(damaged)?;
-        if head.format > FORMAT {
-            return Err(ManifestError::Newer { found: head.format });
-        }
-        let wire: Wire = ciborium::from_reader(bytes).map_err(damaged)?;
+        let wire: Wire = decode(bytes)?;
         if wire.chunk != CHUNK {
             return Err(ManifestError::Invalid("its chunks have another size"));
         }
-        let mut chunks = Vec::new();
-        for run in &wire.runs {
-            let (digests, rest) = run.digests.as_chunks::<32>();
-            if !rest.is_empty() {
-                return Err(ManifestError::Invalid("a digest is cut short"));
-            }
-            for (n, digest) in (0u64..).zip(digests) {
-                let index = run
-                    .first
-                    .checked_add(n)
-                    .ok_or(ManifestError::Invalid("a place is beyond any disk"))?;
-                chunks.push((index, Digest(*digest)));
-            }
-        }
-        Self::new(wire.size, chunks)
+        Self::new(wire.size, listed(&wire.runs)?)
     }
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ManifestError> {
+    let damaged = |e: ciborium::de::Error<std::io::Error>| ManifestError::Damaged(e.to_string());
+    let head: Head = ciborium::from_reader(bytes).map_err(damaged)?;
+    if head.format > FORMAT {
+        return Err(ManifestError::Newer { found: head.format });
+    }
+    ciborium::from_reader(bytes).map_err(damaged)
+}
+
+fn runs<'a>(chunks: impl Iterator<Item = &'a (u64, Digest)>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut next = None;
+    for (index, digest) in chunks {
+        match runs.last_mut() {
+            Some(run) if next == Some(*index) => run.digests.extend_from_slice(&digest.0),
+            _ => runs.push(Run {
+                first: *index,
+                digests: ByteBuf::from(digest.0.to_vec()),
+            }),
+        }
+        next = index.checked_add(1);
+    }
+    runs
+}
+
+fn listed(runs: &[Run]) -> Result<Vec<(u64, Digest)>, ManifestError> {
+    let mut chunks = Vec::new();
+    for run in runs {
+        let (digests, rest) = run.digests.as_chunks::<32>();
+        if !rest.is_empty() {
+            return Err(ManifestError::Invalid("a digest is cut short"));
+        }
+        for (n, digest) in (0u64..).zip(digests) {
+            let index = run
+                .first
+                .checked_add(n)
+                .ok_or(ManifestError::Invalid("a place is beyond any disk"))?;
+            chunks.push((index, Digest(*digest)));
+        }
+    }
+    Ok(chunks)
 }
 
 /// Bytes of the chunk at `index` in an image of `size` bytes.

@@ -22,6 +22,8 @@ pub enum Phase {
     Indexing,
     /// Stored chunks are read back.
     Verifying,
+    /// Chunks come from other servers.
+    Copying,
 }
 
 /// How far one phase is. `done` only grows within a phase, and its last report has `done` equal to `total`.

@@ -6,8 +6,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use coppice_schema::Digest;
+use coppice_schema::units::Size;
 use rustix::fs::SeekFrom;
 
 use crate::manifest::{CHUNK, chunk_len};
@@ -93,11 +95,13 @@ pub(crate) fn bytes_in(places: &[Range<u64>], size: u64) -> u64 {
         .sum()
 }
 
-/// Reads the chunks at `places`; for each its digest, or `None` if it is all zeros. Ascending.
+/// Reads the chunks at `places`, at most `rate` bytes a second; for each its digest, or `None` if it is all zeros.
+/// Ascending.
 pub(crate) fn scan(
     file: &File,
     size: u64,
     places: &[Range<u64>],
+    rate: Option<Size>,
     report: &mut Reporter<'_>,
     cancel: &Cancel,
 ) -> Result<Vec<(u64, Option<Digest>)>, Stopped> {
@@ -108,6 +112,9 @@ pub(crate) fn scan(
     let threads = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, 4);
+    // Whoever is in no hurry leaves the disk to others, most of the time.
+    let threads = if rate.is_some() { 1 } else { threads };
+    let begin = Instant::now();
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel();
@@ -120,6 +127,16 @@ pub(crate) fn scan(
                 let mut buffer = Buffer::new();
                 while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let read = buffer.read(file, size, piece.clone());
+                    if let Some(rate) = rate {
+                        let done = next.load(Ordering::Relaxed) as u64;
+                        let due = span_of(done * PIECE * CHUNK, rate);
+                        while begin.elapsed() < due
+                            && !stop.load(Ordering::Relaxed)
+                            && !cancel.is_cancelled()
+                        {
+                            std::thread::sleep((due - begin.elapsed().min(due)).min(NAP));
+                        }
+                    }
                     let failed = read.is_err();
                     if sender.send(read).is_err() || failed || stop.load(Ordering::Relaxed) {
                         break;
@@ -153,6 +170,15 @@ pub(crate) fn scan(
     })?;
     found.sort_unstable_by_key(|(index, _)| *index);
     Ok(found)
+}
+
+/// Longest sleep of a thread that may be told to stop.
+const NAP: Duration = Duration::from_millis(100);
+
+/// How long `bytes` take at `rate` bytes a second.
+fn span_of(bytes: u64, rate: Size) -> Duration {
+    let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.0.max(1));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 fn cut(places: Range<u64>) -> impl Iterator<Item = Range<u64>> {

@@ -7,6 +7,7 @@
 //! images/ROOT.record       where it came from
 //! incoming/import-*        half conversions, removed at the next start
 //! incoming/upload-*        half uploads, resumed
+//! incoming/copy-*          half images from other servers, resumed
 //! overlays/MEMBER.qcow2    a linked clone
 //! overlays/MEMBER.mark     whose it is
 //! ```
@@ -17,11 +18,12 @@
 pub(crate) mod record;
 mod recover;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
 use coppice_schema::ids::Member;
@@ -30,6 +32,7 @@ use rustix::fs::FlockOperation;
 use crate::disk::{Dir, DiskError};
 use crate::manifest::{Manifest, ManifestError};
 use crate::space::Space;
+use crate::transfer::{Flow, Flows};
 use record::{Hint, Record};
 
 /// The newest store that this version opens, and the one it makes.
@@ -101,6 +104,8 @@ pub struct StoredImage {
     pub path: PathBuf,
     /// What can be said without reading it.
     pub look: Look,
+    /// When all of it was last read back and was right, in seconds since 1970; 0: never, as far as is known.
+    pub read: u64,
 }
 
 /// What a glance at an image shows. Only [`Store::verify`] proves that its content is right.
@@ -125,6 +130,7 @@ pub struct Store {
     pub(crate) overlays: Dir,
     /// Held while names appear or go that others depend on: an image being dropped gets no new overlay.
     names: Mutex<()>,
+    flows: Flows,
     cleaned: Vec<PathBuf>,
     /// Locked as long as the store is open.
     _lock: File,
@@ -164,6 +170,7 @@ impl Store {
             incoming,
             overlays,
             names: Mutex::new(()),
+            flows: Flows::default(),
             cleaned: Vec::new(),
             _lock: lock,
         };
@@ -223,33 +230,33 @@ impl Store {
         roots.sort();
         roots.dedup();
         let found = roots.into_iter().map(|root| {
-            let look = self.look(root)?;
+            let (look, read) = self.look(root)?;
             Ok(StoredImage {
                 root,
                 path: self.image_path(root),
                 look,
+                read,
             })
         });
         found.collect()
     }
 
-    fn look(&self, root: Digest) -> Result<Look, StoreError> {
+    fn look(&self, root: Digest) -> Result<(Look, u64), StoreError> {
         let file = match self.images.read(record::raw_name(root)) {
             Ok(Some(file)) => file,
-            Ok(None) => return Ok(Look::Missing),
+            Ok(None) => return Ok((Look::Missing, 0)),
             // A link or a directory in an image's place.
-            Err(_) => return Ok(Look::Unknown),
+            Err(_) => return Ok((Look::Unknown, 0)),
         };
         if !self.images.has(&record::manifest_name(root))? {
-            return Ok(Look::Unknown);
+            return Ok((Look::Unknown, 0));
         }
         let record = Record::load(&self.images, root)?;
         let now = record::Hint::of(&file)
             .map_err(|e| DiskError::new("look at", self.image_path(root), e))?;
-        Ok(if record.is_some_and(|record| record.hint == now) {
-            Look::Unchanged
-        } else {
-            Look::Changed
+        Ok(match record {
+            Some(record) if record.hint == now => (Look::Unchanged, record.read),
+            Some(_) | None => (Look::Changed, 0),
         })
     }
 
@@ -308,11 +315,9 @@ impl Store {
             self.images.remove(record::record_name(root))?;
             return Ok(self.images.sync()?);
         }
-        if record.as_ref().is_some_and(|record| record.hint == read) {
-            return Ok(());
-        }
         let sources = record.map(|record| record.sources).unwrap_or_default();
-        Record::new(sources, read).save(&self.images, root)
+        let record = Record::new(sources, read).read_now();
+        record.save(&self.images, root)
     }
 
     /// Removes the image `root`; says whether there was anything. Durable on return.
@@ -334,7 +339,21 @@ impl Store {
             any |= self.images.remove(&name)?;
         }
         self.images.sync()?;
+        // One that is being received ends by itself: its files have lost their names.
+        any |= self.discard_half(root)?;
         Ok(any)
+    }
+
+    /// Images that are being received.
+    pub(crate) fn flows(&self) -> MutexGuard<'_, BTreeMap<Digest, Arc<Flow>>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody found a chunk of the image `root` wrong: no glance takes it for whole until it was read back.
+    pub(crate) fn suspect(&self, root: Digest) -> Result<(), StoreError> {
+        let _names = self.lock_names();
+        self.images.remove(record::record_name(root))?;
+        Ok(self.images.sync()?)
     }
 
     pub(crate) fn lock_names(&self) -> MutexGuard<'_, ()> {

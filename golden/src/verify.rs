@@ -78,6 +78,29 @@ impl Store {
         progress: &mut dyn FnMut(Progress),
         cancel: &Cancel,
     ) -> Result<Verified, VerifyError> {
+        self.read_back(root, None, progress, cancel)
+    }
+
+    /// The same at rest, at most `rate` bytes a second, so that desktops do not notice.
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    pub fn scrub(
+        &self,
+        root: Digest,
+        rate: Size,
+        cancel: &Cancel,
+    ) -> Result<Verified, VerifyError> {
+        self.read_back(root, Some(rate), &mut |_| {}, cancel)
+    }
+
+    fn read_back(
+        &self,
+        root: Digest,
+        rate: Option<Size>,
+        progress: &mut dyn FnMut(Progress),
+        cancel: &Cancel,
+    ) -> Result<Verified, VerifyError> {
         let manifest = self.manifest(root)?;
         let name = raw_name(root);
         let failed = |operation, e: io::Error| {
@@ -112,7 +135,7 @@ impl Store {
         ));
         let places = merged(places);
         let mut report = Reporter::begin(progress, Phase::Verifying, bytes_in(&places, size));
-        let scanned = match scan(&file, size, &places, &mut report, cancel) {
+        let scanned = match scan(&file, size, &places, rate, &mut report, cancel) {
             Ok(scanned) => scanned,
             Err(Stopped::Cancelled) => return Err(VerifyError::Cancelled),
             Err(Stopped::Failed(e)) => return Err(failed("read", e).into()),

@@ -2,6 +2,7 @@
 //! found by neither. Every plan is checked before it is committed or ordered; a violation is a fault of ours.
 
 mod people;
+mod places;
 mod pools;
 mod reviewed;
 
@@ -9,10 +10,13 @@ use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
 use coppice_schema::desired::{Desired, Pool};
-use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
-use coppice_schema::known::{CopyState, Ending, Known, KnownDesktop, Phase, ServerState, Task};
+use coppice_schema::ids::{Address, DesktopId, Generation, PoolName, ServerId};
+use coppice_schema::known::{
+    CopyState, Ending, Known, KnownDesktop, Phase, Request, ServerState, Task,
+};
 
 use self::people::{forced, may_be_used, overdue};
+use self::places::places;
 use self::pools::{disks, given_up, pools};
 use self::reviewed::approved;
 use crate::plan::{Action, Kind, Memory, Plan, Reason, Step};
@@ -73,6 +77,18 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         .values()
         .filter_map(|o| Some(&o.task.member()?.desktop))
         .collect();
+    let gets = known.orders.values().filter_map(|order| match &order.task {
+        Task::CopyImage { root, .. } => Some((order.server, *root)),
+        Task::Create { .. }
+        | Task::Redefine { .. }
+        | Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. } => None,
+    });
+    let mut copied: BTreeSet<(ServerId, Digest)> = gets.collect();
     for (action, step) in due(plan) {
         if let Some(member) = step.task.member() {
             judge(
@@ -84,6 +100,32 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 base_has(plan, action, desired, known),
                 &action.object,
                 "a round reads what it orders",
+            );
+        }
+        if let Task::CopyImage { root, from } = &step.task {
+            let server = action.server.unwrap_or_default();
+            judge(
+                copied.insert((server, *root)),
+                &action.object,
+                "a server gets an image once at a time",
+            );
+            judge(
+                !from.is_empty() && !from.contains(&server),
+                &action.object,
+                "an image is got from others",
+            );
+            let look = known.servers.get(&server).and_then(|s| s.look.as_ref());
+            let here = look.and_then(|look| look.images.get(root));
+            judge(
+                here != Some(&CopyState::Verified),
+                &action.object,
+                "a copy that is whole is not made again",
+            );
+            let mut versions = known.images.values().flat_map(|all| all.values());
+            judge(
+                versions.any(|version| version.root == *root),
+                &action.object,
+                "only what the catalogue names is copied",
             );
         }
         let drops = matches!(step.task, Task::DropImage { .. });
@@ -103,7 +145,8 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 | Task::Redefine { .. }
                 | Task::Start { .. }
                 | Task::VerifyImage { .. }
-                | Task::DropImage { .. } => false,
+                | Task::DropImage { .. }
+                | Task::CopyImage { .. } => false,
             };
             let again = matches!(desktop.phase, Phase::Deleting { .. });
             judge(
@@ -125,6 +168,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
     }
     pools(plan, desired, known, &mut judge);
     disks(plan, desired, known, &mut judge);
+    places(plan, desired, known, &mut judge);
     given_up(plan, desired, known, &mut judge);
     // A configuration that is not committed is reviewed by looking at this very plan.
     if *desired == known.committed && !known.runs.is_empty() {
@@ -255,7 +299,9 @@ fn one(
                 object,
                 "every life of a slot is a new one",
             );
-            let mut lives = shown.clone().flat_map(|look| look.members.keys());
+            let mut lives = shown
+                .clone()
+                .flat_map(|look| look.members.keys().chain(look.quarantine.keys()));
             judge(
                 !lives.any(|seen| seen.desktop == *id),
                 object,
@@ -333,10 +379,22 @@ fn one(
             });
             let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
             let superseded = last > member.incarnation.0 && present.is_some_and(|d| !d.personal);
+            let look = server.1.look.as_ref();
+            let apart = look.is_some_and(|look| look.quarantine.contains_key(member));
+            let given_up = known.requests.get(id)
+                == Some(&Request::Discard {
+                    member: member.clone(),
+                    server: server.0,
+                });
             judge(
-                leaving || superseded,
+                apart || leaving || superseded,
                 object,
                 "a stray goes only when it was superseded",
+            );
+            judge(
+                !apart || given_up,
+                object,
+                "what is in quarantine goes by a person's word only",
             );
         }
         (Task::Remove { .. }, _) => judge(
@@ -385,7 +443,7 @@ fn one(
                 "a personal desktop is asked before its power goes",
             );
         }
-        (Task::VerifyImage { .. } | Task::DropImage { .. }, _) => {}
+        (Task::VerifyImage { .. } | Task::DropImage { .. } | Task::CopyImage { .. }, _) => {}
     }
 }
 

@@ -9,6 +9,7 @@ use coppice_schema::units::{Span, Timestamp};
 use coppice_schema::{Digest, Known};
 use jiff::tz::TimeZone;
 
+use crate::copies::Awaited;
 use crate::place::Ledger;
 use crate::plan::{Action, Drift, DriftKind, Finding, PoolForecast, Response, UnderWay, Wait};
 use crate::review::Review;
@@ -22,7 +23,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) known: &'a Known,
     pub(crate) now: Timestamp,
     pub(crate) zone: TimeZone,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Ledger<'a>,
     pub(crate) actions: Vec<Action>,
     pub(crate) drifts: Vec<Drift>,
     pub(crate) findings: Vec<Finding>,
@@ -37,6 +38,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) review: Review<'a>,
     /// A window that denies is open: what it is called and when it closes.
     pub(crate) freeze: Option<Wait>,
+    /// Images that servers are still to get.
+    pub(crate) copies: Awaited,
 }
 
 impl<'a> Draft<'a> {
@@ -50,7 +53,7 @@ impl<'a> Draft<'a> {
         let mut draft = Self {
             known,
             now,
-            ledger: Ledger::new(known),
+            ledger: Ledger::new(desired, known),
             actions: Vec::new(),
             drifts: Vec::new(),
             findings: Vec::new(),
@@ -61,6 +64,7 @@ impl<'a> Draft<'a> {
             ordered,
             review: Review::default(),
             freeze: None,
+            copies: Awaited::default(),
             zone,
         };
         for (name, window) in desired.windows.iter().filter(|(_, window)| window.deny) {

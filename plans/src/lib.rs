@@ -6,15 +6,19 @@
 mod base;
 pub mod check;
 mod configuration;
+mod copies;
 pub mod document;
 mod draft;
 mod foreseen;
 mod gates;
 mod images;
 mod language;
+pub mod lose;
+pub mod loss;
 pub mod markdown;
 mod needs;
 mod place;
+pub mod placement;
 pub mod plan;
 mod pool;
 mod review;
@@ -30,6 +34,8 @@ use coppice_schema::known::Known;
 use coppice_schema::units::Timestamp;
 
 pub use check::{Violation, check};
+pub use lose::what_if;
+pub use place::{NoDesktop, ServerLoad, place_session, placement};
 pub use plan::Plan;
 pub use review::reviewed;
 
@@ -49,9 +55,10 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     draft.review = review::Review::of(known, &changes);
     servers::survey(known, &mut draft);
     images::survey(desired, known, &mut draft);
+    copies::plan(desired, known, &mut draft);
     images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
-    for (name, pool) in &desired.pools {
+    for (name, pool) in place::largest_first(desired, known) {
         if pool::is_kept(desired, known, name) {
             continue;
         }
@@ -63,12 +70,15 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::kept_pools(desired, known, &mut draft);
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
+    pool::quarantine(known, &mut draft);
     images::collect(desired, known, &mut draft);
     servers::farewell(known, &mut draft);
     review::survey(&mut draft);
     draft.drift_waits();
     needs::note(desired, &mut draft.actions);
-    let gates = gates::judge(desired, known, &draft);
+    let loss = loss::survey(desired, known, &mut draft);
+    let mut gates = gates::judge(desired, known, &draft);
+    gates.extend(loss);
     let looked = known.servers.iter().map(|(id, server)| {
         let look = server.look.as_ref();
         let looked = Looked {

@@ -396,6 +396,17 @@ pub enum Wait {
         /// Which.
         server: String,
     },
+    /// For a copy of the image to be whole on a server that lacks nothing else.
+    Copy {
+        /// The image.
+        #[schema(value_type = String)]
+        image: ImageName,
+        /// The version.
+        #[schema(value_type = String)]
+        version: VersionName,
+        /// Such servers.
+        servers: BTreeSet<String>,
+    },
     /// For a server with room.
     Room {
         /// What the nearest candidates lacked, in words.
@@ -444,6 +455,7 @@ impl Wait {
             | Self::Budget { .. }
             | Self::Backoff { .. }
             | Self::Order { .. }
+            | Self::Copy { .. }
             | Self::Observation { .. }
             | Self::Return { .. }
             | Self::Successor

@@ -1,9 +1,13 @@
 //! Names and identities. Each is a type of its own, so that a pool's name cannot be passed for a template's.
 
+mod epoch;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use self::epoch::{Epoch, Kin};
 
 /// A text that does not name what it should.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -221,18 +225,6 @@ impl FromStr for GridId {
         }
         Ok(Self(bytes))
     }
-}
-
-/// Which life of the grid: raised whenever its log stops being the only truth about its desktops, that is by a
-/// restore or a recovery alone.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
-pub struct Epoch {
-    /// Counted from 1.
-    pub number: u64,
-    /// Random id of the recovery that began it, so that two recoveries of one grid can be told apart; 0 at first.
-    pub recovery: u64,
 }
 
 /// A desktop's place and lasting identity: `lab-007`. Regrown desktops keep it.

@@ -64,6 +64,23 @@ pub struct Known {
     pub since: BTreeMap<String, Timestamp>,
 }
 
+impl Known {
+    /// The disk of a desktop's present life, as its server saw it last; `None`: it was not seen.
+    #[must_use]
+    pub fn overlay(&self, desktop: &KnownDesktop) -> Option<&SeenOverlay> {
+        let look = self.servers.get(&desktop.server)?.look.as_ref()?;
+        look.members.get(&desktop.spec.member)?.overlay.as_ref()
+    }
+}
+
+impl SeenOverlay {
+    /// The most that it takes of the disk: at most twice what it does take.
+    #[must_use]
+    pub fn most(&self) -> Size {
+        Size::mib(1u64 << self.bulk.min(40))
+    }
+}
+
 /// A member of the grid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct KnownServer {
@@ -174,6 +191,10 @@ pub struct Look {
     pub disk: DiskLevel,
     /// Domains that are not ours: listed, never touched.
     pub foreign: BTreeMap<String, Foreign>,
+    /// Lives that carry our grid's mark from a former life of it, or from one that began apart, and that the grid does
+    /// not remember: their slots are taken, and they are removed by a person's word only.
+    #[serde(default)]
+    pub quarantine: BTreeMap<Member, Quarantined>,
     /// Whether its hypervisor answered. If not, `members` are the last ones known and mean nothing now.
     pub hypervisor: Health,
 }
@@ -274,6 +295,17 @@ pub struct Foreign {
     pub grid: Option<GridId>,
 }
 
+/// A life of a desktop that is from another life of the grid.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Which life of the grid its mark names.
+    pub epoch: Epoch,
+    /// Whether its domain runs; `None`: it has none, there is a disk alone.
+    pub power: Option<PowerState>,
+    /// Whether its disk is there.
+    pub disk: bool,
+}
+
 /// A copy of an image on one server.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -284,6 +316,8 @@ pub enum CopyState {
     Verified,
     /// Present, and not what it should be.
     Bad,
+    /// A part of it is here, and nothing brings the rest.
+    Partial,
 }
 
 /// How full a disk is. The marks are those of the design: no new clones from 80 %, regrowing from 90 %.
@@ -322,6 +356,13 @@ pub enum Request {
     Restart(Member),
     /// Grow it anew.
     Regrow(Member),
+    /// Remove what is left on one server of a life that is in quarantine, with everything on its disk.
+    Discard {
+        /// The life.
+        member: Member,
+        /// Where.
+        server: ServerId,
+    },
 }
 
 impl Request {
@@ -329,7 +370,7 @@ impl Request {
     #[must_use]
     pub fn member(&self) -> &Member {
         match self {
-            Self::Restart(member) | Self::Regrow(member) => member,
+            Self::Restart(member) | Self::Regrow(member) | Self::Discard { member, .. } => member,
         }
     }
 }
@@ -458,6 +499,13 @@ pub enum Task {
         /// Its root.
         root: Digest,
     },
+    /// Get an image from other servers; one that is bad is repaired.
+    CopyImage {
+        /// Its root.
+        root: Digest,
+        /// Which to ask, in this order. What one lacks, the next may have.
+        from: Vec<ServerId>,
+    },
 }
 
 /// How a guest is stopped that is to be started again.
@@ -482,7 +530,7 @@ impl Task {
             | Self::Stop { member }
             | Self::Restart { member, .. }
             | Self::Remove { member } => Some(member),
-            Self::VerifyImage { .. } | Self::DropImage { .. } => None,
+            Self::VerifyImage { .. } | Self::DropImage { .. } | Self::CopyImage { .. } => None,
         }
     }
 
@@ -498,6 +546,7 @@ impl Task {
             Self::Remove { member } => format!("remove {member}"),
             Self::VerifyImage { root } => format!("verify image {}", root.short()),
             Self::DropImage { root } => format!("drop image {}", root.short()),
+            Self::CopyImage { root, .. } => format!("copy image {}", root.short()),
         }
     }
 }

@@ -47,6 +47,12 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Span {
         Span(self.0.saturating_sub(earlier.0))
     }
+
+    /// How far the two moments lie from each other.
+    #[must_use]
+    pub fn apart(self, other: Self) -> Span {
+        Span(self.0.abs_diff(other.0))
+    }
 }
 
 impl Span {

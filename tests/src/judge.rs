@@ -8,7 +8,7 @@ use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::server::ServerReport;
 use coppice_schema::Known;
 use coppice_schema::desired::Origin;
-use coppice_schema::ids::{Address, DesktopId, GridId, Member, PoolName, Stamp};
+use coppice_schema::ids::{Address, DesktopId, GridId, Member, PoolName, ServerName, Stamp};
 use coppice_schema::known::{DesktopSpec, Health, KnownDesktop, Phase, Seen, ServerState, Task};
 use coppice_schema::units::Span;
 use coppice_state::entry::{NewOrder, Report};
@@ -44,7 +44,8 @@ impl Judge {
     /// # Errors
     /// What does not hold.
     pub fn judge(&mut self, world: &World) -> Verdict {
-        self.one_life_each(world)?;
+        let sims = world.machines.iter().map(|m| (&m.name, m.sim.as_ref()));
+        one_life_each(world.grid, sims)?;
         for (index, machine) in world.machines.iter().enumerate() {
             self.hands_off(index, machine)?;
             self.fences_hold(index, machine)?;
@@ -55,23 +56,7 @@ impl Judge {
         }
         let new = world.log.since(self.entries);
         self.entries += new.len();
-        for logged in &new {
-            // Also where that was refused: nobody who knew of the loss would ask.
-            if let Entry::Planned { orders, .. } = &logged.envelope.entry {
-                nothing_for_the_lost(orders, logged)?;
-            }
-            if matches!(logged.outcome, Outcome::Refused(_)) {
-                continue;
-            }
-            let entry = &logged.envelope.entry;
-            if let Entry::Planned { orders, .. } = entry {
-                nothing_unseen(orders, logged)?;
-                within_budget(orders, logged)?;
-                nobody_cut_off(orders, logged)?;
-                nothing_in_place_of_personal(orders, logged)?;
-            }
-        }
-        Ok(())
+        new.iter().try_for_each(decided_rightly)
     }
 
     /// What others did to their own domains is not ours.
@@ -84,22 +69,6 @@ impl Judge {
                 }
             }
         }
-    }
-
-    fn one_life_each(&self, world: &World) -> Verdict {
-        let mut live: BTreeMap<DesktopId, String> = BTreeMap::new();
-        for machine in &world.machines {
-            for domain in machine.sim.domains().iter().filter(|d| d.runs()) {
-                let Some(mark) = domain.mark.as_ref().filter(|m| m.grid == world.grid) else {
-                    continue;
-                };
-                let here = format!("{} on {}", mark.member, machine.name);
-                if let Some(there) = live.insert(mark.member.desktop.clone(), here.clone()) {
-                    return Err(format!("two live domains in one slot: {there} and {here}"));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn hands_off(&self, index: usize, machine: &Machine) -> Verdict {
@@ -171,6 +140,44 @@ impl Judge {
     }
 }
 
+/// No two live domains are in one slot.
+pub(crate) fn one_life_each<'a>(
+    grid: GridId,
+    servers: impl Iterator<Item = (&'a ServerName, &'a SimServer)>,
+) -> Verdict {
+    let mut live: BTreeMap<DesktopId, String> = BTreeMap::new();
+    for (name, sim) in servers {
+        for domain in sim.domains().iter().filter(|d| d.runs()) {
+            let Some(mark) = domain.mark.as_ref().filter(|m| m.grid == grid) else {
+                continue;
+            };
+            let here = format!("{} on {name}", mark.member);
+            if let Some(there) = live.insert(mark.member.desktop.clone(), here.clone()) {
+                return Err(format!("two live domains in one slot: {there} and {here}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a leader decided was right by what was agreed before it.
+pub(crate) fn decided_rightly(logged: &Logged) -> Verdict {
+    // Also where that was refused: nobody who knew of the loss would ask.
+    if let Entry::Planned { orders, .. } = &logged.envelope.entry {
+        nothing_for_the_lost(orders, logged)?;
+    }
+    if matches!(logged.outcome, Outcome::Refused(_)) {
+        return Ok(());
+    }
+    if let Entry::Planned { orders, .. } = &logged.envelope.entry {
+        nothing_unseen(orders, logged)?;
+        within_budget(orders, logged)?;
+        nobody_cut_off(orders, logged)?;
+        nothing_in_place_of_personal(orders, logged)?;
+    }
+    Ok(())
+}
+
 fn is_ours(mark: Option<&Mark>, world: &World) -> bool {
     mark.is_some_and(|m| m.grid == world.grid)
 }
@@ -198,7 +205,7 @@ pub fn witness(world: &World) -> Witness {
 const LOOK: Span = Span::minutes(2);
 
 /// What is reported to be gone is gone.
-fn absence_is_true(report: &Report, sim: &SimServer, state: &State) -> Verdict {
+pub(crate) fn absence_is_true(report: &Report, sim: &SimServer, state: &State) -> Verdict {
     let grid = state.grid.unwrap_or(GridId([0; 16]));
     let (domains, overlays) = (sim.domains(), sim.overlay_files());
     // A define that hung may come about between a look and its report; a look takes no longer than its calls.
@@ -289,7 +296,8 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => continue,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => continue,
         };
         let here = state.desktops.get(&member.desktop);
         let Some(Phase::InUse { since, .. }) =
@@ -439,7 +447,8 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => continue,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => continue,
         };
         // What a person asked for is theirs to answer for.
         if state.requests.contains_key(&member.desktop) {

@@ -5,6 +5,8 @@
 
 pub mod agreement;
 pub mod configs;
+pub mod fleet;
+pub mod grids;
 pub mod judge;
 pub mod plants;
 pub mod scenario;

@@ -1,13 +1,13 @@
 //! A storm: everything that can happen, in an order that a seed decides; then calm, in which the grid must settle.
 
-mod calm;
+pub(crate) mod calm;
 mod hands;
 
 use coppice_plans::plan::{Bounds, GateKind};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Digest, Known};
-use coppice_state::Entry;
 use coppice_state::entry::Commit;
+use coppice_state::{Entry, State};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, CrashPoint, Moment, Weather};
 
@@ -295,31 +295,8 @@ impl Storm {
     /// Plans `desired` and commits it, as `apply` does, with every gate approved.
     fn commit(&mut self, desired: &coppice_schema::Desired) -> Verdict {
         let log = &self.world.log;
-        let state = log.state();
-        let mut known = state.known(log.term());
-        known.runs.clear();
         let now = self.world.clock.now();
-        let plan = coppice_plans::plan(desired, &known, now);
-        let violations = coppice_plans::check(&plan, desired, &known);
-        if let Some(violation) = violations.first() {
-            return Err(format!("a plan of an edit fails its check: {violation:?}"));
-        }
-        let texts = Digest::of(format!("{desired:?}").as_bytes());
-        let document = coppice_plans::document::of(&plan, &known, "storm", now);
-        let entry = Entry::Committed(Box::new(Commit {
-            desired: desired.clone(),
-            texts,
-            base: plan.base,
-            reviewed: coppice_plans::reviewed(&document, desired),
-            plan: Digest::of(format!("{} {texts}", log.len()).as_bytes()),
-            bounds: Bounds {
-                sessions_interrupted: u32::MAX,
-                bytes_copied: Size(u64::MAX),
-                approved: GATES.into_iter().collect(),
-            },
-            author: "test".to_owned(),
-            changes: plan.changes,
-        }));
+        let entry = commit_of(desired, &log.state(), log.term(), now, log.len())?;
         let outcome = log.append(entry);
         let pools = desired.pools.iter();
         let pools: Vec<_> = pools
@@ -344,6 +321,39 @@ impl Storm {
             crashes: self.crashes,
         }
     }
+}
+
+/// The entry by which `apply` commits `desired`, with every gate approved. `number` tells it from others of the same texts.
+pub(crate) fn commit_of(
+    desired: &coppice_schema::Desired,
+    state: &State,
+    term: u64,
+    now: Timestamp,
+    number: usize,
+) -> Result<Entry, String> {
+    let mut known = state.known(term);
+    known.runs.clear();
+    let plan = coppice_plans::plan(desired, &known, now);
+    let violations = coppice_plans::check(&plan, desired, &known);
+    if let Some(violation) = violations.first() {
+        return Err(format!("a plan of an edit fails its check: {violation:?}"));
+    }
+    let texts = Digest::of(format!("{desired:?}").as_bytes());
+    let document = coppice_plans::document::of(&plan, &known, "storm", now);
+    Ok(Entry::Committed(Box::new(Commit {
+        desired: desired.clone(),
+        texts,
+        base: plan.base,
+        reviewed: coppice_plans::reviewed(&document, desired),
+        plan: Digest::of(format!("{number} {texts}").as_bytes()),
+        bounds: Bounds {
+            sessions_interrupted: u32::MAX,
+            bytes_copied: Size(u64::MAX),
+            approved: GATES.into_iter().collect(),
+        },
+        author: "test".to_owned(),
+        changes: plan.changes,
+    })))
 }
 
 const GATES: [GateKind; 6] = [

@@ -1,7 +1,9 @@
 //! A simulated grid: servers, their daemons, and one log.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -18,8 +20,10 @@ use coppice_state::entry::NewServer;
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Entry, Envelope, State, apply};
 use coppice_world::clock::Clock;
-use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps};
-use futures::future::{FutureExt, select_all};
+use coppice_world::disks::Disks;
+use coppice_world::peers::Purpose;
+use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps, SimWires};
+use futures::future::{BoxFuture, FutureExt, select_all};
 
 use crate::agreement::{SimAgreement, SimLog};
 use crate::configs;
@@ -38,8 +42,23 @@ pub struct World {
     pub machines: Vec<Machine>,
     /// Its identity.
     pub grid: GridId,
+    /// What lies between them.
+    pub wires: SimWires,
+    lines: Lines,
     plant: Option<Plant>,
     vigil: Vigil,
+}
+
+/// What servers give others, while they do.
+#[derive(Clone, Default)]
+struct Lines(SimWires, Rc<RefCell<Vec<BoxFuture<'static, ()>>>>);
+
+impl Lines {
+    fn go_on(&self, context: &mut Context<'_>) {
+        let mut all = self.1.borrow_mut();
+        all.extend(self.0.served());
+        all.retain_mut(|served| served.poll_unpin(context).is_pending());
+    }
 }
 
 /// A server that may be crashed, and its daemon.
@@ -52,22 +71,46 @@ pub struct Machine {
     pub stamps: SimStamps,
     /// Its access to the log.
     pub agreement: Arc<SimAgreement>,
+    /// Its number in raft.
+    pub raft_id: u64,
     /// How often its daemon was started.
     pub boot: u64,
     /// It has no power.
     pub dark: bool,
     ports: Ports,
     daemon: Server,
+    lines: Lines,
 }
 
 impl World {
     /// A grid of `count` servers that hold every image of [`configs::catalogue`].
     #[must_use]
     pub fn new(chance: &mut Chance, count: u64, plant: Option<Plant>) -> Self {
+        let capacity = Capacity {
+            disk: Size::gib(64),
+            ..Setup::default().capacity
+        };
+        Self::of(chance, count, &capacity, plant)
+    }
+
+    /// The same, of servers that carry so much each.
+    #[must_use]
+    pub fn of(chance: &mut Chance, count: u64, capacity: &Capacity, plant: Option<Plant>) -> Self {
         let clock = SimClock::new(DAWN);
         let grid = GridId([7; 16]);
         let log = SimLog::new(clock.clone(), founded(grid, count));
-        let each = |raft_id| machine(chance, &clock, &log, grid, raft_id, plant);
+        let lines = Lines::default();
+        let each = |raft_id| {
+            machine(
+                chance,
+                &clock,
+                &log,
+                grid,
+                (raft_id, capacity),
+                plant,
+                &lines,
+            )
+        };
         let machines: Vec<Machine> = (1..=count).map(each).collect();
         let first = log.state().servers.keys().next().copied();
         for (image, version, record) in configs::catalogue() {
@@ -87,6 +130,8 @@ impl World {
             log,
             machines,
             grid,
+            wires: lines.0.clone(),
+            lines,
             plant,
             vigil: Vigil::default(),
         }
@@ -113,7 +158,8 @@ impl World {
 
     /// The leader looks at who was heard. Returns when it is to look again.
     fn watch(&mut self) -> Span {
-        let leader = self.leader().and_then(|index| self.machines.get(index));
+        let leader = self.log.leader();
+        let leader = self.machines.iter().find(|m| m.raft_id == leader);
         let Some(leader) = leader else {
             return Span::seconds(1);
         };
@@ -131,16 +177,18 @@ impl World {
         beat.next
     }
 
-    fn leader(&self) -> Option<usize> {
-        usize::try_from(self.log.leader()).ok()?.checked_sub(1)
+    fn raft_id(&self, index: usize) -> u64 {
+        self.machines
+            .get(index)
+            .map_or(0, |machine| machine.raft_id)
     }
 
     /// A machine is out of reach; its daemon and its desktops run on, unless it lost its power. Where it led, another
     /// does. `false`: it is the last one, and stays.
     pub fn part(&mut self, index: usize, power: bool) -> bool {
-        let raft_id = raft_id(index);
-        let others = (0..self.machines.len()).filter(|other| *other != index);
-        let mut reached = others.filter(|other| self.log.reaches(self::raft_id(*other)));
+        let raft_id = self.raft_id(index);
+        let others = self.machines.iter().map(|machine| machine.raft_id);
+        let mut reached = others.filter(|id| *id != raft_id && self.log.reaches(*id));
         let Some(heir) = reached.next() else {
             return false;
         };
@@ -150,7 +198,7 @@ impl World {
         }
         self.log.part(raft_id);
         if self.log.leader() == raft_id {
-            self.log.elect(self::raft_id(heir));
+            self.log.elect(heir);
         }
         if let Some(machine) = self.machines.get_mut(index)
             && power
@@ -163,7 +211,7 @@ impl World {
 
     /// It is reached again; where it had lost its power, its daemon is started.
     pub fn join(&mut self, index: usize) {
-        self.log.join(raft_id(index));
+        self.log.join(self.raft_id(index));
         if let Some(machine) = self.machines.get_mut(index)
             && machine.dark
         {
@@ -175,7 +223,7 @@ impl World {
     /// Whether a machine can be reached.
     #[must_use]
     pub fn reaches(&self, index: usize) -> bool {
-        self.log.reaches(raft_id(index))
+        self.log.reaches(self.raft_id(index))
     }
 
     /// Rounds of the daemon of machine `index`: one, and another whenever an act ended at once. An act that takes
@@ -217,6 +265,7 @@ impl World {
                 for machine in &self.machines {
                     machine.agreement.catch_up();
                 }
+                self.lines.go_on(&mut Context::from_waker(&waker));
                 let polled = loops.poll_unpin(&mut Context::from_waker(&waker));
                 assert!(polled.is_pending(), "a loop has ended");
             }
@@ -230,14 +279,46 @@ impl World {
         alive.for_each(Machine::restart);
     }
 
+    /// The grid goes on from `state` with the machine of that name alone, as after a restore or a recovery. Its
+    /// hypervisor and its disks are as they were; where no machine has that name, it is a new one without anything. The
+    /// others are returned.
+    pub fn go_on_from(&mut self, state: State, name: &ServerName, raft_id: u64) -> Vec<Machine> {
+        self.log = SimLog::new(self.clock.clone(), state);
+        self.log.elect(raft_id);
+        let mut chance = Chance::new(raft_id);
+        let place = self.machines.iter().position(|m| m.name == *name);
+        let mut survivor = match place {
+            Some(place) => self.machines.remove(place),
+            None => {
+                let (clock, log) = (&self.clock, &self.log);
+                let part = (raft_id, &Setup::default().capacity);
+                let (plant, lines) = (self.plant, &self.lines);
+                machine(&mut chance, clock, log, self.grid, part, plant, lines)
+            }
+        };
+        survivor.name = name.clone();
+        survivor.raft_id = raft_id;
+        survivor.agreement = self.log.access(raft_id, chance);
+        survivor.ports.agreement = Arc::clone(&survivor.agreement) as _;
+        survivor.restart();
+        std::mem::replace(&mut self.machines, vec![survivor])
+    }
+
     /// A round of the leader. `None`: its daemon died in it.
     pub fn leader_round(&mut self) -> Option<LeaderReport> {
-        let index = self.leader()?;
+        let leader = self.log.leader();
         let now = self.clock.now();
-        let machine = self.machines.get_mut(index)?;
+        let mut machines = self.machines.iter_mut();
+        let machine = machines.find(|machine| machine.raft_id == leader)?;
         let agreement = plants::leading(self.plant, Arc::clone(&machine.agreement) as _);
         let dead = || machine.agreement.crashed();
-        let report = drive(&self.clock, dead, leader::round(agreement.as_ref(), now));
+        let lines = &self.lines;
+        let report = drive(
+            &self.clock,
+            lines,
+            dead,
+            leader::round(agreement.as_ref(), now),
+        );
         if report.is_none() {
             machine.restart();
         }
@@ -253,7 +334,7 @@ impl Machine {
         loop {
             let now = clock.now();
             let round = server::round(&mut self.daemon, &self.ports, now);
-            let report = drive(clock, dead, round)?;
+            let report = drive(clock, &self.lines, dead, round)?;
             all = ServerReport {
                 begun: [all.begun, report.begun].concat(),
                 tried: [all.tried, report.tried].concat(),
@@ -261,12 +342,19 @@ impl Machine {
                 reported: all.reported || report.reported,
                 ..report
             };
-            let mut context = Context::from_waker(Waker::noop());
-            let landed = pin!(self.daemon.landing()).poll(&mut context);
-            if dead() {
-                return None;
+            // Acts and those whom they talk to go on as far as they get without time passing.
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut landed = false;
+            while woken.0.swap(false, Ordering::SeqCst) {
+                let mut context = Context::from_waker(&waker);
+                landed |= pin!(self.daemon.landing()).poll(&mut context).is_ready();
+                self.lines.go_on(&mut context);
+                if dead() {
+                    return None;
+                }
             }
-            if landed.is_pending() {
+            if !landed {
                 return Some(all);
             }
         }
@@ -292,7 +380,7 @@ impl Machine {
 }
 
 /// The state of a grid that was just founded, and that `count - 1` servers have joined.
-fn founded(grid: GridId, count: u64) -> State {
+pub(crate) fn founded(grid: GridId, count: u64) -> State {
     let token = Token {
         hash: Digest::of(b"token"),
         scope: Scope::Admin,
@@ -325,16 +413,11 @@ fn founded(grid: GridId, count: u64) -> State {
     state
 }
 
-/// Raft ids are counted from 1, as machines stand.
-fn raft_id(index: usize) -> u64 {
-    u64::try_from(index).map_or(u64::MAX, |index| index + 1)
-}
-
-fn server_name(raft_id: u64) -> ServerName {
+pub(crate) fn server_name(raft_id: u64) -> ServerName {
     format!("s{raft_id}").parse().expect("a server's name")
 }
 
-fn description(name: &ServerName) -> Description {
+pub(crate) fn description(name: &ServerName) -> Description {
     Description {
         api: format!("{name}:7443"),
         ..Description::default()
@@ -346,20 +429,21 @@ fn machine(
     clock: &SimClock,
     log: &Arc<SimLog>,
     grid: GridId,
-    raft_id: u64,
+    (raft_id, capacity): (u64, &Capacity),
     plant: Option<Plant>,
+    lines: &Lines,
 ) -> Machine {
     let setup = Setup {
         seed: chance.bits(),
         grid: Some(grid),
         boot: Span(chance.between(500, 5_000)),
-        capacity: Capacity {
-            disk: Size::gib(64),
-            ..Setup::default().capacity
-        },
+        capacity: capacity.clone(),
         ..Setup::default()
     };
     let sim = SimServer::new(setup, Arc::new(clock.steady()));
+    let id = ServerId(raft_id);
+    sim.meet(Arc::new(lines.0.peers(id)));
+    lines.0.serve(id, Purpose::Images, sim.giver());
     let agreement = log.access(raft_id, chance.split());
     let stamps = SimStamps::default();
     let ports = Ports {
@@ -373,11 +457,13 @@ fn machine(
         sim,
         stamps,
         agreement,
+        raft_id,
         boot: 1,
         dark: false,
         ports: plants::planted(plant, ports),
         daemon: Server::new(name.clone(), 1, description(&name)),
         name,
+        lines: lines.clone(),
     }
 }
 
@@ -403,12 +489,14 @@ impl Wake for Woken {
 /// When it waits for nothing that will ever come.
 fn drive<T>(
     clock: &SimClock,
+    lines: &Lines,
     dead: impl Fn() -> bool,
     round: impl Future<Output = T>,
 ) -> Option<T> {
     let mut round = pin!(round);
     let mut context = Context::from_waker(Waker::noop());
     loop {
+        lines.go_on(&mut context);
         let polled = round.as_mut().poll(&mut context);
         // Also when the round itself got to its end: what was under way beside it had died.
         if dead() {

@@ -24,6 +24,7 @@ const EXAMPLES: &str = "\
 Begin:
   coppice init --data /var/lib/coppice        make a grid of this server
   coppice serve --config /var/lib/coppice/coppice.toml
+  coppice token create --role server          then, on another machine: coppice join ADDRESS TOKEN
   coppice image import tiny tiny.qcow2 --version 1
   coppice plan examples/lab                   what would happen
   coppice apply examples/lab                  make it so
@@ -37,6 +38,8 @@ Exit codes:
 enum Verb {
     /// Make a grid of this server
     Init(verbs::init::Args),
+    /// Make this machine a server of a grid that is there
+    Join(verbs::join::Args),
     /// Run this server's part of the grid
     Serve(verbs::serve::Args),
     /// Lay configuration files out in the one canonical way
@@ -136,6 +139,7 @@ fn start(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
 async fn dispatch(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
     match verb {
         Verb::Init(args) => verbs::init::run(args, screen).await,
+        Verb::Join(args) => verbs::join::run(args, settings, screen).await,
         Verb::Serve(args) => verbs::serve::run(args, screen).await,
         Verb::Fmt(args) => verbs::fmt::run(&args, screen),
         Verb::Validate(args) => verbs::validate::run(&args, screen),

@@ -2,6 +2,7 @@
 
 mod connect;
 mod error;
+mod introduction;
 mod stream;
 mod websocket;
 
@@ -25,7 +26,8 @@ use crate::failure::Failure;
 use crate::settings::Settings;
 
 pub(crate) use connect::Target;
-pub(crate) use error::ClientError;
+pub(crate) use error::{ClientError, refused};
+pub(crate) use introduction::{Introduced, NotIntroduced};
 pub(crate) use stream::Lines;
 
 /// What a request may carry.
@@ -65,6 +67,17 @@ impl Client {
             token,
             timeout: settings.timeout,
         })
+    }
+
+    /// A client that says nothing of itself, over TLS as it is given.
+    fn over(target: Target, tls: Arc<rustls::ClientConfig>, timeout: Duration) -> Self {
+        let token = None;
+        Self {
+            target,
+            tls,
+            token,
+            timeout,
+        }
     }
 
     /// The server's URL.

@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 use crate::exit::Exit;
 use crate::failure::Failure;
 
-pub(crate) use template::text;
+pub(crate) use template::{Chosen, text};
 
 /// A server's own file, read and valid.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,9 +26,13 @@ pub(crate) struct Config {
     pub(crate) name: ServerName,
     /// Where the API answers.
     pub(crate) listen: SocketAddr,
+    /// Where the other servers reach it, where that is elsewhere: `HOST:PORT`.
+    pub(crate) advertise: Option<String>,
     /// Host names and addresses under which clients reach it, beside those that it knows itself.
     pub(crate) names: BTreeSet<String>,
-    /// Which hypervisor: a libvirt URI, or `sim://`.
+    /// It only votes: it has no hypervisor and no desktops.
+    pub(crate) witness: bool,
+    /// Which hypervisor: a libvirt URI, or `sim://`. Empty for a witness.
     pub(crate) hypervisor: String,
     /// Whether desktops run on the processor or emulated.
     pub(crate) accelerate: Accelerate,
@@ -38,6 +42,14 @@ pub(crate) struct Config {
     pub(crate) networks: BTreeMap<NetworkName, NetworkTarget>,
     /// What the daemon writes to its log.
     pub(crate) log: LevelFilter,
+}
+
+impl Config {
+    /// Where other servers reach this one, which listens on `bound`.
+    pub(crate) fn reached_at(&self, bound: SocketAddr) -> String {
+        let advertised = self.advertise.clone();
+        advertised.unwrap_or_else(|| crate::names::reached_at(bound))
+    }
 }
 
 /// Whether desktops run on the processor or emulated.

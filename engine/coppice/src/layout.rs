@@ -72,7 +72,13 @@ impl Layout {
         self.0.join("h")
     }
 
-    /// Is there from the first step of `coppice init` to its last: a directory with it may be begun anew.
+    /// To which grid this server is to belong, from the first step of `coppice join` to its last.
+    pub(crate) fn joining(&self) -> PathBuf {
+        self.0.join("join.begun")
+    }
+
+    /// Is there from the first step of `coppice init` or `coppice join` to its last: a directory with it may be begun
+    /// anew.
     pub(crate) fn begun(&self) -> PathBuf {
         self.0.join("init.begun")
     }

@@ -3,6 +3,7 @@
 //! One file per verb in `verbs/`. Advice and exit codes exist only here: rooms below say what happened, this one
 //! says what a person can do about it.
 
+mod begin;
 mod cli;
 mod client;
 mod config;

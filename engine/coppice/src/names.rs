@@ -1,7 +1,7 @@
 //! Under which names and addresses clients may reach this server: what its certificate says.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use coppice_grid::authority::can_be_named;
 
@@ -23,6 +23,34 @@ pub(crate) fn of(listen: IpAddr, named: &BTreeSet<String>) -> BTreeSet<String> {
         names.insert(listen.to_string());
     }
     names
+}
+
+/// Where other servers reach one that listens on `listen`: there, or, where that is every address, at the machine's
+/// first one.
+pub(crate) fn reached_at(listen: SocketAddr) -> String {
+    if !listen.ip().is_unspecified() {
+        return listen.to_string();
+    }
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let all = addresses(&read("/proc/net/fib_trie"), &read("/proc/net/if_inet6"));
+    let all = all.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+    // IPv4 first: it is there in every network of such servers.
+    let first = all.min_by_key(|address| (address.is_ipv6(), *address));
+    let first = first.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    SocketAddr::new(first, listen.port()).to_string()
+}
+
+/// Takes `HOST:PORT` or `[ADDRESS]:PORT` apart; the host without brackets.
+pub(crate) fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let host = match bare {
+        Some(v6) => v6.parse::<Ipv6Addr>().ok()?.to_string(),
+        None if host.contains(':') || !can_be_named(host) => return None,
+        None => host.to_owned(),
+    };
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    Some((host, port))
 }
 
 /// The machine's addresses as the kernel lists them, but for those that mean something only beside an interface.
@@ -90,6 +118,21 @@ mod tests {
         let full = set(&["host-1", "host-1.school.example"]);
         assert_eq!(hosts("host-1", file), full);
         assert_eq!(hosts("a_b", ""), set(&[]), "no certificate can carry it");
+    }
+
+    #[test]
+    fn a_host_and_its_port_are_told_apart_or_refused() {
+        let read = |text| host_and_port(text);
+        assert_eq!(read("a.example:1"), Some(("a.example".to_owned(), 1)));
+        assert_eq!(read("[::1]:7443"), Some(("::1".to_owned(), 7443)));
+        for wrong in [
+            "a", "a:", "a:0", "::1:7443", "[::1]", "a b:1", ":1", "a:70000",
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        let listen = |text: &str| reached_at(text.parse().unwrap());
+        assert_eq!(listen("10.0.0.5:1"), "10.0.0.5:1");
+        assert!(!listen("0.0.0.0:1").starts_with("0.0.0.0"));
     }
 
     #[test]

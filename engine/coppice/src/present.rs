@@ -55,7 +55,7 @@ pub(crate) fn holding(document: &Document) -> Holding {
         | Wait::RolloutStopped { .. } => 3,
         // What used the budget up has its own reason to wait.
         Wait::Budget { .. } | Wait::Successor => 0,
-        Wait::Order { .. } => 4,
+        Wait::Order { .. } | Wait::Copy { .. } => 4,
     };
     let waits: BTreeSet<&Wait> = document.actions.iter().flat_map(|a| &a.waits).collect();
     let worst = waits.iter().map(|wait| kind(wait)).max().unwrap_or(0);

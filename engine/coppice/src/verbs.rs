@@ -10,6 +10,7 @@ pub(crate) mod fmt;
 pub(crate) mod history;
 pub(crate) mod image;
 pub(crate) mod init;
+pub(crate) mod join;
 pub(crate) mod man;
 pub(crate) mod pause;
 pub(crate) mod plan;

@@ -3,7 +3,11 @@
 //! P-256 throughout. The authority lives ten years, a server's certificate ninety days: at each start, and daily while
 //! the server runs ([`Renewal`]), it is made anew when less than a third of its life is left, when the server's names changed, or when it is damaged. Its key is new
 //! each time. Files in the identity directory: `ca.pem`, `ca.key`, `server.pem`, `server.key`; keys with mode 0600.
+//! `ca.key` is sealed by the grid's key, and only some servers have it: the others ask one of these for certificates
+//! ([`Enrolment`]).
 
+mod enrolment;
+mod issuer;
 mod renewal;
 
 use std::collections::BTreeSet;
@@ -14,29 +18,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{GridId, ServerName};
+use coppice_schema::ids::{GridId, ServerId, ServerName};
 use coppice_schema::units::{Span, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+pub use self::enrolment::{Enrolment, fingerprint};
 pub use self::renewal::Renewal;
+
+use self::issuer::Authority;
 
 use crate::directory::{DirectoryError, create_private, replace};
 use crate::private::{self, PrivateFileError};
-use crate::vault::random;
+use crate::vault::{GridKey, random};
 
 const CA_CERTIFICATE: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "server.pem";
 const KEY: &str = "server.key";
+
+const GRID_URI: &str = "coppice://grid/";
 
 const DAY: u64 = 24;
 const CA_LIFE: Span = Span::hours(3_653 * DAY);
@@ -88,6 +96,18 @@ pub enum AuthorityError {
     /// A name that no certificate can carry.
     #[error("{0:?} cannot stand in a certificate: expected a host name or an address")]
     Name(String),
+    /// The authority's key, sealed with another grid's.
+    #[error("{} cannot be opened with this grid's key: put the directory back from a backup of this server", .0.display())]
+    Sealed(PathBuf),
+    /// Only a server that has the authority's key can make a certificate, and this is none.
+    #[error(
+        "this server has no certificate that is valid now, and not the key of the grid's authority to make one: \
+             remove it from the grid, and let it join again in an empty directory"
+    )]
+    NoKey,
+    /// A certificate that does not fit the key that was drawn for it, or that another authority signed.
+    #[error("the certificate that the grid gave is not one for this server: {0}")]
+    NotOurs(String),
     /// The library refused.
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),
@@ -104,7 +124,9 @@ pub enum AuthorityError {
 pub struct Subject {
     /// The grid.
     pub grid: GridId,
-    /// The server.
+    /// Which member.
+    pub id: ServerId,
+    /// Its name.
     pub server: ServerName,
     /// Host names and addresses under which it answers. `localhost`, the loopback addresses and the server's own name
     /// are added; unspecified addresses (`0.0.0.0`, `::`) are left out, since nobody connects to them.
@@ -113,12 +135,15 @@ pub struct Subject {
 
 /// The grid's authority and this server's certificate.
 pub struct Identity {
+    grid: GridId,
     ca_pem: String,
     ca_fingerprint: Digest,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     expires: Timestamp,
     renewed: bool,
+    due: bool,
+    issues: bool,
 }
 
 impl Identity {
@@ -130,6 +155,7 @@ impl Identity {
         identity: &Path,
         subject: &Subject,
         now: Timestamp,
+        grid_key: &GridKey,
     ) -> Result<Self, AuthorityError> {
         create_private(identity)?;
         let (certificate, key) = (identity.join(CA_CERTIFICATE), identity.join(CA_KEY));
@@ -146,29 +172,37 @@ impl Identity {
         ];
         params.subject_alt_names = vec![uri(&grid_uri(subject.grid))?];
         let made = params.self_signed(&pair)?;
-        private::create(&key, pair.serialize_pem().as_bytes())?;
+        private::create(&key, &grid_key.wrap(pair.serialize_pem().as_bytes()))?;
         write(&certificate, &made.pem())?;
-        Self::open(identity, subject, now)
+        Self::open(identity, subject, now, Some(grid_key))
     }
 
-    /// Reads the identity of a server of a grid, with a new certificate where the old one does not serve any longer.
+    /// Reads the identity of a server of a grid, with a new certificate where the old one does not serve any longer and
+    /// the authority's key is here. A witness has no key of the grid.
     ///
     /// # Errors
-    /// When the authority is another grid's, is damaged or over, or a key may be read by others.
+    /// When the authority is another grid's, is damaged or over, a key may be read by others, or there is no valid
+    /// certificate and nothing to make one with.
     pub fn open(
         identity: &Path,
         subject: &Subject,
         now: Timestamp,
+        grid_key: Option<&GridKey>,
     ) -> Result<Self, AuthorityError> {
-        let authority = Authority::open(identity, subject.grid, now)?;
+        let authority = Authority::open(identity, subject.grid, now, grid_key)?;
         let wanted = Names::of(subject)?;
         let kept = authority.kept(identity, &wanted, now)?;
-        let renewed = kept.is_none();
-        let (certificate, key, expires) = match kept {
-            Some(kept) => kept,
-            None => authority.issue(identity, subject, &wanted, now)?,
+        let due = kept.as_ref().is_none_or(|kept| !kept.fresh);
+        let renewed = due && authority.issues();
+        let kept = match kept {
+            Some(kept) if !renewed => kept,
+            Some(_) | None => authority.issue(identity, subject, &wanted, now)?,
         };
+        let (certificate, key, expires) = (kept.certificate, kept.key, kept.until);
         Ok(Self {
+            issues: authority.issues(),
+            due: due && !renewed,
+            grid: subject.grid,
             ca_pem: authority.pem,
             ca_fingerprint: authority.fingerprint,
             chain: vec![certificate],
@@ -196,6 +230,18 @@ impl Identity {
         self.expires
     }
 
+    /// Whether a server that has the authority's key is to be asked for a new certificate: this one has not.
+    #[must_use]
+    pub fn due(&self) -> bool {
+        self.due
+    }
+
+    /// Whether this server has the authority's key.
+    #[must_use]
+    pub fn issues(&self) -> bool {
+        self.issues
+    }
+
     /// Whether opening made a new certificate.
     #[must_use]
     pub fn renewed(&self) -> bool {
@@ -211,131 +257,15 @@ impl Identity {
         Renewal::of(self)?.tls(protocols)
     }
 
+    /// Which grid's.
+    pub(crate) fn grid(&self) -> GridId {
+        self.grid
+    }
+
     fn certified(&self) -> Result<CertifiedKey, AuthorityError> {
         let provider = rustls::crypto::ring::default_provider();
         let key = self.key.clone_key();
         Ok(CertifiedKey::from_der(self.chain.clone(), key, &provider)?)
-    }
-}
-
-struct Authority {
-    pem: String,
-    fingerprint: Digest,
-    issuer: Issuer<'static, KeyPair>,
-    der: CertificateDer<'static>,
-}
-
-type Issued = (CertificateDer<'static>, PrivateKeyDer<'static>, Timestamp);
-
-impl Authority {
-    fn open(identity: &Path, grid: GridId, now: Timestamp) -> Result<Self, AuthorityError> {
-        let (file, key) = (identity.join(CA_CERTIFICATE), identity.join(CA_KEY));
-        let key = text(&key, private::read(&key)?)?;
-        let pem = match fs::read(&file) {
-            Ok(bytes) => text(&file, bytes)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(PrivateFileError::Missing(file).into());
-            }
-            Err(e) => return Err(private::failed("read", &file, e).into()),
-        };
-        let damaged = |why: String| AuthorityError::Damaged {
-            file: file.clone(),
-            why,
-        };
-        let der =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged(e.to_string()))?;
-        let pair = KeyPair::from_pem(&key).map_err(|e| damaged(e.to_string()))?;
-        let parsed = parse(&der).ok_or_else(|| damaged("it does not parse".to_owned()))?;
-        if parsed.public_key != pair.subject_public_key_info() {
-            return Err(damaged("its key is another".to_owned()));
-        }
-        let grids: Vec<_> = parsed.uris.into_iter().collect();
-        if grids != [grid_uri(grid)] {
-            return Err(AuthorityError::OtherGrid {
-                file,
-                expected: grid,
-                found: grids.join(" and "),
-            });
-        }
-        if now < parsed.from || now > parsed.until {
-            return Err(AuthorityError::Expired {
-                file,
-                from: parsed.from.0,
-                until: parsed.until.0,
-                now: now.0,
-            });
-        }
-        let fingerprint = Digest::of(&parsed.public_key);
-        let issuer = Issuer::from_ca_cert_der(&der, pair)?;
-        Ok(Self {
-            pem,
-            fingerprint,
-            issuer,
-            der,
-        })
-    }
-
-    /// The certificate on disk, if it serves: ours, for these names, with a third of its life left.
-    fn kept(
-        &self,
-        identity: &Path,
-        wanted: &Names,
-        now: Timestamp,
-    ) -> Result<Option<Issued>, AuthorityError> {
-        let (file, key) = (identity.join(CERTIFICATE), identity.join(KEY));
-        let key = match private::read(&key) {
-            Ok(key) => key,
-            Err(PrivateFileError::Missing(_)) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        };
-        let pem = match fs::read(&file) {
-            Ok(pem) => pem,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(private::failed("read", &file, e).into()),
-        };
-        // What is damaged, or was cut short between the two files, is made anew: nothing is lost by it.
-        let read = || {
-            let der = CertificateDer::from_pem_slice(&pem).ok()?;
-            let pair = KeyPair::from_pem(std::str::from_utf8(&key).ok()?).ok()?;
-            let key = PrivateKeyDer::from_pem_slice(&key).ok()?;
-            let parsed = parse(&der)?;
-            let fits = parsed.public_key == pair.subject_public_key_info()
-                && parsed.names == wanted.texts
-                && parsed.uris == BTreeSet::from([wanted.uri.clone()])
-                && signed_by(&der, &self.der);
-            let life = parsed.until.since(parsed.from).0;
-            let left = parsed.until.since(now).0;
-            let fresh = now >= parsed.from && left.saturating_mul(3) >= life;
-            (fits && fresh).then_some((der, key, parsed.until))
-        };
-        Ok(read())
-    }
-
-    fn issue(
-        &self,
-        identity: &Path,
-        subject: &Subject,
-        wanted: &Names,
-        now: Timestamp,
-    ) -> Result<Issued, AuthorityError> {
-        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = params(subject.server.as_str(), now, LIFE)?;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        params.subject_alt_names = wanted.alternatives.clone();
-        let made = params.signed_by(&pair, &self.issuer)?;
-        let (file, key) = (identity.join(CERTIFICATE), identity.join(KEY));
-        let pem = pair.serialize_pem();
-        replace(&key, pem.as_bytes()).map_err(|e| private::failed("write", &key, e))?;
-        write(&file, &made.pem())?;
-        let read = PrivateKeyDer::from_pem_slice(pem.as_bytes());
-        let damaged = |why: String| AuthorityError::Damaged { file, why };
-        let key = read.map_err(|e| damaged(e.to_string()))?;
-        Ok((made.der().clone(), key, now.after(LIFE)))
     }
 }
 
@@ -355,7 +285,7 @@ impl Names {
             .map(str::to_owned)
             .chain(subject.names.iter().cloned())
             .collect();
-        let uri = format!("{}/server/{}", grid_uri(subject.grid), subject.server);
+        let uri = server_uri(subject.grid, subject.id);
         let mut alternatives = vec![self::uri(&uri)?];
         let mut texts = BTreeSet::new();
         for name in all {
@@ -482,7 +412,25 @@ fn moment(at: Timestamp) -> OffsetDateTime {
 }
 
 fn grid_uri(grid: GridId) -> String {
-    format!("coppice://grid/{grid}")
+    format!("{GRID_URI}{grid}")
+}
+
+fn server_uri(grid: GridId, server: ServerId) -> String {
+    format!("{}/servers/{server}", grid_uri(grid))
+}
+
+/// Which member of which grid a certificate is of, by what it says; `None` where it is no server's. Whether it may
+/// say so is the authority's signature to tell.
+#[must_use]
+pub fn bearer(certificate: &CertificateDer<'_>) -> Option<(GridId, ServerId)> {
+    let mut uris = parse(certificate)?.uris.into_iter();
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return None;
+    };
+    let (grid, server) = uri.strip_prefix(GRID_URI)?.split_once("/servers/")?;
+    let bearer = (grid.parse().ok()?, ServerId(server.parse().ok()?));
+    // One way of writing it only.
+    (server_uri(bearer.0, bearer.1) == uri).then_some(bearer)
 }
 
 fn uri(text: &str) -> Result<SanType, AuthorityError> {

@@ -5,15 +5,18 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use coppice_schema::ids::GridId;
+use coppice_schema::ids::{GridId, ServerId};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
+
+use crate::roster::Introduction;
 
 /// The newest form of a data directory that this version reads and the one it writes.
 pub const FORMAT_VERSION: u32 = 1;
 
 const FORMAT: &str = "format";
 const FOUNDING: &str = "founding";
+const INTRODUCTION: &str = "introduction";
 const SUSPECT: &str = "suspect";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
@@ -30,6 +33,23 @@ pub struct Format {
     pub grid: GridId,
     /// This server's number in raft.
     pub raft_id: u64,
+    /// Which member it is; 0 where an earlier version founded the grid, which then has one server.
+    #[serde(default = "unknown")]
+    pub server: ServerId,
+}
+
+fn unknown() -> ServerId {
+    ServerId(0)
+}
+
+/// Which grid the directory at `path` belongs to.
+///
+/// # Errors
+/// When it belongs to none, or cannot be read.
+pub fn whose(path: &Path) -> Result<GridId, DirectoryError> {
+    let format = read_format(&path.join(FORMAT))?;
+    let format = format.ok_or_else(|| DirectoryError::NoGrid(path.to_owned()))?;
+    Ok(format.grid)
 }
 
 /// Why a data directory cannot be used. Every text says what to do.
@@ -147,6 +167,31 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Keeps what this server was told of the grid that it joins, for as long as it has no state of its own.
+    pub(crate) fn introduce(&self, introduction: &Introduction) -> Result<(), DirectoryError> {
+        let file = self.path.join(INTRODUCTION);
+        let mut bytes = Vec::new();
+        ciborium::into_writer(introduction, &mut bytes)
+            .map_err(|e| failed("encode", &file, io::Error::other(e.to_string())))?;
+        replace(&file, &bytes).map_err(|e| failed("write", &file, e))
+    }
+
+    /// What this server was told when it joined; `None` where it founded the grid.
+    pub(crate) fn introduction(&self) -> Result<Option<Introduction>, DirectoryError> {
+        let file = self.path.join(INTRODUCTION);
+        match fs::read(&file) {
+            Ok(bytes) => match ciborium::from_reader(bytes.as_slice()) {
+                Ok(introduction) => Ok(Some(introduction)),
+                Err(e) => Err(DirectoryError::Damaged {
+                    file,
+                    why: e.to_string(),
+                }),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed("read", &file, e)),
+        }
+    }
+
     /// Says whose the directory is from now on: the grid is founded.
     pub(crate) fn complete(&self, format: &Format) -> Result<(), DirectoryError> {
         let file = self.path.join(FORMAT);
@@ -253,33 +298,36 @@ impl Directory {
     }
 
     fn format(&self) -> Result<Option<Format>, DirectoryError> {
-        // Another version may say more or other things; its number is what it must say in every version.
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
-        let file = self.path.join(FORMAT);
-        let bytes = match fs::read(&file) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed("read", &file, e)),
-        };
-        let damaged = |why: String| DirectoryError::Damaged {
-            file: file.clone(),
-            why,
-        };
-        let Version { version } =
-            ciborium::from_reader(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?;
-        if version > FORMAT_VERSION {
-            return Err(DirectoryError::Newer {
-                dir: self.path.clone(),
-                found: version,
-            });
-        }
-        ciborium::from_reader(bytes.as_slice())
-            .map(Some)
-            .map_err(|e| damaged(e.to_string()))
+        read_format(&self.path.join(FORMAT))
     }
+}
+
+fn read_format(file: &Path) -> Result<Option<Format>, DirectoryError> {
+    // Another version may say more or other things; its number is what it must say in every version.
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let bytes = match fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("read", file, e)),
+    };
+    let damaged = |why: String| DirectoryError::Damaged {
+        file: file.to_owned(),
+        why,
+    };
+    let Version { version } =
+        ciborium::from_reader(bytes.as_slice()).map_err(|e| damaged(e.to_string()))?;
+    if version > FORMAT_VERSION {
+        return Err(DirectoryError::Newer {
+            dir: file.parent().unwrap_or(file).to_owned(),
+            found: version,
+        });
+    }
+    ciborium::from_reader(bytes.as_slice())
+        .map(Some)
+        .map_err(|e| damaged(e.to_string()))
 }
 
 pub(crate) fn failed(operation: &'static str, path: &Path, source: io::Error) -> DirectoryError {

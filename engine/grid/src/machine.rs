@@ -16,7 +16,7 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{SnapshotOf, WatchReceiverOf, WatchSenderOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
-use crate::types::{GridTypes, LogId, Membership, SnapshotMeta};
+use crate::types::{GridTypes, LogEntry, LogId, Membership, SnapshotMeta};
 
 /// A state, and which entries made it.
 #[derive(Clone, Debug)]
@@ -32,6 +32,16 @@ pub trait Snapshots: Send + Sync + 'static {
     /// Keeps `snapshot`; it is durable when this returns without error. Where a newer one is kept already,
     /// nothing happens: a build that took long must not replace what was installed meanwhile.
     fn save(&self, snapshot: Snapshot) -> BoxFuture<'static, io::Result<()>>;
+}
+
+/// Told of everything that moves a machine's state, in its order and before anybody else. It holds the machine up, so
+/// it is quick, and asks nothing of it.
+pub trait Observer: Send + Sync + 'static {
+    /// `entry` was applied with that outcome, and `state` is what came of it.
+    fn applied(&self, entry: &LogEntry, outcome: &Outcome, state: &State);
+
+    /// `state` took the place of whatever was there.
+    fn installed(&self, meta: &SnapshotMeta, state: &State);
 }
 
 /// The state as everyone here reads it, and how they learn that it moved.
@@ -97,6 +107,7 @@ pub struct Machine<C: GridTypes> {
     position: Arc<Mutex<Position>>,
     latest: Arc<Mutex<Option<Snapshot>>>,
     store: Arc<dyn Snapshots>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl<C: GridTypes> Clone for Machine<C> {
@@ -106,6 +117,7 @@ impl<C: GridTypes> Clone for Machine<C> {
             position: Arc::clone(&self.position),
             latest: Arc::clone(&self.latest),
             store: Arc::clone(&self.store),
+            observer: self.observer.clone(),
         }
     }
 }
@@ -132,6 +144,16 @@ impl<C: GridTypes> Machine<C> {
             position: Arc::new(Mutex::new(position)),
             latest: Arc::new(Mutex::new(latest)),
             store,
+            observer: None,
+        }
+    }
+
+    /// This machine, whose every step `observer` is told of.
+    #[must_use]
+    pub fn observed(self, observer: Arc<dyn Observer>) -> Self {
+        Self {
+            observer: Some(observer),
+            ..self
         }
     }
 
@@ -209,16 +231,18 @@ impl<C: GridTypes> RaftStateMachine<C> for Machine<C> {
             // One entry at a time, so that a reader waits for one at most.
             let outcome = self.published.change(|state| {
                 applicable(state)?;
-                match &entry.payload {
-                    EntryPayload::Normal(proposal) => {
-                        Ok::<_, io::Error>(apply(state, term, index, &proposal.0))
-                    }
+                let outcome = match &entry.payload {
+                    EntryPayload::Normal(proposal) => apply(state, term, index, &proposal.0),
                     EntryPayload::Blank | EntryPayload::Membership(_) => {
                         state.term = term;
                         state.index = index;
-                        Ok(Outcome::Done)
+                        Outcome::Done
                     }
+                };
+                if let Some(observer) = &self.observer {
+                    observer.applied(&entry, &outcome, state);
                 }
+                Ok::<_, io::Error>(outcome)
             })?;
             {
                 let mut position = self.position();
@@ -252,6 +276,9 @@ impl<C: GridTypes> RaftStateMachine<C> for Machine<C> {
             state: Arc::clone(&state),
         };
         self.keep(snapshot).await?;
+        if let Some(observer) = &self.observer {
+            observer.installed(meta, &state);
+        }
         self.published.replace(state);
         *self.position() = Position {
             applied: meta.last_log_id,

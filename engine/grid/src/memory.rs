@@ -142,6 +142,33 @@ impl<C: GridTypes> MemoryDisk<C> {
         }
     }
 
+    /// This disk, as it is where the log begins after `snapshot`.
+    #[must_use]
+    pub fn holding(self, snapshot: Snapshot) -> Self {
+        {
+            let mut disk = self.lock();
+            disk.durable.purged = snapshot.meta.last_log_id;
+            disk.cache.purged = snapshot.meta.last_log_id;
+            disk.snapshot = Some(snapshot);
+        }
+        self
+    }
+
+    /// Entries that are written and not durable yet.
+    #[must_use]
+    pub fn unsynced(&self) -> usize {
+        let entries = |write: &Write| match write {
+            Write::Append(entries) => entries.len(),
+            Write::Vote(_) | Write::Committed(_) | Write::Truncate(_) | Write::Purge(_) => 0,
+        };
+        self.lock().pending.iter().map(entries).sum()
+    }
+
+    /// From now on a sync takes up to `slowest`.
+    pub fn set_slowest(&self, slowest: Duration) {
+        self.lock().slowest = slowest;
+    }
+
     /// This disk, from now on doing one sync in eight and saying that it did all, as some real ones do. Whoever tests with a
     /// disk that crashes can show with it that the test would notice.
     #[must_use]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use coppice_state::agreement::HEARTBEAT;
 use coppice_state::{Entry, Envelope, Outcome};
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::impls::{BasicNode, Vote};
@@ -21,6 +21,7 @@ impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.entry {
             Entry::Founded { .. } => "founded",
+            Entry::Recovered(_) => "recovered",
             Entry::Tick => "tick",
             Entry::Committed(_) => "committed",
             Entry::Reported(_) => "reported",
@@ -36,6 +37,11 @@ impl fmt::Display for Proposal {
             Entry::ServerLost { .. } => "server lost",
             Entry::ServerClock { .. } => "server's clock",
             Entry::ServerRestored { .. } => "server restored",
+            Entry::JoinTokenCreated { .. } => "join token created",
+            Entry::ServerJoined(_) => "server joined",
+            Entry::ServerRests { .. } => "server rests",
+            Entry::FeatureRaised { .. } => "feature level raised",
+            Entry::ServerRemoved { .. } => "server removed",
             Entry::TokenCreated { .. } => "token created",
             Entry::TokenRevoked { .. } => "token revoked",
             Entry::SecretSet { .. } => "secret set",
@@ -113,6 +119,12 @@ pub const SNAPSHOT_EVERY: u64 = 10_000;
 /// to the snapshot before the newest: should the newest be damaged, that one and the log give the same state.
 pub const KEEP_BEHIND_SNAPSHOT: u64 = 15_000;
 
+/// Between two signs of life of a leader.
+pub const HEARTBEAT: Duration = Duration::from_millis(coppice_state::agreement::HEARTBEAT.0);
+
+/// The longest that a voter waits for a leader's sign of life before it stands for election itself.
+pub const LONGEST_ELECTION: Duration = Duration::from_millis(1_250);
+
 /// How agreement is reached: the settings that were measured to fail over in about two seconds on an overloaded
 /// machine, and those whose defaults lost data in simulation.
 ///
@@ -121,9 +133,9 @@ pub const KEEP_BEHIND_SNAPSHOT: u64 = 15_000;
 pub fn settings() -> Result<Arc<Config>, ConfigError> {
     let config = Config {
         cluster_name: "coppice".to_owned(),
-        heartbeat_interval: HEARTBEAT.0,
+        heartbeat_interval: millis(HEARTBEAT),
         election_timeout_min: 750,
-        election_timeout_max: 1_250,
+        election_timeout_max: millis(LONGEST_ELECTION),
         enable_pre_vote: Some(true),
         // A leader that a one-way partition cut off must fall silent, or its heartbeats hold back the majority
         // for good. At least twice the longest election timeout.
@@ -139,4 +151,8 @@ pub fn settings() -> Result<Arc<Config>, ConfigError> {
         ..Config::default()
     };
     config.validate().map(Arc::new)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -35,6 +35,9 @@ pub enum KeyError {
         /// How long it is.
         found: usize,
     },
+    /// There is another one.
+    #[error("{} is the key of another grid: name an empty directory", .0.display())]
+    Other(std::path::PathBuf),
     /// The system gives no random numbers.
     #[error("cannot draw a key: {0}")]
     Random(std::io::Error),
@@ -43,7 +46,9 @@ pub enum KeyError {
 /// The grid's key: 32 random bytes in a file that only its owner reads, on every member and in no state, log or
 /// backup. Everything is done with keys derived from it, one for each purpose.
 pub struct GridKey {
+    bytes: [u8; KEY],
     cipher: XChaCha20Poly1305,
+    wrapping: XChaCha20Poly1305,
     nonces: [u8; KEY],
     tags: [u8; KEY],
 }
@@ -81,9 +86,48 @@ impl GridKey {
         Ok(Self::from_bytes(&key))
     }
 
+    /// Keeps a key that a member gave in `identity`. Nothing happens where it is kept already.
+    ///
+    /// # Errors
+    /// When another key is there, it is none, or it cannot be written.
+    pub fn adopt(identity: &Path, key: &[u8]) -> Result<Self, KeyError> {
+        let file = identity.join(FILE);
+        let key = <[u8; KEY]>::try_from(key).map_err(|_| KeyError::Length {
+            file: file.clone(),
+            found: key.len(),
+        })?;
+        create_private(identity)?;
+        match private::read(&file) {
+            Ok(kept) if kept == key => {}
+            Ok(_) => return Err(KeyError::Other(file)),
+            Err(PrivateFileError::Missing(_)) => private::create(&file, &key)?,
+            Err(e) => return Err(e.into()),
+        }
+        Ok(Self::from_bytes(&key))
+    }
+
+    /// The key itself, for a machine that becomes a member, and for nobody else.
+    #[must_use]
+    pub fn for_member(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// Seals another key, so that the file that holds it is worth nothing without this one.
+    pub(crate) fn wrap(&self, key: &[u8]) -> Vec<u8> {
+        self.seal_with(&self.wrapping, &[], key)
+    }
+
+    /// Opens what [`wrap`](Self::wrap) gave; `None` when that was another grid's, or is damaged.
+    pub(crate) fn unwrap(&self, sealed: &[u8]) -> Option<Vec<u8>> {
+        open_with(&self.wrapping, &[], sealed)
+    }
+
     fn from_bytes(key: &[u8; KEY]) -> Self {
         let cipher = blake3::derive_key("coppice 2026 grid key: secrets", key);
+        let wrapping = blake3::derive_key("coppice 2026 grid key: authority", key);
         Self {
+            bytes: *key,
+            wrapping: XChaCha20Poly1305::new(&wrapping.into()),
             cipher: XChaCha20Poly1305::new(&cipher.into()),
             nonces: blake3::derive_key("coppice 2026 grid key: nonces", key),
             tags: blake3::derive_key("coppice 2026 grid key: tags", key),
@@ -91,9 +135,8 @@ impl GridKey {
     }
 }
 
-impl Vault for GridKey {
-    /// XChaCha20-Poly1305 with the name as associated data: a value sealed for one name does not open as another's.
-    fn seal(&self, name: &SecretName, value: &[u8]) -> Vec<u8> {
+impl GridKey {
+    fn seal_with(&self, cipher: &XChaCha20Poly1305, aad: &[u8], value: &[u8]) -> Vec<u8> {
         // Drawn, and mixed with what is sealed: should the system's random numbers ever repeat, or fail, a nonce
         // still repeats only for the same value of the same name.
         let mut drawn = [0; NONCE];
@@ -102,17 +145,13 @@ impl Vault for GridKey {
         }
         let mut hash = blake3::Hasher::new_keyed(&self.nonces);
         hash.update(&drawn);
-        hash.update(name.as_str().as_bytes());
+        hash.update(aad);
         hash.update(&[0]);
         hash.update(value);
         let mut nonce = [0; NONCE];
         hash.finalize_xof().fill(&mut nonce);
-        let payload = Payload {
-            msg: value,
-            aad: name.as_str().as_bytes(),
-        };
-        let sealed = self
-            .cipher
+        let payload = Payload { msg: value, aad };
+        let sealed = cipher
             .encrypt(&XNonce::from(nonce), payload)
             .unwrap_or_else(|_| unreachable!("only more than 256 GiB cannot be sealed"));
         let mut bytes = vec![FORM];
@@ -120,21 +159,25 @@ impl Vault for GridKey {
         bytes.extend(sealed);
         bytes
     }
+}
+
+fn open_with(cipher: &XChaCha20Poly1305, aad: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (&form, rest) = sealed.split_first()?;
+    let (nonce, sealed) = rest.split_first_chunk::<NONCE>()?;
+    let payload = Payload { msg: sealed, aad };
+    let opened = cipher.decrypt(&XNonce::from(*nonce), payload);
+    opened.ok().filter(|_| form == FORM)
+}
+
+impl Vault for GridKey {
+    /// XChaCha20-Poly1305 with the name as associated data: a value sealed for one name does not open as another's.
+    fn seal(&self, name: &SecretName, value: &[u8]) -> Vec<u8> {
+        self.seal_with(&self.cipher, name.as_str().as_bytes(), value)
+    }
 
     fn open(&self, name: &SecretName, sealed: &[u8]) -> Result<Vec<u8>, VaultError> {
-        let refused = || VaultError(name.clone());
-        let (&form, rest) = sealed.split_first().ok_or_else(refused)?;
-        let (nonce, sealed) = rest.split_first_chunk::<NONCE>().ok_or_else(refused)?;
-        if form != FORM {
-            return Err(refused());
-        }
-        let payload = Payload {
-            msg: sealed,
-            aad: name.as_str().as_bytes(),
-        };
-        self.cipher
-            .decrypt(&XNonce::from(*nonce), payload)
-            .map_err(|_| refused())
+        let opened = open_with(&self.cipher, name.as_str().as_bytes(), sealed);
+        opened.ok_or_else(|| VaultError(name.clone()))
     }
 
     fn tag(&self, purpose: &'static str, bytes: &[u8]) -> Digest {

@@ -1,8 +1,8 @@
 //! Everything that crosses the wire, as types: a client in Rust uses these and nothing else.
 //!
 //! Times are milliseconds since 1970, sizes are bytes, digests are 64 hexadecimal digits, addresses are texts such
-//! as `pool.lab`. Clients ignore fields that they do not know. Errors are [`Problem`]s. Each request but `health`
-//! and `openapi.json` carries `Authorization: Bearer NAME.SECRET`.
+//! as `pool.lab`. Clients ignore fields that they do not know. Errors are [`Problem`]s. Each request but `health`,
+//! `openapi.json` and `join` carries `Authorization: Bearer NAME.SECRET`.
 //!
 //! | request, below [`PREFIX`] | takes | gives |
 //! |---|---|---|
@@ -13,6 +13,7 @@
 //! | `POST desktops/{id}/restart` · `regrow` | | 204 |
 //! | `GET desktops/{id}/screenshot` | | `image/png` |
 //! | `GET desktops/{id}/console?display=vnc` | [`DisplayChoice`] | a WebSocket; its binary messages are the stream |
+//! | `DELETE quarantine/{life}?server=NAME` | | 204 |
 //! | `GET servers` | | [`Server`]s |
 //! | `POST servers/{name}/cordon` · `uncordon` · `drain?force_after=MS` · `undrain` | | 204 |
 //! | `GET images` | | [`Image`]s |
@@ -32,12 +33,15 @@
 //! | `PUT secrets/{name}` · `DELETE` | the raw value | [`SecretInfo`] · 204 |
 //! | `GET tokens` · `POST tokens` | [`TokenRequest`] | [`TokenInfo`]s · [`TokenCreated`] |
 //! | `DELETE tokens/{name}` | | 204 |
+//! | `GET join-tokens` · `POST join-tokens` | [`JoinTokenRequest`] | [`JoinTokenInfo`]s · [`JoinTokenCreated`] |
+//! | `GET join` · `POST join` | [`JoinRequest`] | [`JoinTerms`] · [`JoinResponse`] |
 //! | `GET pauses` · `POST pauses` | [`PauseRequest`] | [`Pause`]s · [`Pause`] |
 //! | `DELETE pauses/{address}` | | 204 |
 
 mod desktops;
 mod events;
 mod images;
+mod join;
 mod plans;
 mod problem;
 mod secrets;
@@ -47,7 +51,11 @@ mod tokens;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{
-    Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
+    CopyProgress, Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
+};
+pub use join::{
+    CLOCKS_APART, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated,
+    JoinTokenInfo, JoinTokenRequest, NotAJoinToken,
 };
 pub use plans::{
     ApplyRequest, ApplyResponse, Configuration, DriftReport, Explanation, OpenOrder, PlanRequest,
@@ -56,8 +64,8 @@ pub use plans::{
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
 pub use secrets::SecretInfo;
 pub use status::{
-    GridInfo, HealthReport, Pause, PauseRequest, PoolStatus, RunStatus, Server, ServerStatus,
-    Status,
+    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, RunStatus, Server,
+    ServerStatus, Status,
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 

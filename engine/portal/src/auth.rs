@@ -150,7 +150,7 @@ fn unauthorized(detail: &str) -> Box<Problem> {
 
 /// Counts failures of authentication per address. A scope that does not suffice is no such failure. Whoever has a
 /// valid token is never refused by this: others behind the same address must not lock them out.
-fn failed(portal: &Portal, peer: Option<Peer>, problem: Box<Problem>) -> Box<Problem> {
+pub(crate) fn failed(portal: &Portal, peer: Option<Peer>, problem: Box<Problem>) -> Box<Problem> {
     if problem.code == Code::Unauthorized && !portal.failures.one_more(peer) {
         return Problem::new(
             Code::TooMany,

@@ -6,7 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use coppice_plans::plan::{GateKind, Verdict};
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, DesktopId, Member};
+use coppice_schema::ids::{Address, DesktopId, Member, ServerName};
 use coppice_schema::known::{BrokenReason, KnownDesktop, Phase, Request};
 use coppice_state::State;
 use coppice_state::entry::Entry;
@@ -86,14 +86,7 @@ pub(crate) async fn regrow(
         let reason =
             format!("{id} is a personal desktop: what its person keeps on it would be gone");
         let help = format!("if that is meant: coppice desktop regrow {id} --approve personal-data");
-        return Err(Box::new(Problem {
-            gates: vec![GateProblem {
-                gate: GateKind::PersonalData,
-                verdict: Verdict::NeedsApproval,
-                reason: reason.clone(),
-            }],
-            ..*Problem::new(Code::Gate, reason, help)
-        }));
+        return Err(unapproved(reason, help));
     }
     if state.protections.contains(&pool) {
         return Err(Problem::new(
@@ -112,6 +105,64 @@ async fn ask(portal: &Portal, who: &Who, request: Request) -> Result<StatusCode,
     };
     portal.propose(entry).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Query of `discard`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Discard {
+    /// The server that holds it.
+    server: ServerName,
+    /// The gate that asks to be approved.
+    #[serde(default)]
+    approve: Option<GateKind>,
+}
+
+/// Removes what a former life of the grid left of a desktop on one server, with everything on its disk. Needs
+/// `approve=personal-data`: nobody knows whose it is.
+#[utoipa::path(delete, path = "/api/v1/quarantine/{life}",
+    params(("life" = String, Path), ("server" = String, Query), ("approve" = Option<String>, Query)), responses(
+    (status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn discard(
+    portal: Portal,
+    who: Who,
+    Named(member): Named<Member>,
+    Asked(query): Asked<Discard>,
+) -> Result<StatusCode, Box<Problem>> {
+    let state = portal.look_surely().await?.state;
+    let name = query.server;
+    let there = state.server_named(&name).filter(|(_, server)| {
+        let look = server.look.as_deref();
+        look.is_some_and(|look| look.quarantine.contains_key(&member))
+    });
+    let Some((server, _)) = there else {
+        return Err(Problem::absent(
+            format!("{member} in quarantine on server {name}"),
+            "`coppice status` names what is in quarantine, and where",
+        ));
+    };
+    if query.approve != Some(GateKind::PersonalData) {
+        let reason = format!(
+            "{member} on {name} is from a former life of the grid, which does not know whose it is: what is on its \
+             disk would be gone"
+        );
+        let help = format!(
+            "save what matters; then: coppice desktop discard {member} --on {name} --approve personal-data"
+        );
+        return Err(unapproved(reason, help));
+    }
+    ask(&portal, &who, Request::Discard { member, server }).await
+}
+
+fn unapproved(reason: String, help: String) -> Box<Problem> {
+    Box::new(Problem {
+        gates: vec![GateProblem {
+            gate: GateKind::PersonalData,
+            verdict: Verdict::NeedsApproval,
+            reason: reason.clone(),
+        }],
+        ..*Problem::new(Code::Gate, reason, help)
+    })
 }
 
 /// A picture of its screen.

@@ -24,7 +24,9 @@ pub(crate) async fn explain(
     Named(address): Named<Address>,
 ) -> Result<axum::Json<Explanation>, Box<Problem>> {
     let seen = portal.look().await;
-    let plan = preview::of_committed(&portal, &seen).await?.plan;
+    let preview = preview::of_committed(&portal, &seen).await?;
+    let placement = coppice_plans::placement(&preview.desired, &preview.known, &address);
+    let plan = preview.plan;
     let state = word(&seen.state, &seen.state.committed, &address);
     let actions = || {
         plan.actions
@@ -52,6 +54,7 @@ pub(crate) async fn explain(
         findings,
         trace: trace(&seen, &plan, &address),
         orders: orders(&seen, &address),
+        placement,
         address,
     }))
 }
@@ -288,7 +291,10 @@ fn touches(seen: &Seen, address: &Address, order: &Order) -> bool {
         None => false,
     };
     let by_image = match (address, &order.task) {
-        (Address::Image(name), Task::VerifyImage { root } | Task::DropImage { root }) => {
+        (
+            Address::Image(name),
+            Task::VerifyImage { root } | Task::DropImage { root } | Task::CopyImage { root, .. },
+        ) => {
             let versions = seen.state.images.get(name);
             versions.is_some_and(|versions| versions.values().any(|version| version.root == *root))
         }

@@ -19,6 +19,7 @@ mod health;
 mod history;
 mod images;
 mod imports;
+mod join;
 mod openapi;
 mod params;
 mod pauses;
@@ -37,5 +38,5 @@ mod uploads;
 
 pub use auth::{mint, parse_token};
 pub use portal::App;
-pub use routes::{Access, access, router};
-pub use serve::{Limits, keep_alive, serve};
+pub use routes::{Access, access, router, witness};
+pub use serve::{Callers, Limits, keep_alive, serve};

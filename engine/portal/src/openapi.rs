@@ -12,7 +12,7 @@ use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
     paths(
         crate::health::health, document, crate::status::status,
         crate::desktops::list, crate::desktops::one, crate::desktops::restart, crate::desktops::regrow,
-        crate::desktops::screenshot, crate::console::console,
+        crate::desktops::discard, crate::desktops::screenshot, crate::console::console,
         crate::servers::list, crate::servers::cordon, crate::servers::uncordon,
         crate::servers::drain, crate::servers::undrain,
         crate::images::list, crate::images::remove,
@@ -22,6 +22,7 @@ use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
         crate::history::history, crate::history::revisions, crate::events::events,
         crate::secrets::list, crate::secrets::set, crate::secrets::remove,
         crate::tokens::list, crate::tokens::create, crate::tokens::revoke,
+        crate::join::list, crate::join::invite, crate::join::terms, crate::join::join,
         crate::pauses::list, crate::pauses::pause, crate::pauses::resume,
     ),
     components(schemas(DisplayChoice, Problem, ImportLine, EventRecord, RunStatus)),

@@ -16,8 +16,8 @@ use futures::future::{Either, select};
 use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
-    apply, auth, console, desktops, events, explain, health, history, images, imports, openapi,
-    pauses, plans, secrets, servers, status, tokens, uploads,
+    apply, auth, console, desktops, events, explain, health, history, images, imports, join,
+    openapi, pauses, plans, secrets, servers, status, tokens, uploads,
 };
 
 /// How long an answer may take to begin.
@@ -28,6 +28,8 @@ const ANSWER_WITHIN: Span = Span::seconds(120);
 pub enum Access {
     /// Anyone.
     Open,
+    /// Whoever has a join token, which is in the body.
+    Join,
     /// Whoever has a token of at least that scope.
     Token(Scope),
 }
@@ -62,6 +64,11 @@ fn table() -> Vec<Route> {
             "/desktops/{id}/regrow",
             Scope::Operator,
             post(desktops::regrow),
+        ),
+        remove(
+            "/quarantine/{life}",
+            Scope::Operator,
+            delete(desktops::discard),
         ),
         read(
             "/desktops/{id}/screenshot",
@@ -133,6 +140,10 @@ fn table() -> Vec<Route> {
         read("/tokens", Scope::Admin, get(tokens::list)),
         write("/tokens", Scope::Admin, post(tokens::create)),
         remove("/tokens/{name}", Scope::Admin, delete(tokens::revoke)),
+        read("/join-tokens", Scope::Admin, get(join::list)),
+        write("/join-tokens", Scope::Admin, post(join::invite)),
+        open("/join", get(join::terms)),
+        route(Method::POST, "/join", Access::Join, post(join::join)),
         read("/pauses", Scope::Viewer, get(pauses::list)),
         write("/pauses", Scope::Operator, post(pauses::pause)),
         remove("/pauses/{address}", Scope::Operator, delete(pauses::resume)),
@@ -185,7 +196,7 @@ pub fn router(app: App) -> Router {
             handler.route_layer(middleware::from_fn_with_state(portal.clone(), in_time))
         };
         let handler = match access {
-            Access::Open => handler,
+            Access::Open | Access::Join => handler,
             Access::Token(scope) => handler.route_layer(middleware::from_fn_with_state(
                 (portal.clone(), scope),
                 auth::guard,
@@ -198,6 +209,21 @@ pub fn router(app: App) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn(sheltered))
         .with_state(portal)
+}
+
+/// What a witness answers: that it has no API.
+pub fn witness() -> Router {
+    Router::new()
+        .fallback(no_api)
+        .layer(middleware::from_fn(sheltered))
+}
+
+async fn no_api() -> Box<Problem> {
+    Problem::new(
+        Code::Elsewhere,
+        "this is a witness of the grid: it votes, and has no API",
+        "ask another server of the grid: --server https://HOST:PORT, or COPPICE_SERVER",
+    )
 }
 
 /// Answers in time, if only to say that it could not.

@@ -13,10 +13,10 @@ use crate::{preview, servers};
 /// How the grid stands.
 #[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = Status)))]
 pub(crate) async fn status(portal: Portal) -> Result<axum::Json<Status>, Box<Problem>> {
-    let seen = portal.look().await;
+    let seen = portal.look_at_all().await;
     let plan = preview::of_committed(&portal, &seen).await?.plan;
     let state = &seen.state;
-    let members = state.servers.values();
+    let members = state.servers.values().filter(|s| servers::is_member(s));
     let settled = seen.quorum && plan.complete && plan.is_settled();
     Ok(axum::Json(Status {
         grid: grid(state),

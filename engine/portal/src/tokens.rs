@@ -68,7 +68,7 @@ pub(crate) async fn revoke(
 ) -> Result<StatusCode, Box<Problem>> {
     let id = TokenId(name);
     let state = portal.look_surely().await?.state;
-    if !state.tokens.contains_key(&id) {
+    if !state.tokens.contains_key(&id) && !state.join_tokens.contains_key(&id) {
         let short: String = id.0.chars().take(80).collect();
         return Err(Problem::absent(
             format!("token {short}"),

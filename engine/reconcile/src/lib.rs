@@ -4,7 +4,9 @@
 //! be cut off at any point, and the next one goes on from what is there. Neither has a clock or a runtime: time is
 //! an argument, waiting is the [`Clock`](coppice_world::clock::Clock) port's business.
 
+pub mod address;
 pub mod backoff;
 pub mod leader;
+pub mod scrub;
 pub mod server;
 mod wake;

@@ -190,6 +190,9 @@ async fn attend(
         return Vec::new();
     };
     let round = Round { me, grid, now };
+    ports
+        .disks
+        .limit_images(state.committed.grid.image_bandwidth);
 
     let state = describe(memory, ports, &round, state, report).await;
     let sight = look::look(&mut memory.guests, ports, &round, &state).await;

@@ -3,9 +3,11 @@
 mod catalogue;
 mod commit;
 mod life;
+mod members;
 mod observation;
 mod orders;
 mod people;
+mod recovery;
 
 pub(crate) use observation::deadlines;
 
@@ -13,6 +15,7 @@ use coppice_schema::ids::{Generation, ServerId};
 use coppice_schema::known::{Capacity, ServerState};
 
 use crate::entry::{Entry, Envelope, NewServer, Outcome, Refusal};
+use crate::join::Role;
 use crate::state::{FEATURE_LEVEL, Server, State};
 
 /// Applies the entry at `index` of `term` to `state`.
@@ -47,6 +50,7 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             state.tokens.insert(token.0.clone(), token.1.clone());
             Ok(Outcome::Done)
         }
+        Entry::Recovered(recovery) => recovery::recovered(state, recovery),
         Entry::Tick => {
             observation::tick(state);
             Ok(Outcome::Done)
@@ -123,6 +127,20 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
         } => life::lost(state, *server, *silent, *read),
         Entry::ServerClock { server, skew } => life::clock(state, *server, *skew),
         Entry::ServerRestored { server } => life::restored(state, *server),
+        Entry::JoinTokenCreated { id, token, author } => {
+            members::token_created(state, id, token, author)
+        }
+        Entry::ServerJoined(joiner) => members::joined(state, joiner),
+        Entry::ServerRests { server, rests } => {
+            member(state, *server)?.resting = *rests;
+            Ok(Outcome::Done)
+        }
+        Entry::FeatureRaised { level } => members::feature_raised(state, *level),
+        Entry::ServerRemoved {
+            server,
+            gone,
+            author,
+        } => members::removed(state, *server, *gone, author),
         Entry::TokenCreated { id, token, author } => {
             people::token_created(state, id, token, author)
         }
@@ -159,6 +177,9 @@ fn add_server(state: &mut State, server: &NewServer) {
         look: None,
         confirmed_term: 0,
         feature_level: FEATURE_LEVEL,
+        role: Role::Server,
+        resting: false,
+        key: None,
     };
     state.servers.insert(ServerId(state.index), known);
 }

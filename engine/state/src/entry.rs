@@ -10,13 +10,14 @@ use coppice_schema::ids::{
     ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
-    Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Request, Seen, ServerState,
-    Skew, Task,
+    Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Quarantined, Request, Seen,
+    ServerState, Skew, Task,
 };
 use coppice_schema::review::Reviewed;
 use coppice_schema::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::join::{JoinRefusal, JoinToken, Joiner};
 use crate::token::{Token, TokenId};
 
 /// An entry as the log has it.
@@ -43,6 +44,8 @@ pub enum Entry {
         /// The first token.
         token: (TokenId, Token),
     },
+    /// The grid began another life.
+    Recovered(Box<Recovery>),
     /// A deadline is due; nothing else happened.
     Tick,
     /// A configuration was approved.
@@ -163,6 +166,38 @@ pub enum Entry {
         /// Which.
         server: ServerId,
     },
+    /// A token was made by which one machine may join.
+    JoinTokenCreated {
+        /// Its name.
+        id: TokenId,
+        /// The rest.
+        token: JoinToken,
+        /// Who made it.
+        author: String,
+    },
+    /// A machine became a member. Its number in the grid is the entry's index; its number in raft is made of that.
+    ServerJoined(Box<Joiner>),
+    /// A server is about to stop as planned, or is back from that.
+    ServerRests {
+        /// Which.
+        server: ServerId,
+        /// It stops.
+        rests: bool,
+    },
+    /// From now on entries may do what only this feature level can: every member said that it can apply it.
+    FeatureRaised {
+        /// The level.
+        level: u32,
+    },
+    /// A server is no member any more.
+    ServerRemoved {
+        /// Which.
+        server: ServerId,
+        /// It will never be back: what it held is gone.
+        gone: bool,
+        /// Who.
+        author: String,
+    },
     /// A token was made.
     TokenCreated {
         /// Its name.
@@ -220,6 +255,36 @@ pub enum Entry {
     },
 }
 
+/// How a grid goes on after most of it, or all of it, is gone. One server is left.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Recovery {
+    /// The new life.
+    pub epoch: Epoch,
+    /// From what it goes on.
+    pub from: Origin,
+    /// The server that goes on. One of that name is that one, and keeps its desktops; otherwise it is a new one.
+    pub server: NewServer,
+    /// Servers that somebody has proven to be off for good: what they held is free, but for what is somebody's own.
+    /// The others are lost, and nobody touches their slots.
+    #[serde(default)]
+    pub off: BTreeSet<ServerId>,
+    /// Who.
+    pub author: String,
+}
+
+/// What a grid goes on from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The log of a server that was left alone.
+    Log,
+    /// A backup.
+    Backup {
+        /// Whether the keys came with it. If not, no secret can be opened any more, and each is to be set again.
+        keys: bool,
+    },
+}
+
 /// A server to be added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct NewServer {
@@ -268,6 +333,9 @@ pub struct Report {
     pub images: BTreeMap<Digest, Option<CopyState>>,
     /// Foreign domains: changed, or gone.
     pub foreign: BTreeMap<String, Option<Foreign>>,
+    /// Lives from another life of the grid: changed, or gone.
+    #[serde(default)]
+    pub quarantine: BTreeMap<Member, Option<Quarantined>>,
     /// How full its disk is.
     pub disk: DiskLevel,
     /// Whether its hypervisor answers.
@@ -367,6 +435,22 @@ pub enum Refusal {
     /// It was heard of since the leader decided that it is lost.
     #[error("server {0} was heard of again")]
     Heard(ServerName),
+    /// Without it there would be none.
+    #[error("{0} is the grid's last server")]
+    LastServer(ServerName),
+    /// A member cannot apply that much.
+    #[error("server {server} applies up to feature level {applies}, not {level}")]
+    FeatureLevel {
+        /// Which.
+        server: ServerName,
+        /// What it can.
+        applies: u32,
+        /// What was asked for.
+        level: u32,
+    },
+    /// A machine does not become a member.
+    #[error(transparent)]
+    Join(#[from] JoinRefusal),
     /// It is in use.
     #[error("{what} is used by {by}")]
     InUse {

@@ -4,10 +4,12 @@
 //! way from one to the next. All three are values: no clock, no I/O, no runtime. The same entries in the same
 //! order give the same state on every server, today and when replayed next year.
 
+pub mod admission;
 pub mod agreement;
 pub mod apply;
 pub mod clocks;
 pub mod entry;
+pub mod join;
 pub mod known;
 mod phase;
 pub mod secret;

@@ -16,6 +16,14 @@ pub struct Secret {
     pub set: Timestamp,
 }
 
+impl Secret {
+    /// Its value went with the grid's key: a restore without keys keeps the name alone, so that it is asked for.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.sealed.is_empty()
+    }
+}
+
 /// The port to the grid's key, which is on the members' disks and in no state, log or backup.
 pub trait Vault: Send + Sync {
     /// Seals a secret's value so that only members of this grid can open it.

@@ -7,16 +7,18 @@ use coppice_plans::plan::Bounds;
 use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{
-    Address, DesktopId, Epoch, Generation, GridId, ImageName, Revision, SecretName, ServerId,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Kin, Revision, SecretName, ServerId,
     ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
-    Capacity, ImageVersion, KnownDesktop, Look, Order, Request, ServerState, Skew, SlotMemory,
+    Capacity, DesktopSpec, ImageVersion, KnownDesktop, Look, Order, Request, ServerState, Skew,
+    SlotMemory,
 };
 use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::join::{JoinToken, Role};
 use crate::secret::Secret;
 use crate::token::{Token, TokenId};
 
@@ -33,6 +35,8 @@ pub struct State {
     pub grid: Option<GridId>,
     /// Its life.
     pub epoch: Epoch,
+    /// The lives it had before, oldest first: what began apart from them is not this grid's past.
+    pub former: Vec<Epoch>,
     /// What all members can apply.
     pub feature_level: u32,
     /// Time of the last entry.
@@ -71,6 +75,8 @@ pub struct State {
     pub applied_plans: BTreeMap<Digest, Revision>,
     /// Who may use the API, by id; only hashes.
     pub tokens: BTreeMap<TokenId, Token>,
+    /// By which machines may join; only hashes.
+    pub join_tokens: BTreeMap<TokenId, JoinToken>,
     /// Secrets, sealed.
     pub secrets: BTreeMap<SecretName, Secret>,
     /// What keeps its protection although its block may be gone.
@@ -148,6 +154,15 @@ pub struct Server {
     pub confirmed_term: u64,
     /// Newest feature level it can apply.
     pub feature_level: u32,
+    /// What it is there for.
+    #[serde(default)]
+    pub role: Role,
+    /// It is stopped for a while, as planned.
+    #[serde(default)]
+    pub resting: bool,
+    /// Digest of the public key that it joined with; absent for the server that the grid began with.
+    #[serde(default)]
+    pub key: Option<Digest>,
 }
 
 /// An apply in progress, or the memory of one.
@@ -271,12 +286,12 @@ impl State {
         Ok(state)
     }
 
-    /// A server by its name.
+    /// A member by its name. One that was removed has none any more.
     #[must_use]
     pub fn server_named(&self, name: &ServerName) -> Option<(ServerId, &Server)> {
         self.servers
             .iter()
-            .find(|(_, s)| s.name == *name)
+            .find(|(_, s)| s.name == *name && s.state != ServerState::Removed)
             .map(|(id, s)| (*id, s))
     }
 
@@ -284,6 +299,28 @@ impl State {
     #[must_use]
     pub fn generation(&self, address: &Address) -> Generation {
         self.generations.get(address).copied().unwrap_or_default()
+    }
+
+    /// How `theirs`, another server's epoch, stands to this grid's. A former number that is not in this grid's past
+    /// was begun apart, by somebody who recovered the other side.
+    #[must_use]
+    pub fn kin(&self, theirs: Epoch) -> Kin {
+        match self.epoch.kin(theirs) {
+            Kin::Older if !self.former.contains(&theirs) => Kin::Split,
+            kin @ (Kin::Same | Kin::Older | Kin::Newer | Kin::Split) => kin,
+        }
+    }
+
+    /// In which life of the grid the life of a desktop began that `spec` describes: the one that its UUID was derived
+    /// in. `None` when it was derived in none that this grid had.
+    #[must_use]
+    pub fn epoch_of(&self, spec: &DesktopSpec) -> Option<Epoch> {
+        let grid = self.grid?;
+        let (desktop, life) = (&spec.member.desktop, spec.member.incarnation);
+        let newest_first = std::iter::once(&self.epoch).chain(self.former.iter().rev());
+        newest_first
+            .copied()
+            .find(|epoch| desktop.uuid(grid, *epoch, life) == spec.uuid)
     }
 
     pub(crate) fn record(&mut self, about: Address, what: Happening) {

@@ -102,6 +102,7 @@ fn reports_follow_one_another() {
             members: Default::default(),
             images: Default::default(),
             foreign: Default::default(),
+            quarantine: Default::default(),
             disk: DiskLevel::Critical,
             hypervisor: Health::Well,
         }))

@@ -6,6 +6,8 @@
 use std::fmt;
 
 pub mod hypervisor;
+pub mod images;
+pub mod moves;
 
 /// What became of a contract.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

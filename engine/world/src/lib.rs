@@ -3,11 +3,13 @@
 //! A port says what the rest may rely on; every adapter of it passes the same contract suite. No port retries,
 //! decides or remembers: each call is tried once, within its own deadline, and says what happened.
 
+pub mod addresses;
 pub mod clock;
 pub mod contract;
 pub mod disks;
 pub mod hypervisor;
 pub mod libvirt;
+pub mod moves;
 pub mod peers;
 pub mod sim;
 #[cfg(test)]

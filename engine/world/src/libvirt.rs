@@ -13,6 +13,7 @@ mod inventory;
 mod leftovers;
 mod link;
 mod merge;
+mod moves;
 mod passage;
 mod picture;
 mod power;
@@ -95,6 +96,8 @@ pub struct Limits {
     pub destroy: Span,
     /// Questions to a guest, two of 5 s each.
     pub ask: Span,
+    /// A desktop on its way to another server, as long as nothing of it moves.
+    pub stall: Span,
 }
 
 impl Default for Limits {
@@ -106,6 +109,7 @@ impl Default for Limits {
             start: Span::seconds(120),
             destroy: Span::seconds(10),
             ask: Span::seconds(12),
+            stall: Span::minutes(1),
         }
     }
 }
@@ -124,16 +128,14 @@ const LOOKS: usize = 4;
 /// # Errors
 /// [`HypervisorError::Away`] when the embedded one cannot start, when another process has its directory open (the
 /// error says who), or when the address is `sim://`, which is not libvirt's.
-pub async fn open(
-    uri: &HypervisorUri,
-    options: Options,
-) -> Result<Arc<dyn Hypervisor>, HypervisorError> {
+pub async fn open(uri: &HypervisorUri, options: Options) -> Result<Arc<Libvirt>, HypervisorError> {
     let (wake, _) = watch::channel(0);
     let shared = Arc::new(Shared {
         link: Link::new(uri.clone(), wake.clone()),
         wake,
         memory: Memory::default(),
         gates: Gates::default(),
+        visits: moves::Visits::default(),
         acts: Threads::new("libvirt-acts", ACTS),
         looks: Threads::new("libvirt-looks", LOOKS),
         pid_files: uri.pid_files(),
@@ -162,7 +164,7 @@ pub async fn open(
 }
 
 /// The adapter.
-struct Libvirt {
+pub struct Libvirt {
     shared: Arc<Shared>,
 }
 
@@ -172,6 +174,7 @@ struct Shared {
     wake: ffi::Wake,
     memory: Memory,
     gates: Gates,
+    visits: moves::Visits,
     acts: Threads,
     looks: Threads,
     pid_files: Option<PathBuf>,

@@ -7,12 +7,14 @@
 mod call;
 mod chance;
 mod clock;
+mod copies;
 mod disks;
 mod fault;
 mod hands;
 mod hypervisor;
 mod journal;
 mod machine;
+mod moves;
 mod peers;
 mod stamps;
 mod uri;
@@ -23,12 +25,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, Member};
-use coppice_schema::known::{Capacity, CopyState};
+use coppice_schema::known::Capacity;
 use coppice_schema::units::{Size, Span, Timestamp};
 use futures::future::BoxFuture;
 
 pub use self::chance::Chance;
 pub use self::clock::SimClock;
+pub use self::copies::PARTS;
 pub use self::fault::{CrashPoint, Fault, Moment, Operation, Weather};
 pub use self::journal::{Change, Deed, Hand};
 pub use self::machine::{SimDomain, SimImage, SimOverlay};
@@ -36,6 +39,7 @@ pub use self::peers::{SimPeers, SimWires};
 pub use self::stamps::SimStamps;
 pub use self::uri::BadSimUri;
 
+use self::copies::Copies;
 use self::fault::Faults;
 use self::machine::Machine;
 use crate::clock::Clock;
@@ -53,6 +57,8 @@ pub struct Setup {
     pub capacity: Capacity,
     /// Bytes that a new overlay takes.
     pub overlay: Size,
+    /// Bytes a second that pass between it and another server.
+    pub wire: Size,
     /// Its hypervisor does not answer for so long, from the beginning.
     pub away: Span,
     /// Operations that are refused, each time.
@@ -73,6 +79,8 @@ impl Default for Setup {
                 ..Capacity::default()
             },
             overlay: Size(196_616),
+            // A gigabit.
+            wire: Size(117_000_000),
             away: Span(0),
             refuse: BTreeSet::new(),
         }
@@ -85,6 +93,7 @@ pub struct SimServer {
     clock: Arc<dyn Clock>,
     machine: Arc<Mutex<Machine>>,
     faults: Mutex<Faults>,
+    copies: Copies,
 }
 
 impl SimServer {
@@ -102,6 +111,7 @@ impl SimServer {
             clock,
             machine: Arc::new(Mutex::new(machine)),
             faults: Mutex::new(faults),
+            copies: Copies::default(),
         })
     }
 
@@ -114,6 +124,7 @@ impl SimServer {
         };
         Arc::new(Self {
             faults: Mutex::new(Faults::new(setup.seed)),
+            copies: Copies::default(),
             setup,
             clock: Arc::clone(&self.clock),
             machine: Arc::clone(&self.machine),
@@ -161,12 +172,7 @@ impl SimServer {
 
     /// Puts a whole, verified image on its disk.
     pub fn put_image(&self, root: Digest, size: Size, data: Size) {
-        let image = SimImage {
-            state: CopyState::Verified,
-            rotten: false,
-            size,
-            data,
-        };
+        let image = SimImage::whole(size, data, self.clock.now());
         self.machine().images.insert(root, image);
         self.machine().wake();
     }

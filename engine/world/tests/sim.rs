@@ -4,14 +4,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coppice_schema::ids::GridId;
+use coppice_schema::known::{GuestState, PowerState};
 use coppice_schema::units::{Size, Span};
 use coppice_world::clock::SystemClock;
 use coppice_world::contract::Outcome;
 use coppice_world::contract::hypervisor::{Means, Subject, run};
+use coppice_world::contract::moves::{self, Receiver};
 use coppice_world::disks::{Disks, NewOverlay};
-use coppice_world::hypervisor::Mark;
+use coppice_world::hypervisor::{ByteStream, Definition, Hypervisor, Mark};
+use coppice_world::moves::{Moves, Road};
+use coppice_world::peers::PeerError;
 use coppice_world::sim::{Setup, SimServer};
 use futures::executor::block_on;
+use futures::future::BoxFuture;
+use tokio_util::compat::TokioAsyncReadCompatExt;
 use uuid::Uuid;
 
 const OURS: GridId = GridId([1; 16]);
@@ -75,4 +81,117 @@ async fn the_simulation_keeps_the_contract() {
     );
     assert_eq!(sim.domains(), []);
     assert!(!report.passed.is_empty());
+}
+
+/// The receiving server, in this process.
+struct Near(Arc<SimServer>);
+
+/// What is said to it goes through memory, and is taken by a task of its own.
+struct Way<'a> {
+    sim: &'a Arc<SimServer>,
+    guest: Definition,
+}
+
+impl Road for Way<'_> {
+    fn open(&self) -> BoxFuture<'_, Result<ByteStream, PeerError>> {
+        let (mine, theirs) = tokio::io::duplex(1 << 10);
+        let (sim, guest) = (Arc::clone(self.sim), self.guest.clone());
+        tokio::spawn(async move { sim.take(&guest, Box::pin(theirs.compat())).await });
+        Box::pin(async move { Ok(Box::pin(mine.compat()) as ByteStream) })
+    }
+}
+
+fn words(error: impl ToString) -> String {
+    error.to_string()
+}
+
+impl Receiver for Near {
+    fn prepare<'a>(&'a self, guest: &'a Definition) -> BoxFuture<'a, Result<(), Outcome>> {
+        Box::pin(async move {
+            let (mark, size) = (guest.mark.clone(), guest.spec.hardware.disk);
+            self.0.put_image(mark.image, size, Size(0));
+            let made = self.0.make_overlays(vec![NewOverlay { mark, size }]).await;
+            made.map(drop).map_err(|e| Outcome::Failed(words(e)))
+        })
+    }
+
+    fn road<'a>(&'a self, guest: &'a Definition) -> Box<dyn Road + 'a> {
+        Box::new(Way {
+            sim: &self.0,
+            guest: guest.clone(),
+        })
+    }
+
+    fn enter<'a>(&'a self, guest: &'a Definition) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move { self.0.enter(guest).await.map_err(words) })
+    }
+
+    fn start(&self, uuid: Uuid) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            Hypervisor::start(self.0.as_ref(), uuid)
+                .await
+                .map_err(words)
+        })
+    }
+
+    fn power(&self, uuid: Uuid) -> BoxFuture<'_, Result<Option<PowerState>, Outcome>> {
+        Box::pin(async move {
+            let found = self.0.domains().into_iter().find(|d| d.uuid == uuid);
+            Ok(found.map(|domain| domain.power))
+        })
+    }
+
+    fn answers(&self, uuid: Uuid) -> BoxFuture<'_, Result<bool, Outcome>> {
+        Box::pin(async move {
+            let said = self.0.ask_guest(uuid).await?;
+            Ok(matches!(said, GuestState::Answers { .. }))
+        })
+    }
+
+    fn clear<'a>(&'a self, guest: &'a Definition) -> BoxFuture<'a, Result<(), Outcome>> {
+        Box::pin(async move {
+            let uuid = guest.spec.uuid;
+            if self.power(uuid).await?.is_some() {
+                self.0.power_off(uuid).await?;
+                self.0.undefine(uuid).await?;
+            }
+            let gone = self.0.remove_overlay(&guest.spec.member).await;
+            gone.map_err(|e| Outcome::Failed(words(e)))
+        })
+    }
+}
+
+#[tokio::test]
+async fn desktops_move_between_simulated_servers() {
+    let server = || {
+        let setup = Setup {
+            grid: Some(OURS),
+            boot: Span(20),
+            ..Setup::default()
+        };
+        SimServer::new(setup, Arc::new(SystemClock))
+    };
+    let (sender, receiver) = (server(), server());
+    let means = Hands(Arc::clone(&sender));
+    let guests = (1..).take(moves::GUESTS).map(|number| {
+        let mut guest = moves::guest(OURS, number);
+        guest.overlay = means
+            .overlay(&guest.mark, guest.spec.hardware.disk)
+            .unwrap();
+        guest
+    });
+    let guests: Vec<Definition> = guests.collect();
+    let foreign = Uuid::from_u128(0xf0);
+    sender.define_foreign("foreign", foreign, None);
+    let subject = moves::Subject {
+        hypervisor: Arc::clone(&sender) as _,
+        moves: Arc::clone(&sender) as _,
+        receiver: Box::new(Near(Arc::clone(&receiver))),
+        guests,
+        foreign: Some(foreign),
+    };
+    let report = moves::run(&subject).await;
+    assert!(report.holds(), "{report}");
+    assert_eq!(report.skipped, []);
+    assert_eq!(receiver.domains(), []);
 }

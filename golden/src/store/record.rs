@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use coppice_schema::Digest;
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,9 @@ pub(crate) struct Record {
     pub(crate) sources: BTreeMap<Digest, Format>,
     /// The raw file when it was made.
     pub(crate) hint: Hint,
+    /// When all of it was last read back, in seconds since 1970; 0: nobody knows.
+    #[serde(default)]
+    pub(crate) read: u64,
 }
 
 impl Record {
@@ -97,7 +101,20 @@ impl Record {
             format: FORMAT,
             sources,
             hint,
+            read: 0,
         }
+    }
+
+    /// The same, of an image that has these sources.
+    pub(crate) fn with(self, sources: BTreeMap<Digest, Format>) -> Self {
+        Self { sources, ..self }
+    }
+
+    /// The same, of an image that was just read back.
+    pub(crate) fn read_now(self) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let read = now.map_or(0, |now| now.as_secs());
+        Self { read, ..self }
     }
 
     /// `None` where there is none that can be read: it only saves work, and is written again by the next import.

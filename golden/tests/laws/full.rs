@@ -2,11 +2,15 @@
 //! they were skipped.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use coppice_golden::transfer::ReceiveError;
 use coppice_golden::upload::Expected;
 use coppice_golden::{Cancel, ImportError, Options, OverlayError, Store, Upload, UploadError};
 use coppice_schema::units::Size;
 
+use crate::pipes::{Source, get_with, means};
 use crate::scratch::{MIB, Scratch, noise, options, qemu_img, run, text};
 use crate::skip::skip;
 
@@ -201,4 +205,44 @@ fn an_upload_goes_on_when_there_is_room_again() {
     let received = upload.finish().unwrap();
     assert_eq!(received.digest, coppice_schema::Digest::of(&bytes));
     assert_eq!(std::fs::read(received.path).unwrap(), bytes);
+}
+
+/// The room goes while an image comes from another server.
+#[test]
+fn a_disk_that_fills_while_an_image_comes_keeps_what_is_right_of_it() {
+    let Some(small) = Small::mount(24) else {
+        return;
+    };
+    let scratch = Scratch::new();
+    let [raw, _] = sources(&scratch);
+    let root = scratch.import(&raw).unwrap().root;
+    let Scratch { dir: _dir, store } = scratch;
+    let source = Source::new(&Arc::new(store));
+    let here = Arc::new(small.store());
+    let slow = means();
+    slow.incoming.set(Some(Size(8 * MIB)));
+    let ballast = std::thread::scope(|scope| {
+        let sent = Arc::clone(&source.sent);
+        let small = &small;
+        let filling = scope.spawn(move || {
+            while sent.load(Ordering::Relaxed) < 4 * MIB {
+                std::thread::yield_now();
+            }
+            small.fill(MIB)
+        });
+        let sources = [source.clone()];
+        let error = get_with(&here, root, &sources, &slow, &Cancel::new()).unwrap_err();
+        assert!(
+            matches!(error, ReceiveError::NoSpace { needed, free, .. } if needed > free),
+            "{error}"
+        );
+        filling.join().unwrap()
+    });
+    assert!(here.images().unwrap().is_empty());
+    let half = here.half_images().unwrap()[0];
+    assert!(half.here.0 > 2 * MIB, "{half:?}");
+    std::fs::remove_file(ballast).unwrap();
+    let copied = get_with(&here, root, &[source], &means(), &Cancel::new()).unwrap();
+    assert_eq!(copied.resumed, half.here);
+    here.verify(root, &mut |_| {}, &Cancel::new()).unwrap();
 }

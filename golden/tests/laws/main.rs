@@ -21,6 +21,8 @@ mod interrupted;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]
+mod pipes;
+#[cfg(test)]
 mod scratch;
 #[cfg(test)]
 #[path = "../../../tests/skip.rs"]
@@ -29,5 +31,7 @@ mod skip;
 mod space;
 #[cfg(test)]
 mod synced;
+#[cfg(test)]
+mod transfers;
 #[cfg(test)]
 mod uploads;

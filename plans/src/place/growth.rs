@@ -19,22 +19,15 @@ pub(crate) fn of(hardware: &Hardware) -> Size {
 
 /// What a desktop that is there may grow to, or has already.
 pub(super) fn of_desktop(known: &Known, desktop: &KnownDesktop) -> Size {
-    let look = known
-        .servers
-        .get(&desktop.server)
-        .and_then(|server| server.look.as_ref());
-    let overlay = look
-        .and_then(|look| look.members.get(&desktop.spec.member))
-        .and_then(|seen| seen.overlay.as_ref());
     // Its size is known as a power of two that it does not exceed: half of that it surely takes.
-    let taken = overlay.map_or(Size(0), |overlay| {
-        Size::mib((1u64 << overlay.bulk.min(40)) / 2)
-    });
+    let taken = known
+        .overlay(desktop)
+        .map_or(Size(0), |overlay| Size(overlay.most().0 / 2));
     of(&desktop.spec.hardware).max(taken)
 }
 
 /// What images take on a server's disk, as far as the catalogue knows them.
-pub(super) fn stored(known: &Known, server: &KnownServer) -> Size {
+pub(crate) fn stored(known: &Known, server: &KnownServer) -> Size {
     let here = |root| {
         server
             .look

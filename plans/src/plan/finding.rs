@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, SecretName, TemplateName, VersionName};
+use coppice_schema::ids::{Address, ImageName, SecretName, TemplateName, VersionName};
 use coppice_schema::known::Skew;
 use coppice_schema::units::{Size, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::loss::Shortfall;
 
 /// A condition of applying a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -143,6 +145,17 @@ pub enum FindingKind {
         /// The life its mark names.
         member: String,
     },
+    /// A life from another life of the grid, which a recovery or a restore left behind.
+    Quarantined {
+        /// The life its mark names.
+        member: String,
+        /// The server that holds it.
+        server: String,
+        /// Which life of the grid it is from.
+        epoch: u64,
+        /// Whether it runs; `None`: there is a disk alone.
+        runs: Option<bool>,
+    },
     /// Domains that are not ours; never touched.
     Foreign {
         /// How many.
@@ -158,6 +171,25 @@ pub enum FindingKind {
         /// The version, where it is known.
         #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
+    },
+    /// A server has no room for an image that it is to hold.
+    NoRoomForImage {
+        /// Which.
+        #[schema(value_type = String)]
+        image: ImageName,
+        /// Bytes of it.
+        #[schema(value_type = u64)]
+        needed: Size,
+        /// Bytes left for images.
+        #[schema(value_type = u64)]
+        left: Size,
+    },
+    /// More copies of an image are wanted than there are servers for it.
+    TooFewServers {
+        /// Copies wanted.
+        copies: u32,
+        /// Servers that may hold one.
+        servers: u32,
     },
     /// An order keeps failing.
     OrderFailing {
@@ -230,6 +262,15 @@ pub enum FindingKind {
     },
     /// A personal desktop runs with older hardware than it is defined with.
     PendingBoot,
+    /// The loss of so many servers as the grid is to tolerate is not carried by the others.
+    LossNotCarried {
+        /// How many are to be tolerated.
+        tolerate: u8,
+        /// How many are; `None`: not even all of the servers carry everything.
+        carries: Option<u8>,
+        /// What has no place.
+        short: Shortfall,
+    },
     /// A desktop is broken.
     Broken {
         /// How, in words.

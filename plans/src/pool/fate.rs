@@ -3,7 +3,7 @@
 use coppice_schema::ids::DesktopId;
 
 use coppice_schema::known::{
-    DesktopSpec, Ending, KnownDesktop, Phase, PowerState, Request, SeenDomain, Task,
+    DesktopSpec, Ending, KnownDesktop, Phase, PowerState, Request, SeenDomain, SeenOverlay, Task,
 };
 
 use coppice_schema::units::{Size, Timestamp};
@@ -134,7 +134,7 @@ fn requested(
         .get(id)
         .filter(|request| request.member().incarnation == desktop.incarnation);
     let (kind, task, memory) = match request {
-        None => return false,
+        None | Some(Request::Discard { .. }) => return false,
         Some(Request::Restart(member)) => (
             Kind::Reboot,
             Task::Restart {
@@ -209,6 +209,10 @@ fn regrow(
         .filter(|_| configured);
     let held = approval.is_some();
     waits.extend(approval);
+    // A roll-out begins on a server when its clones can be made there.
+    let published = yard.published().ok().filter(|_| configured);
+    let copy = published.and_then(|image| draft.copies.wait(image.record.root, desktop.server));
+    waits.extend(copy);
     let mut wave = 0;
     if waits.is_empty() {
         let refresh = matches!(reason, Reason::Refresh { .. });
@@ -433,6 +437,7 @@ pub(crate) fn push(
         | Wait::Backoff { .. }
         | Wait::Order { .. }
         | Wait::Image { .. }
+        | Wait::Copy { .. }
         | Wait::Disk { .. }
         | Wait::Observation { .. }
         | Wait::Room { .. }
@@ -504,15 +509,8 @@ pub(crate) fn push(
 }
 
 fn personal_bytes(desktop: &KnownDesktop, draft: &Draft<'_>) -> Estimate<Size> {
-    let look = draft
-        .known
-        .servers
-        .get(&desktop.server)
-        .and_then(|server| server.look.as_ref());
-    let overlay = look
-        .and_then(|look| look.members.get(&desktop.spec.member))
-        .and_then(|seen| seen.overlay.as_ref());
-    let value = overlay.map_or(Size(0), |overlay| Size::mib(1u64 << overlay.bulk.min(40)));
+    let overlay = draft.known.overlay(desktop);
+    let value = overlay.map_or(Size(0), SeenOverlay::most);
     Estimate {
         value,
         basis: Basis::Guess,

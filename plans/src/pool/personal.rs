@@ -6,7 +6,6 @@ use coppice_schema::known::{DesktopSpec, KnownDesktop};
 use super::Yard;
 use super::fate::seen;
 use super::power;
-use super::refresh::overlay;
 use crate::draft::Draft;
 use crate::images::Published;
 use crate::plan::{Applies, Finding, FindingKind, Severity};
@@ -63,7 +62,8 @@ pub(crate) fn survey(
     if !yard.personal() {
         tell(FindingKind::KeptPersonal, Severity::Note, regrow.clone());
     }
-    if overlay(yard, desktop).is_some_and(|overlay| overlay.over_limit) {
+    let overlay = yard.known.overlay(desktop);
+    if overlay.is_some_and(|overlay| overlay.over_limit) {
         let limit = desktop.spec.hardware.disk_limit;
         let remedy = format!("raise disk_limit, or regrow it; {regrow}");
         tell(FindingKind::OverLimit { limit }, Severity::Warning, remedy);

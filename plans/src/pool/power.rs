@@ -58,7 +58,8 @@ pub(crate) fn target(yard: Yard<'_>, draft: &mut Draft<'_>) -> Option<Target> {
             | Task::Restart { .. }
             | Task::Remove { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. },
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. },
         )
         | None => matches!(
             desktop.phase,

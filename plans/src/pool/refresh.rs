@@ -40,7 +40,7 @@ pub(crate) fn due(yard: Yard<'_>, desktop: &KnownDesktop, draft: &mut Draft<'_>)
         return Some(due(trigger, until));
     }
     let reason = |trigger| Some(due(trigger, None));
-    let overlay = overlay(yard, desktop)?;
+    let overlay = yard.known.overlay(desktop)?;
     if overlay.over_limit {
         return reason("disk_limit");
     }
@@ -87,11 +87,6 @@ fn fired(
     None
 }
 
-pub(super) fn overlay<'a>(yard: Yard<'a>, desktop: &KnownDesktop) -> Option<&'a SeenOverlay> {
-    let look = yard.known.servers.get(&desktop.server)?.look.as_ref()?;
-    look.members.get(&desktop.spec.member)?.overlay.as_ref()
-}
-
 /// No idle pooled desktop on the same server has a larger overlay; ties by id. One at a time is enough: the next
 /// look tells whether the disk is still that full.
 fn is_bulkiest(yard: Yard<'_>, desktop: &KnownDesktop, overlay: &SeenOverlay) -> bool {
@@ -103,6 +98,6 @@ fn is_bulkiest(yard: Yard<'_>, desktop: &KnownDesktop, overlay: &SeenOverlay) ->
         .filter(|other| other.server == desktop.server && !other.personal);
     !others
         .filter(|other| super::rollout::is_ready(&other.phase))
-        .filter_map(|other| Some((self::overlay(yard, other)?.bulk, &other.spec.member)))
+        .filter_map(|other| Some((yard.known.overlay(other)?.bulk, &other.spec.member)))
         .any(|other| other > mine)
 }

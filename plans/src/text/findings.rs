@@ -105,6 +105,41 @@ pub fn finding(kind: &FindingKind) -> String {
             "runs with older hardware than it is defined with, until it is restarted".to_owned()
         }
         FindingKind::Broken { why } => why.clone(),
+        FindingKind::Quarantined {
+            member,
+            server,
+            epoch,
+            runs,
+        } => {
+            let is = match runs {
+                Some(true) => "it runs",
+                Some(false) => "it is off",
+                None => "its disk alone is there",
+            };
+            format!(
+                "{member} on {server} is from life {epoch} of the grid, which goes on without it; {is}"
+            )
+        }
+        FindingKind::NoRoomForImage {
+            image,
+            needed,
+            left,
+        } => format!(
+            "no room for image {image}: it takes {}, and {} are left for images",
+            needed.rounded(),
+            left.rounded()
+        ),
+        FindingKind::TooFewServers { copies, servers } => {
+            format!("{copies} copies are wanted, and {servers} servers can hold one")
+        }
+        FindingKind::LossNotCarried {
+            tolerate,
+            carries,
+            short,
+        } => format!(
+            "tolerate_server_loss = {tolerate} does not hold: {}",
+            crate::loss::words(*carries, short)
+        ),
         FindingKind::ServerLost {
             since,
             pooled,

@@ -61,6 +61,17 @@ impl Stage {
             ["spoil", name, version] => {
                 self.image(name, version, |sim, root| sim.spoil_image(root, true))
             }
+            ["spoil", name, version, server] => {
+                self.image_on(name, version, server, |sim, root| {
+                    sim.spoil_image(root, true)
+                })
+            }
+            ["lose-copy", name, version, server] => {
+                self.image_on(name, version, server, SimServer::delete_image)
+            }
+            ["wire", from, to, "cut"] => self.wire(from, to, true),
+            ["wire", from, to, "whole"] => self.wire(from, to, false),
+            ["fill", percent, server] => self.fill(percent, Some(server)),
             ["dead", name, version] => {
                 self.image(name, version, |sim, root| sim.silence_image(root, true))
             }
@@ -74,7 +85,7 @@ impl Stage {
                 self.meddle(desktop, |sim, d| sim.grow_overlay(&d.spec.member, grown))
             }
             ["stray", member] => self.stray(member),
-            ["fill", percent] => self.fill(percent),
+            ["fill", percent] => self.fill(percent, None),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
             ["back", server] => {
                 let index = self.index(server)?;
@@ -153,7 +164,7 @@ impl Stage {
     }
 
     /// Servers look, so that the next command sees what was done.
-    fn look(&mut self) -> Result<String, String> {
+    pub(super) fn look(&mut self) -> Result<String, String> {
         self.servers_round();
         Ok(String::new())
     }
@@ -218,13 +229,7 @@ impl Stage {
         version: &str,
         act: impl Fn(&SimServer, Digest),
     ) -> Result<String, String> {
-        let state = self.world.log.state();
-        let all = state
-            .images
-            .iter()
-            .find(|(image, _)| image.as_str() == name);
-        let record = all.and_then(|(_, all)| all.iter().find(|(v, _)| v.as_str() == version));
-        let root = record.ok_or("no such image")?.1.root;
+        let root = self.root(name, version)?;
         self.world
             .machines
             .iter()
@@ -232,12 +237,46 @@ impl Stage {
         self.look()
     }
 
-    fn fill(&mut self, percent: &str) -> Result<String, String> {
+    fn image_on(
+        &mut self,
+        name: &str,
+        version: &str,
+        server: &str,
+        act: impl Fn(&SimServer, Digest),
+    ) -> Result<String, String> {
+        let root = self.root(name, version)?;
+        let index = self.index(server)?;
+        act(&self.machine(index)?.sim, root);
+        self.look()
+    }
+
+    /// Nothing new gets from one to the other any more, or does again.
+    fn wire(&mut self, from: &str, to: &str, cut: bool) -> Result<String, String> {
+        let id = |index: usize| u64::try_from(index).map(|n| ServerId(n + 1));
+        let ends = (id(self.index(from)?), id(self.index(to)?));
+        if let (Ok(from), Ok(to)) = ends {
+            self.world.wires.cut(from, to, cut);
+        }
+        Ok(String::new())
+    }
+
+    fn root(&self, name: &str, version: &str) -> Result<Digest, String> {
+        let state = self.world.log.state();
+        let all = state
+            .images
+            .iter()
+            .find(|(image, _)| image.as_str() == name);
+        let record = all.and_then(|(_, all)| all.iter().find(|(v, _)| v.as_str() == version));
+        Ok(record.ok_or("no such image")?.1.root)
+    }
+
+    fn fill(&mut self, percent: &str, server: Option<&str>) -> Result<String, String> {
         let percent: u64 = percent
             .trim_end_matches('%')
             .parse()
             .map_err(|_| "not a number")?;
-        for machine in &self.world.machines {
+        let here = |machine: &&Machine| server.is_none_or(|server| machine.name.as_str() == server);
+        for machine in self.world.machines.iter().filter(here) {
             let all = machine.sim.setup().capacity.disk.0;
             machine.sim.others_use(Size(all / 100 * percent));
         }
@@ -360,7 +399,7 @@ fn read_span(text: &str) -> Result<Span, String> {
     }
 }
 
-fn said(outcome: &Outcome) -> String {
+pub(super) fn said(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done | Outcome::Committed { .. } | Outcome::Already { .. } => String::new(),
         Outcome::Refused(refusal) => format!("refused: {refusal}"),

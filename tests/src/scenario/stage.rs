@@ -5,17 +5,17 @@ use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{GateKind, Memory, Plan, Verdict, Wait};
-use coppice_plans::{check, markdown, plan, text};
+use coppice_plans::{check, markdown, placement, plan, text, what_if};
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::Address;
-use coppice_schema::known::{ImageVersion, Phase};
+use coppice_schema::ids::{Address, ServerId, ServerName};
+use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
 use coppice_state::entry::{Commit, NewOrder};
 use coppice_state::state::Happening;
-use coppice_state::{Entry, Outcome};
+use coppice_state::{Entry, Outcome, State};
 use coppice_world::clock::Clock;
-use coppice_world::sim::Chance;
+use coppice_world::sim::{Chance, Setup};
 
 use crate::agreement::Logged;
 use crate::world::World;
@@ -28,31 +28,50 @@ pub(super) struct Stage {
     /// When a server was last parted from the others.
     pub(super) parted: Option<Timestamp>,
     texts: String,
+    /// The state that `backup` kept.
+    pub(super) kept: Option<State>,
 }
 
 impl Default for Stage {
     fn default() -> Self {
         Self {
-            world: new_world(1),
+            world: World::new(&mut Chance::new(7), 1, None),
             parted: None,
             texts: String::new(),
+            kept: None,
         }
     }
 }
 
-fn new_world(servers: u64) -> World {
-    World::new(&mut Chance::new(7), servers, None)
+fn new_world(servers: u64, sizes: &[&str]) -> Result<World, String> {
+    let mut capacity = Capacity {
+        disk: Size::gib(64),
+        ..Setup::default().capacity
+    };
+    for size in sizes {
+        let (field, value) = size.split_once('=').ok_or("FIELD=NUMBER")?;
+        let number: u32 = value.parse().map_err(|_| "not a number")?;
+        match field {
+            "cpus" => capacity.cpus = number,
+            "memory" => capacity.memory = Size::mib(number.into()),
+            "disk" => capacity.disk = Size::mib(number.into()),
+            _ => return Err("servers have cpus, memory and disk".to_owned()),
+        }
+    }
+    Ok(World::of(&mut Chance::new(7), servers, &capacity, None))
 }
 
 impl Stage {
     pub(super) fn command(&mut self, line: &str, block: &str) -> Result<String, String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["servers", count] => {
-                self.world = new_world(count.parse().map_err(|_| "not a number")?);
+            ["servers", count, sizes @ ..] => {
+                self.world = new_world(count.parse().map_err(|_| "not a number")?, sizes)?;
                 Ok(String::new())
             }
-            ["image", name, version] => self.import(name, version),
+            ["image", name, version, servers @ ..] => self.import(name, version, servers),
+            ["copies", name] => Ok(self.copies(name)),
+            ["orders"] => Ok(self.orders()),
             ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
             ["edit", ..] => self.edit(line),
@@ -64,6 +83,8 @@ impl Stage {
                 let (_, document) = self.preview(&self.desired()?)?;
                 Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
             }
+            ["lose", servers @ ..] => self.lose(servers, text_of),
+            ["lose-markdown", servers @ ..] => self.lose(servers, markdown::render),
             ["apply", gates @ ..] => self.apply(gates),
             ["settle"] => self.settle(),
             ["rounds", count] => {
@@ -84,12 +105,14 @@ impl Stage {
             ["revisions"] => Ok(self.revisions()),
             ["findings"] => self.findings(),
             ["waits"] => self.waits(),
+            ["place", address] => self.place(address),
             ["drift"] => self.drift(),
+            ["backup" | "restore" | "recover" | "discard", ..] => self.lives(&words),
             other => self.others(other),
         }
     }
 
-    fn import(&mut self, name: &str, version: &str) -> Result<String, String> {
+    fn import(&mut self, name: &str, version: &str, only: &[&str]) -> Result<String, String> {
         let record = ImageVersion {
             source: Digest::of(format!("source {name} {version}").as_bytes()),
             root: Digest::of(format!("root {name} {version}").as_bytes()),
@@ -97,7 +120,9 @@ impl Stage {
             data: Size::mib(16),
             imported: Timestamp(0),
         };
-        for machine in &self.world.machines {
+        let on = |name: &str| only.is_empty() || only.contains(&name);
+        let machines = self.world.machines.iter();
+        for machine in machines.filter(|machine| on(machine.name.as_str())) {
             machine.sim.put_image(record.root, record.size, record.data);
         }
         let server = self
@@ -105,9 +130,9 @@ impl Stage {
             .log
             .state()
             .servers
-            .keys()
-            .next()
-            .copied()
+            .iter()
+            .find(|(_, server)| on(server.name.as_str()))
+            .map(|(id, _)| *id)
             .ok_or("no server")?;
         let outcome = self.world.log.append(Entry::ImageImported {
             image: name.parse().map_err(|e| format!("{e}"))?,
@@ -181,6 +206,25 @@ impl Stage {
         let mut known = self.world.log.state().known(self.world.log.term());
         known.runs.clear();
         self.make(desired, &known)
+    }
+
+    /// What if those servers were lost, with the files as they are.
+    fn lose(&self, servers: &[&str], render: fn(&Document) -> String) -> Result<String, String> {
+        let desired = self.desired()?;
+        let mut known = self.world.log.state().known(self.world.log.term());
+        known.runs.clear();
+        let now = self.world.clock.now();
+        let servers = servers
+            .iter()
+            .map(|name| name.parse().map_err(|e| format!("{e}")));
+        let servers: BTreeSet<ServerName> = servers.collect::<Result<_, _>>()?;
+        let what_if = what_if(&desired, &known, &servers, now);
+        let violations = check(&what_if.plan, &desired, &what_if.known);
+        if !violations.is_empty() {
+            return Err(format!("the plan breaks rules: {violations:#?}"));
+        }
+        let document = document::of_loss(&what_if, &desired.grid.name, now);
+        Ok(render(&document).replace(&document.plan_id.short(), "PLAN"))
     }
 
     /// What is committed, as a round sees it.
@@ -375,6 +419,50 @@ impl Stage {
         Ok(lines.collect::<Vec<_>>().join("\n"))
     }
 
+    /// Every copy of every version of an image, by server.
+    fn copies(&self, name: &str) -> String {
+        let state = self.world.log.state();
+        let mut lines = String::new();
+        let images = state
+            .images
+            .iter()
+            .filter(|(image, _)| image.as_str() == name);
+        for (image, versions) in images {
+            for (version, record) in versions {
+                let copies = state.servers.values().map(|server| {
+                    let look = server.look.as_ref();
+                    let copy = look.and_then(|look| look.images.get(&record.root));
+                    let copy = copy.map_or("absent".to_owned(), |copy| format!("{copy:?}"));
+                    format!("{} {}", server.name, copy.to_lowercase())
+                });
+                let copies: Vec<String> = copies.collect();
+                let _ = writeln!(lines, "{image}@{version}: {}", copies.join(", "));
+            }
+        }
+        lines
+    }
+
+    /// What servers were told to copy, and whom to ask.
+    fn orders(&self) -> String {
+        let state = self.world.log.state();
+        let name = |id: &ServerId| {
+            let server = state.servers.get(id);
+            server.map_or("?".to_owned(), |server| server.name.to_string())
+        };
+        let mut lines = String::new();
+        for order in state.orders.values() {
+            if let Task::CopyImage { from, .. } = &order.task {
+                let from: Vec<String> = from.iter().map(name).collect();
+                let _ = writeln!(lines, "{} from {}", name(&order.server), from.join(", "));
+            }
+        }
+        if lines.is_empty() {
+            "no copies are ordered".to_owned()
+        } else {
+            lines
+        }
+    }
+
     fn domain(&self, desktop: &str) -> Result<String, String> {
         let uuid = self.desktop(desktop)?.spec.uuid;
         let mut domains = self.world.machines.iter().flat_map(|m| m.sim.domains());
@@ -428,6 +516,37 @@ impl Stage {
         })
     }
 
+    /// Where it would go, or the next of it, and why there.
+    fn place(&self, address: &str) -> Result<String, String> {
+        let address = address.parse().map_err(|e| format!("{e}"))?;
+        let state = self.world.log.state();
+        let known = state.known(self.world.log.term());
+        let placement = placement(&state.committed, &known, &address);
+        let mut lines = String::new();
+        for candidate in placement.ok_or("it is not placed")?.candidates {
+            let shares = candidate.shares;
+            let whole = |share: u64| share / 10_000;
+            let _ = write!(
+                lines,
+                "{} {} %: cpus {} %, memory {} %, disk {} %, sessions {} %",
+                candidate.server,
+                whole(candidate.dominant),
+                whole(shares.cpus),
+                whole(shares.memory),
+                whole(shares.disk),
+                whole(shares.sessions)
+            );
+            let here = candidate.here.then(|| "it is here".to_owned());
+            let chosen = candidate.chosen.then(|| "chosen".to_owned());
+            let lacks = candidate.lacks.map(|lack| lack.detail());
+            for word in here.into_iter().chain(chosen).chain(lacks) {
+                let _ = write!(lines, "; {word}");
+            }
+            lines.push('\n');
+        }
+        Ok(lines)
+    }
+
     fn drift(&self) -> Result<String, String> {
         let (_, mut document) = self.committed()?;
         if document.drift.is_empty() {
@@ -444,9 +563,13 @@ fn is_approval(wait: &Wait) -> bool {
 
 /// The document's text. Its number depends on every word of it, and says nothing to a reader.
 fn show(document: &Document) -> String {
+    text_of(document).replace(&document.plan_id.short(), "PLAN")
+}
+
+fn text_of(document: &Document) -> String {
     let options = text::Options {
         colour: false,
         detail: text::Detail::Normal,
     };
-    text::render(document, options).replace(&document.plan_id.short(), "PLAN")
+    text::render(document, options)
 }

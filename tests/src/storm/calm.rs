@@ -4,7 +4,7 @@ use coppice_plans::plan::{Action, Finding, FindingKind, Plan, UnderWay, Wait};
 use coppice_schema::ids::Address;
 use coppice_schema::known::{Phase, Request, ServerState};
 use coppice_schema::units::{Size, Span};
-use coppice_state::Entry;
+use coppice_state::{Entry, State};
 use coppice_world::clock::Clock;
 
 use super::Storm;
@@ -107,7 +107,7 @@ impl Storm {
                 report.ordered, report.withdrawn, report.trouble
             ));
             crate::judge::plan_is_right(&report)?;
-            let lacking = self.lacking();
+            let lacking = lacking(&self.world.log.state());
             if report.settled() && lacking.is_none() {
                 return Ok(());
             }
@@ -160,42 +160,6 @@ impl Storm {
         }
     }
 
-    /// What a pool lacks, in words.
-    fn lacking(&self) -> Option<String> {
-        let state = self.world.log.state();
-        let mut servers = state.servers.values();
-        if let Some(server) = servers.find(|server| server.state != ServerState::Ready) {
-            return Some(format!("{} is {:?}", server.name, server.state));
-        }
-        if let Some(order) = state.orders.values().next() {
-            return Some(format!("order: {}", order.task.describe()));
-        }
-        state.committed.pools.iter().find_map(|(name, pool)| {
-            let mine = state.desktops.iter().filter(|(id, _)| id.pool == *name);
-            let ready = mine.clone().filter(|(_, d)| match d.phase {
-                Phase::Available { .. } | Phase::InUse { .. } => true,
-                // Where spares are counted, not all desktops run.
-                Phase::Off { .. } => pool.policy.power.is_some(),
-                Phase::Provisioning { .. }
-                | Phase::Broken { .. }
-                | Phase::Unknown { .. }
-                | Phase::Deleting { .. } => false,
-            });
-            let (all, ready) = (mine.count(), ready.count());
-            let wanted = usize::try_from(pool.desktops).unwrap_or(usize::MAX);
-            let address = Address::Pool(name.clone());
-            // Nothing that is protected is emptied.
-            if wanted == 0 && state.protections.contains(&address) {
-                return None;
-            }
-            let phases = state.desktops.values().map(|d| (&d.spec.member, &d.phase));
-            ((all, ready) != (wanted, wanted)).then(|| {
-                let phases: Vec<_> = phases.collect();
-                format!("{name}: {wanted} wanted, {all} there, {ready} ready of {phases:?}")
-            })
-        })
-    }
-
     /// What policies want done soon is done before it is said that nothing is left.
     fn wait_for_what_is_due(&mut self) -> Verdict {
         for _ in 0..PASSES {
@@ -234,6 +198,41 @@ impl Storm {
     }
 }
 
+/// What a pool lacks, in words.
+pub(crate) fn lacking(state: &State) -> Option<String> {
+    let mut servers = state.servers.values();
+    if let Some(server) = servers.find(|server| server.state != ServerState::Ready) {
+        return Some(format!("{} is {:?}", server.name, server.state));
+    }
+    if let Some(order) = state.orders.values().next() {
+        return Some(format!("order: {}", order.task.describe()));
+    }
+    state.committed.pools.iter().find_map(|(name, pool)| {
+        let mine = state.desktops.iter().filter(|(id, _)| id.pool == *name);
+        let ready = mine.clone().filter(|(_, d)| match d.phase {
+            Phase::Available { .. } | Phase::InUse { .. } => true,
+            // Where spares are counted, not all desktops run.
+            Phase::Off { .. } => pool.policy.power.is_some(),
+            Phase::Provisioning { .. }
+            | Phase::Broken { .. }
+            | Phase::Unknown { .. }
+            | Phase::Deleting { .. } => false,
+        });
+        let (all, ready) = (mine.count(), ready.count());
+        let wanted = usize::try_from(pool.desktops).unwrap_or(usize::MAX);
+        let address = Address::Pool(name.clone());
+        // Nothing that is protected is emptied.
+        if wanted == 0 && state.protections.contains(&address) {
+            return None;
+        }
+        let phases = state.desktops.values().map(|d| (&d.spec.member, &d.phase));
+        ((all, ready) != (wanted, wanted)).then(|| {
+            let phases: Vec<_> = phases.collect();
+            format!("{name}: {wanted} wanted, {all} there, {ready} ready of {phases:?}")
+        })
+    })
+}
+
 /// Whether everything that is left waits for a time of day.
 fn waits_for_windows(plan: &Plan) -> bool {
     let by_the_clock = |wait: &Wait| matches!(wait, Wait::Window { .. } | Wait::Freeze { .. });
@@ -242,19 +241,19 @@ fn waits_for_windows(plan: &Plan) -> bool {
 }
 
 /// Something waits for a person to look at failures.
-fn is_stopped(plan: &Plan) -> bool {
+pub(crate) fn is_stopped(plan: &Plan) -> bool {
     let mut waits = plan.actions.iter().flat_map(|action| &action.waits);
     waits.any(|wait| matches!(wait, Wait::RolloutStopped { .. }))
 }
 
 /// Something waits for a person to review it.
-fn awaits_approval(plan: &Plan) -> bool {
+pub(crate) fn awaits_approval(plan: &Plan) -> bool {
     let mut waits = plan.actions.iter().flat_map(|action| &action.waits);
     waits.any(|wait| matches!(wait, Wait::Approval { .. }))
 }
 
 /// What a plan still holds, in few words.
-fn left(plan: &Plan, lacking: Option<String>) -> Vec<String> {
+pub(crate) fn left(plan: &Plan, lacking: Option<String>) -> Vec<String> {
     let action = |a: &Action| format!("{:?} {}: waits {:?}", a.kind, a.object, a.waits);
     let under_way = |u: &UnderWay| format!("under way: {} {:?}", u.what, u.last_error);
     let finding = |f: &Finding| format!("finding: {} {:?}", f.object, f.kind);

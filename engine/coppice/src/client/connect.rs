@@ -92,8 +92,22 @@ pub(super) fn trust(settings: &Settings) -> Result<Arc<ClientConfig>, Failure> {
     Ok(Arc::new(config))
 }
 
+/// TLS that checks who answers by `verifier`.
+pub(super) fn checked_by(
+    verifier: Arc<dyn rustls::client::danger::ServerCertVerifier>,
+) -> Result<Arc<ClientConfig>, Failure> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Failure::new("cannot set TLS up").because(&e))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
 /// A connection that tells when the server's machine is gone: what is followed may be silent for long.
-async fn dial(target: &Target) -> io::Result<TcpStream> {
+pub(super) async fn dial(target: &Target) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
     // Without them it works all the same.
     let _ = stream.set_nodelay(true);

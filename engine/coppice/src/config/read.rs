@@ -17,6 +17,8 @@ const KEYS: &[&str] = &[
     "data",
     "name",
     "listen",
+    "advertise",
+    "witness",
     "names",
     "hypervisor",
     "accelerate",
@@ -68,7 +70,15 @@ impl Reader<'_> {
                 .then_some(())
                 .ok_or_else(wrong)
         });
+        let advertise = self.advertise(table);
+        let witness = self.flag(table, "witness");
         let hypervisor = self.string(table, "hypervisor").map(|(text, _)| text);
+        if let (true, Some(value)) = (witness, table.get("hypervisor")) {
+            self.wrong(
+                value.span(),
+                "a witness has no hypervisor: remove this line, or `witness`",
+            );
+        }
         let accelerate = self.accelerate(table);
         let labels = self.texts(table, "labels", |label| {
             let expected = "expected lower case letters, digits, '-' and '_'";
@@ -80,7 +90,8 @@ impl Reader<'_> {
         let networks = self.networks(table);
         let log = self.log(table);
         for key in ["data", "name", "listen", "hypervisor"] {
-            if !table.contains_key(key) {
+            let spared = witness && key == "hypervisor";
+            if !table.contains_key(key) && !spared {
                 self.wrong(0..0, &format!("`{key}` is missing"));
             }
         }
@@ -89,7 +100,9 @@ impl Reader<'_> {
             name: name?,
             listen: listen?,
             names,
-            hypervisor: hypervisor?,
+            advertise,
+            witness,
+            hypervisor: if witness { String::new() } else { hypervisor? },
             accelerate,
             labels,
             networks,
@@ -196,6 +209,27 @@ impl Reader<'_> {
         );
         self.suggest(&text, &list);
         None
+    }
+
+    fn advertise(&mut self, table: &DeTable<'_>) -> Option<String> {
+        let (text, span) = self.string(table, "advertise")?;
+        if crate::names::host_and_port(&text).is_none() {
+            let expected = "expected a host and a port, such as host-1.example.org:7443";
+            self.wrong(span, &format!("`advertise`: {expected}"));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn flag(&mut self, table: &DeTable<'_>, key: &str) -> bool {
+        let Some(value) = table.get(key) else {
+            return false;
+        };
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.expected(key, "true or false", value);
+        }
+        flag.unwrap_or_default()
     }
 
     fn accelerate(&mut self, table: &DeTable<'_>) -> Accelerate {

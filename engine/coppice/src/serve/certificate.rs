@@ -1,12 +1,17 @@
 //! The certificate with which the API answers, from the first start to long after.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coppice_grid::{Identity, Renewal, Subject};
-use coppice_schema::ids::GridId;
+use coppice_grid::{Gate, Grid, GridKey, Identity, Renewal, Subject};
+use coppice_schema::ids::ServerId;
 use coppice_schema::units::Span;
+use coppice_state::Agreement;
 use coppice_world::clock::Clock;
+use futures::StreamExt;
+use futures::future::{Either, select};
+use futures::stream::BoxStream;
 use rustls::ServerConfig;
 
 use crate::config::Config;
@@ -17,44 +22,114 @@ use crate::names;
 /// How often it is looked whether the certificate is to be renewed: a month is left when it first is.
 const LOOK_EVERY: Span = Span::hours(24);
 
-/// What the API answers with, and the work that keeps it valid, which never ends.
+/// What the API answers with.
+pub(super) struct Shown<W> {
+    /// Always the newest certificate.
+    pub(super) tls: Arc<ServerConfig>,
+    /// The same, for what is between servers.
+    pub(super) certificate: Renewal,
+    /// What machines are admitted by.
+    pub(super) gate: Gate,
+    /// The work that keeps it valid, which never ends.
+    pub(super) renewal: W,
+}
+
+/// Opens what the API answers with.
 ///
 /// # Errors
 /// When the identity cannot be used.
 pub(super) fn open(
     config: &Config,
     layout: &Layout,
-    grid: GridId,
+    grid: &Arc<Grid>,
+    server_id: ServerId,
+    grid_key: Option<&Arc<GridKey>>,
     clock: &Arc<dyn Clock>,
-) -> Result<(Arc<ServerConfig>, impl Future<Output = ()> + Send + use<>), Failure> {
+) -> Result<Shown<impl Future<Output = ()> + Send + use<>>, Failure> {
     let failed =
         |e: &dyn std::error::Error| Failure::new("cannot use the grid's identity").because(e);
     let (listen, more) = (config.listen.ip(), config.names.clone());
     let server = config.name.clone();
-    let subject = move || Subject {
-        grid,
-        server: server.clone(),
-        names: names::of(listen, &more),
+    let agreed = Arc::clone(grid);
+    // The grid's address is in every server's certificate: each may have to answer there.
+    let subject = move || {
+        let mut names = names::of(listen, &more);
+        let address = agreed.local().committed.grid.address;
+        names.extend(address.map(|address| address.to_string()));
+        Subject {
+            grid: agreed.id(),
+            id: server_id,
+            server: server.clone(),
+            names,
+        }
     };
+    let key = grid_key.map(AsRef::as_ref);
     let identity =
-        Identity::open(&layout.identity(), &subject(), clock.now()).map_err(|e| failed(&e))?;
+        Identity::open(&layout.identity(), &subject(), clock.now(), key).map_err(|e| failed(&e))?;
     tell(&identity);
     let renewal = Renewal::of(&identity).map_err(|e| failed(&e))?;
     let tls = renewal.tls(&["http/1.1"]).map_err(|e| failed(&e))?;
-    let work = keep(renewal, layout.identity(), subject, Arc::clone(clock));
-    Ok((tls, work))
+    let key = grid_key.cloned();
+    let gate = Gate::new(
+        grid.id(),
+        layout.identity(),
+        &identity,
+        key,
+        Arc::clone(clock),
+    );
+    let address = {
+        let agreed = Arc::clone(grid);
+        move || agreed.local().committed.grid.address
+    };
+    let changed = grid.watch().map(move |_| address()).boxed();
+    let certificate = renewal.clone();
+    let renewal = keep(
+        renewal,
+        layout.identity(),
+        subject,
+        grid_key.cloned(),
+        changed,
+        Arc::clone(clock),
+    );
+    Ok(Shown {
+        tls,
+        certificate,
+        gate,
+        renewal,
+    })
 }
 
-/// Looks each day. A server runs for longer than a certificate lives.
+/// Looks each day, since a server runs for longer than a certificate lives; and when `addresses` brings another address of
+/// the grid than before.
 async fn keep(
     renewal: Renewal,
     directory: PathBuf,
     subject: impl Fn() -> Subject,
+    grid_key: Option<Arc<GridKey>>,
+    mut addresses: BoxStream<'static, Option<IpAddr>>,
     clock: Arc<dyn Clock>,
 ) {
+    // What it is at first is in the certificate already, or comes with the first entry that is applied.
+    let mut named = None;
     loop {
-        clock.sleep(LOOK_EVERY).await;
-        match renewal.look(&directory, &subject(), clock.now()) {
+        let mut day = clock.sleep(LOOK_EVERY);
+        loop {
+            match select(day, addresses.next()).await {
+                Either::Left(_) => break,
+                Either::Right((Some(address), rest)) => {
+                    day = rest;
+                    if named.replace(address) != Some(address) {
+                        break;
+                    }
+                }
+                // Nothing more is agreed on here.
+                Either::Right((None, rest)) => {
+                    rest.await;
+                    break;
+                }
+            }
+        }
+        match renewal.look(&directory, &subject(), clock.now(), grid_key.as_deref()) {
             Ok(identity) => tell(&identity),
             Err(error) => {
                 tracing::warn!(%error, "the API's certificate could not be looked at; the old one stays");
@@ -71,10 +146,13 @@ fn tell(identity: &Identity) {
 
 #[cfg(test)]
 mod tests {
+    use coppice_schema::ids::GridId;
     use coppice_schema::units::Timestamp;
     use coppice_world::sim::SimClock;
     use futures::FutureExt;
     use rustls::pki_types::pem::PemObject;
+
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -84,13 +162,23 @@ mod tests {
         let clock = SimClock::new(Timestamp(1_795_000_000_000));
         let subject = || Subject {
             grid: GridId([3; 16]),
+            id: ServerId(1),
             server: "alpha".parse().unwrap(),
             names: Default::default(),
         };
-        let first = Identity::found(dir.path(), &subject(), clock.now()).unwrap();
+        let key = GridKey::create(dir.path()).unwrap();
+        let first = Identity::found(dir.path(), &subject(), clock.now(), &key).unwrap();
         let renewal = Renewal::of(&first).unwrap();
         let directory = dir.path().to_path_buf();
-        let work = keep(renewal, directory, subject, Arc::new(clock.clone()));
+        let key = Some(Arc::new(key));
+        let work = keep(
+            renewal,
+            directory,
+            subject,
+            key,
+            futures::stream::empty().boxed(),
+            Arc::new(clock.clone()),
+        );
         let mut work = Box::pin(work);
         for day in 0..400 {
             assert!((&mut work).now_or_never().is_none(), "it ended");
@@ -101,5 +189,46 @@ mod tests {
             assert!(left >= Span::hours(28 * 24), "{left:?} on day {day}");
             clock.advance(LOOK_EVERY);
         }
+    }
+
+    #[test]
+    fn another_address_of_the_grid_is_in_the_certificate_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = SimClock::new(Timestamp(1_795_000_000_000));
+        let address: Arc<Mutex<Option<IpAddr>>> = Arc::default();
+        let shown = Arc::clone(&address);
+        let subject = move || Subject {
+            grid: GridId([3; 16]),
+            id: ServerId(1),
+            server: "alpha".parse().unwrap(),
+            names: shown
+                .lock()
+                .unwrap()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        };
+        let key = GridKey::create(dir.path()).unwrap();
+        let first = Identity::found(dir.path(), &subject(), clock.now(), &key).unwrap();
+        let renewal = Renewal::of(&first).unwrap();
+        let (say, heard) = futures::channel::mpsc::unbounded();
+        let directory = dir.path().to_path_buf();
+        let key = Some(Arc::new(key));
+        let clock = Arc::new(clock);
+        let work = keep(renewal, directory, subject, key, heard.boxed(), clock);
+        let mut work = Box::pin(work);
+        let mut after = |now: Option<&str>| {
+            let now = now.map(|text| text.parse().unwrap());
+            *address.lock().unwrap() = now;
+            say.unbounded_send(now).unwrap();
+            assert!((&mut work).now_or_never().is_none(), "it ended");
+            std::fs::read(dir.path().join("server.pem")).unwrap()
+        };
+        let none = after(None);
+        assert_eq!(none, after(None), "for nothing it is not made anew");
+        let one = after(Some("10.0.0.100"));
+        assert_ne!(one, none);
+        assert_eq!(one, after(Some("10.0.0.100")));
+        assert_ne!(one, after(Some("10.0.0.101")));
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use coppice_plans::plan::GateKind;
 use coppice_portal::api::{Desktop, DesktopState};
-use coppice_schema::ids::DesktopId;
+use coppice_schema::ids::{DesktopId, Member, ServerName};
 use hyper::Method;
 
 use crate::client::{Client, segment};
@@ -52,6 +52,28 @@ pub(crate) enum Verb {
   coppice desktop regrow own-001 --approve personal-data    a personal one, with what its person keeps on it"
     )]
     Regrow(Regrow),
+    /// Remove what a former life of the grid left of a desktop: what is on its disk is lost
+    #[command(
+        after_long_help = "After a restore or a recovery, `coppice status` names what the grid does not know any more. Nothing \
+touches it until you say so.
+
+Examples:
+  coppice desktop discard lab-004@1 --on host-2 --approve personal-data"
+    )]
+    Discard(Discard),
+}
+
+/// What is to be removed.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Discard {
+    /// The life, as `coppice status` names it, such as lab-004@1
+    life: Member,
+    /// The server that holds it
+    #[arg(long, value_name = "SERVER")]
+    on: ServerName,
+    /// Say yes to a gate by its name: `personal-data`
+    #[arg(long, value_name = "GATE", value_parser = super::apply::gate)]
+    approve: Option<GateKind>,
 }
 
 /// A desktop by its name.
@@ -100,9 +122,20 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             if !args.yes {
                 consent(&id, screen)?;
             }
-            act(&client, &id, &regrow(args.approve)?).await?;
+            let what = format!("regrow{}", approved("?", args.approve)?);
+            act(&client, &id, &what).await?;
             screen.done(&id, "regrow asked for")?;
             screen.note(&format!("desktop {id} is being grown anew"));
+        }
+        Verb::Discard(Discard { life, on, approve }) => {
+            let path = format!(
+                "/quarantine/{}?server={on}{}",
+                segment(&life.to_string()),
+                approved("&", approve)?
+            );
+            client.act(Method::DELETE, &path).await?;
+            screen.done(&life, "removal asked for")?;
+            screen.note(&format!("{life} is being removed from {on}"));
         }
     }
     Ok(Exit::Done)
@@ -113,15 +146,15 @@ async fn act(client: &Client, id: &DesktopId, what: &str) -> Result<(), Failure>
     Ok(client.act(Method::POST, &path).await?)
 }
 
-/// The last part of a regrow's path.
-fn regrow(approve: Option<GateKind>) -> Result<String, Failure> {
+/// The part of a query that says yes to a gate.
+fn approved(before: &str, approve: Option<GateKind>) -> Result<String, Failure> {
     let Some(gate) = approve else {
-        return Ok("regrow".to_owned());
+        return Ok(String::new());
     };
     let word = serde_json::to_value(gate)
         .map_err(|e| Failure::new("cannot say which gate is approved").because(&e))?;
     let word = word.as_str().unwrap_or_default();
-    Ok(format!("regrow?approve={word}"))
+    Ok(format!("{before}approve={word}"))
 }
 
 fn consent(id: &DesktopId, screen: &Screen) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use coppice_plans::placement::Placement;
 use coppice_plans::plan::{Finding, Severity};
 use coppice_plans::text;
 use coppice_portal::api::Explanation;
@@ -13,7 +14,7 @@ use crate::exit::Exit;
 use crate::failure::Ended;
 use crate::screen::Screen;
 use crate::settings::Settings;
-use crate::table::{Tone, paint};
+use crate::table::{Cell, Table, Tone, paint};
 use crate::terminal::Colours;
 use crate::times;
 
@@ -70,8 +71,66 @@ fn whole(it: &Explanation, now: Timestamp, colours: Colours) -> String {
         line
     });
     section(&mut out, "under way", orders);
+    if let Some(placement) = &it.placement {
+        out.push_str(&weighed(placement, &it.address, colours));
+    }
     if it.waits.is_empty() && it.findings.is_empty() && it.orders.is_empty() {
         out.push_str("  nothing is waiting, and nothing is wrong\n");
+    }
+    out
+}
+
+/// Every server as a place for it: what would be taken of each with it there, or what keeps it from there.
+fn weighed(placement: &Placement, about: &Address, colours: Colours) -> String {
+    let what = match about {
+        Address::Desktop(_) => "where it would go if it were grown anew now",
+        _ => "where its next desktop would go",
+    };
+    let mut out = format!(
+        "{what} ({} cpus, {} of memory, up to {} of disk):\n",
+        placement.cpus,
+        placement.memory.rounded(),
+        placement.disk.rounded()
+    );
+    let mut table = Table::new(&[
+        "server",
+        "largest share",
+        "cpus",
+        "memory",
+        "disk",
+        "sessions",
+        "",
+    ]);
+    for candidate in &placement.candidates {
+        let shares = candidate.shares;
+        let percent =
+            |share: u64| Cell::number(format!("{}.{} %", share / 10_000, share / 1_000 % 10));
+        let mut words = Vec::new();
+        words.extend(candidate.here.then(|| "it is here".to_owned()));
+        words.extend(candidate.chosen.then(|| "the lowest: chosen".to_owned()));
+        words.extend(
+            candidate
+                .lacks
+                .as_ref()
+                .map(|lack| format!("excluded: {}", lack.detail())),
+        );
+        let tone = match (candidate.chosen, &candidate.lacks) {
+            (true, _) => Tone::Good,
+            (false, Some(_)) => Tone::Faint,
+            (false, None) => Tone::Usual,
+        };
+        table.row([
+            candidate.server.as_str().into(),
+            percent(candidate.dominant),
+            percent(shares.cpus),
+            percent(shares.memory),
+            percent(shares.disk),
+            percent(shares.sessions),
+            Cell::from(words.join(", ")).tone(tone),
+        ]);
+    }
+    for line in table.render(colours).lines() {
+        let _ = writeln!(out, "  {line}");
     }
     out
 }

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,12 +13,12 @@ use coppice_state::entry::NewServer;
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_world::clock::{Clock, SystemClock};
 
+use crate::begin::{self, absolute, address, host_name, hypervisor_uri, random, reachable, write};
 use crate::config;
 use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
 use crate::layout::Layout;
 use crate::screen::Screen;
-use crate::serve::hypervisor;
 
 /// Make a grid of this server
 #[derive(clap::Args, Debug)]
@@ -52,18 +51,6 @@ pub(crate) struct Args {
     hypervisor: Option<String>,
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let expected = "expected an address and a port, such as 10.0.0.5:7443 or [::1]:7443; 0.0.0.0:7443 is every address of this machine";
-    text.parse().map_err(|_| expected.to_owned())
-}
-
-fn reachable(text: &str) -> Result<String, String> {
-    let expected = "expected a host name or an address, such as desk.example.org or 10.0.0.5";
-    coppice_grid::authority::can_be_named(text)
-        .then(|| text.to_owned())
-        .ok_or_else(|| expected.to_owned())
-}
-
 /// What was made.
 #[derive(serde::Serialize)]
 struct Made {
@@ -81,7 +68,7 @@ pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
     let layout = Layout::new(&data);
     let name = args.name.map_or_else(host_name, Ok)?;
     let uri = hypervisor_uri(args.hypervisor, &layout)?;
-    claim(&data, &layout)?;
+    begin::claim(&data, &layout, &[])?;
     let names = args.names.into_iter().collect();
     let made = found(&layout, name, args.listen, &names, uri).await?;
     screen.value(&made)?;
@@ -105,14 +92,6 @@ async fn found(
     let grid = GridId(random()?);
     let id = TokenId("admin".to_owned());
     let (secret, hash) = coppice_portal::mint(&id, random()?);
-    let subject = Subject {
-        grid,
-        server: name.clone(),
-        names: crate::names::of(listen.ip(), names),
-    };
-    let identity = Identity::found(&layout.identity(), &subject, now)
-        .map_err(|e| failed("cannot make the grid's authority", &e))?;
-    GridKey::create(&layout.identity()).map_err(|e| failed("cannot make the grid's key", &e))?;
     let founding = Founding {
         grid,
         epoch: Epoch {
@@ -137,10 +116,22 @@ async fn found(
     let founded = Grid::found(&layout.grid(), clock, founding)
         .await
         .map_err(|e| failed("cannot found the grid", &e))?;
+    let server = founded.server();
     founded
         .shutdown()
         .await
         .map_err(|e| failed("cannot close the grid that was founded", &e))?;
+    let subject = Subject {
+        grid,
+        // The first entry made it a member.
+        id: server.ok_or_else(|| Failure::new("the grid does not know its first server"))?,
+        server: name.clone(),
+        names: crate::names::of(listen.ip(), names),
+    };
+    let key = GridKey::create(&layout.identity())
+        .map_err(|e| failed("cannot make the grid's key", &e))?;
+    let identity = Identity::found(&layout.identity(), &subject, now, &key)
+        .map_err(|e| failed("cannot make the grid's authority", &e))?;
     let data = layout
         .config()
         .parent()
@@ -150,12 +141,17 @@ async fn found(
     write(&layout.token(), &format!("{secret}\n"), 0o600)?;
     write(
         &layout.config(),
-        &config::text(&data, &name, listen, names, &hypervisor),
+        &config::text(&config::Chosen {
+            data: &data,
+            name: &name,
+            listen,
+            advertise: None,
+            names,
+            hypervisor: Some(&hypervisor),
+        }),
         0o644,
     )?;
-    std::fs::remove_file(layout.begun())
-        .and_then(|()| File::open(&data)?.sync_all())
-        .map_err(|e| failed("cannot finish the data directory", &e))?;
+    begin::finish(layout)?;
     Ok(Made {
         grid,
         server: name,
@@ -165,122 +161,6 @@ async fn found(
         listen,
         hypervisor,
     })
-}
-
-/// Takes an empty directory, or one that an `init` which was cut off left behind: nobody was told of that.
-fn claim(data: &Path, layout: &Layout) -> Result<(), Failure> {
-    let failed = |e: io::Error| {
-        Failure::new(format!(
-            "cannot use {} as the data directory",
-            data.display()
-        ))
-        .because(&e)
-        .hint("name a directory that you may write: --data DIR")
-    };
-    let mut builder = std::fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(0o700)
-        .create(data)
-        .map_err(failed)?;
-    let mut entries = std::fs::read_dir(data).map_err(failed)?.peekable();
-    if entries.peek().is_some() && !layout.begun().exists() {
-        return Err(occupied(data, layout));
-    }
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        if path == layout.begun() {
-            continue;
-        }
-        let ours = [layout.identity(), layout.grid()];
-        if ours.contains(&path) {
-            std::fs::remove_dir_all(&path).map_err(failed)?;
-        } else if [layout.ca(), layout.token(), layout.config()].contains(&path) {
-            std::fs::remove_file(&path).map_err(failed)?;
-        } else {
-            return Err(occupied(data, layout));
-        }
-    }
-    File::create(layout.begun())
-        .and_then(|f| f.sync_all())
-        .map_err(failed)
-}
-
-fn occupied(data: &Path, layout: &Layout) -> Failure {
-    if layout.config().exists() && layout.grid().exists() {
-        return Failure::new(format!(
-            "{} holds a grid already; nothing was changed",
-            data.display()
-        ))
-        .hint(format!(
-            "coppice serve --config {}",
-            layout.config().display()
-        ))
-        .hint("another grid needs another directory: --data DIR");
-    }
-    Failure::new(format!(
-        "{} is not empty and holds something else; nothing was changed",
-        data.display()
-    ))
-    .hint("name an empty directory, or one that is yet to be made: --data DIR")
-}
-
-fn hypervisor_uri(wanted: Option<String>, layout: &Layout) -> Result<String, Failure> {
-    let given = wanted.is_some();
-    let uri =
-        wanted.unwrap_or_else(|| format!("qemu:///embed?root={}", layout.hypervisor().display()));
-    match hypervisor::check(&uri) {
-        Ok(()) => Ok(uri),
-        Err(why) if given => Err(Failure::usage(format!("--hypervisor {uri} cannot be used")).cause(why)),
-        Err(why) => Err(Failure::new(format!("the embedded hypervisor cannot live in {}", layout.hypervisor().display()))
-            .cause(why)
-            .hint("choose a shorter directory: --data /var/lib/coppice")
-            .hint("or put the hypervisor's part elsewhere: --hypervisor 'qemu:///embed?root=/var/lib/coppice-h'")),
-    }
-}
-
-fn host_name() -> Result<ServerName, Failure> {
-    let uname = rustix::system::uname();
-    let host = uname.nodename().to_string_lossy().to_lowercase();
-    let short = host.split('.').next().unwrap_or_default();
-    short.parse().map_err(|e| {
-        Failure::new(format!(
-            "this machine's host name {host:?} cannot be a server's name"
-        ))
-        .because(&e)
-        .hint("choose one: --name host-1")
-    })
-}
-
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path)
-        .map(|p| p.components().collect())
-        .map_err(|e| {
-            Failure::usage(format!("--data {} is no directory", path.display())).because(&e)
-        })
-}
-
-/// Bytes that nobody can guess.
-fn random<const N: usize>() -> Result<[u8; N], Failure> {
-    let mut bytes = [0; N];
-    rustls::crypto::ring::default_provider()
-        .secure_random
-        .fill(&mut bytes)
-        .map_err(|_| Failure::new("the system gives no random numbers"))?;
-    Ok(bytes)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| {
-            file.write_all(text.as_bytes())
-                .and_then(|()| file.sync_all())
-        });
-    written.map_err(|e| Failure::new(format!("cannot write {}", path.display())).because(&e))
 }
 
 /// A new file that only its owner reads.

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use coppice_portal::api::{TokenCreated, TokenInfo, TokenRequest};
+use coppice_portal::api::{
+    JoinTokenCreated, JoinTokenInfo, JoinTokenRequest, TokenCreated, TokenInfo, TokenRequest,
+};
 use coppice_schema::units::Span;
+use coppice_state::join::Role;
 use coppice_state::token::Scope;
 use hyper::Method;
 
@@ -22,7 +25,9 @@ pub(crate) enum Verb {
     #[command(after_long_help = "Examples:
   coppice token create ci --scope planner --expires 90d     enough for `coppice plan`
   coppice token create anna --scope operator --out anna.token
-  coppice token create wall --scope viewer > wall.token")]
+  coppice token create wall --scope viewer > wall.token
+  coppice token create --role server               for one machine, which runs `coppice join ADDRESS TOKEN` within an hour
+  coppice token create rack-2 --role witness --ttl 1d")]
     Create(Create),
     /// Show tokens, never their secret part
     #[command(after_long_help = "Examples:\n  coppice token list\n  coppice token list --json")]
@@ -39,12 +44,21 @@ pub(crate) enum Verb {
 #[derive(clap::Args, Debug)]
 pub(crate) struct Create {
     /// Its name: whose it is, or what for
-    name: String,
+    #[arg(required_unless_present = "role")]
+    name: Option<String>,
     /// What it may do; each includes the ones before it
+    #[arg(
+        long,
+        value_enum,
+        required_unless_present = "role",
+        conflicts_with = "role"
+    )]
+    scope: Option<ScopeChoice>,
+    /// As what one machine may join the grid with it
     #[arg(long, value_enum)]
-    scope: ScopeChoice,
-    /// When it stops: 12h, 30d; without it, never
-    #[arg(long, value_name = "TIME", value_parser = times::parse_length)]
+    role: Option<RoleChoice>,
+    /// When it stops: 12h, 30d; without it never, or after an hour with --role
+    #[arg(long, visible_alias = "ttl", value_name = "TIME", value_parser = times::parse_length)]
     expires: Option<Span>,
     /// Write it to a file that only you can read, instead of standard output
     #[arg(long, short, value_name = "FILE")]
@@ -66,6 +80,24 @@ enum ScopeChoice {
     Admin,
 }
 
+/// Roles as they are typed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RoleChoice {
+    /// It carries desktops, and votes where a seat is free
+    Server,
+    /// It only votes, beside two servers
+    Witness,
+}
+
+impl From<RoleChoice> for Role {
+    fn from(choice: RoleChoice) -> Self {
+        match choice {
+            RoleChoice::Server => Self::Server,
+            RoleChoice::Witness => Self::Witness,
+        }
+    }
+}
+
 impl From<ScopeChoice> for Scope {
     fn from(choice: ScopeChoice) -> Self {
         match choice {
@@ -84,8 +116,23 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         Verb::Create(create) => make(create, &client, screen).await?,
         Verb::List => {
             let tokens: Vec<TokenInfo> = client.get("/tokens").await?;
-            screen.value(&tokens)?;
+            let joins: Vec<JoinTokenInfo> = client.get("/join-tokens").await?;
+            let all = serde_json::to_value(&tokens).and_then(|tokens| {
+                let joins = serde_json::to_value(&joins)?;
+                let lists = [tokens, joins].into_iter();
+                Ok(lists
+                    .filter_map(|list| list.as_array().cloned())
+                    .flatten()
+                    .collect::<Vec<_>>())
+            });
+            let all =
+                all.map_err(|e| Failure::new("cannot write the answer as JSON").because(&e))?;
+            screen.value(&all)?;
             screen.text(&table(&tokens).render(screen.colours));
+            if !joins.is_empty() {
+                let joins = join_table(&joins).render(screen.colours);
+                screen.text(&format!("\n{joins}"));
+            }
         }
         Verb::Revoke { name } => {
             client
@@ -98,6 +145,16 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
     Ok(Exit::Done)
 }
 
+/// A token that was made, of either kind.
+struct Made {
+    text: String,
+    name: String,
+    whole: serde_json::Value,
+    /// Without its secret.
+    rest: serde_json::Value,
+    note: String,
+}
+
 async fn make(create: Create, client: &Client, screen: &Screen) -> Result<(), Failure> {
     // The file is made first: a token that could not be kept would have to be revoked.
     let file = create
@@ -105,44 +162,108 @@ async fn make(create: Create, client: &Client, screen: &Screen) -> Result<(), Fa
         .as_deref()
         .map(crate::verbs::init::private_file)
         .transpose()?;
-    let request = TokenRequest {
-        name: create.name,
-        scope: create.scope.into(),
-        expires_in: create.expires,
-    };
-    let made: Result<TokenCreated, _> = client.post("/tokens", &request).await;
-    let made = match made {
+    let out = create.out.clone();
+    let made = match request(create, client).await {
         Ok(made) => made,
         Err(error) => {
-            if let Some(path) = &create.out {
+            if let Some(path) = &out {
                 let _ = std::fs::remove_file(path);
             }
-            return Err(error.into());
+            return Err(error);
         }
     };
-    match (file, &create.out) {
+    match (file, &out) {
         (Some(mut file), Some(path)) => {
             use std::io::Write;
-            writeln!(file, "{}", made.token)
+            writeln!(file, "{}", made.text)
                 .and_then(|()| file.sync_all())
                 .map_err(|e| {
                     Failure::new(format!("cannot write the token to {}", path.display()))
                         .because(&e)
                         .hint(format!(
                             "coppice token revoke {}; then make it again",
-                            request.name
+                            made.name
                         ))
                 })?;
-            screen.value(&made.info)?;
-            screen.note(&format!("token {} is in {}", request.name, path.display()));
+            screen.value(&made.rest)?;
+            screen.note(&format!("token {} is in {}", made.name, path.display()));
         }
         _ => {
-            screen.value(&made)?;
-            screen.text(&format!("{}\n", made.token));
-            screen.note("it is shown this once; the grid keeps only its hash");
+            screen.value(&made.whole)?;
+            screen.text(&format!("{}\n", made.text));
+            screen.note(&made.note);
         }
     }
     Ok(())
+}
+
+async fn request(create: Create, client: &Client) -> Result<Made, Failure> {
+    let json = |value: serde_json::Result<serde_json::Value>| {
+        value.map_err(|e| Failure::new("cannot write the answer as JSON").because(&e))
+    };
+    if let Some(role) = create.role {
+        let request = JoinTokenRequest {
+            name: create.name,
+            role: role.into(),
+            expires_in: create.expires,
+        };
+        let made: JoinTokenCreated = client.post("/join-tokens", &request).await?;
+        let until = times::relative(made.expires, times::now());
+        let rest = JoinTokenCreated {
+            token: String::new(),
+            ..made.clone()
+        };
+        return Ok(Made {
+            name: made.name.to_string(),
+            whole: json(serde_json::to_value(&made))?,
+            rest: json(serde_json::to_value(&rest))?,
+            note: format!(
+                "it is shown this once, for one {}, and stops {until}; on that machine: coppice join {} TOKEN",
+                made.role,
+                client.target().authority()
+            ),
+            text: made.token,
+        });
+    }
+    let (Some(name), Some(scope)) = (create.name, create.scope) else {
+        return Err(Failure::usage(
+            "a token needs a name and a --scope, or a --role",
+        ));
+    };
+    let request = TokenRequest {
+        name,
+        scope: scope.into(),
+        expires_in: create.expires,
+    };
+    let made: TokenCreated = client.post("/tokens", &request).await?;
+    Ok(Made {
+        name: request.name,
+        whole: json(serde_json::to_value(&made))?,
+        rest: json(serde_json::to_value(&made.info))?,
+        note: "it is shown this once; the grid keeps only its hash".to_owned(),
+        text: made.token,
+    })
+}
+
+fn join_table(tokens: &[JoinTokenInfo]) -> Table {
+    let now = times::now();
+    let mut table = Table::new(&["join token", "role", "created", "stops"]);
+    for token in tokens {
+        let stops = if token.used {
+            Cell::from("was used").tone(Tone::Faint)
+        } else if token.expired {
+            Cell::from(format!("expired {}", times::relative(token.expires, now))).tone(Tone::Bad)
+        } else {
+            times::relative(token.expires, now).into()
+        };
+        table.row([
+            token.name.to_string().into(),
+            token.role.to_string().into(),
+            times::relative(token.created, now).into(),
+            stops,
+        ]);
+    }
+    table
 }
 
 fn table(tokens: &[TokenInfo]) -> Table {

@@ -8,8 +8,13 @@ mod connection;
 mod exits;
 mod grid;
 mod init;
+#[cfg(test)]
+mod join;
 mod offline;
 mod output;
 mod place;
 mod serve;
+#[cfg(test)]
+#[path = "../../../../tests/skip.rs"]
+mod skip;
 mod usage;

@@ -204,6 +204,18 @@ impl<'a> Served<'a> {
         }
     }
 
+    /// Runs a command until what it prints has `text` in it.
+    pub(crate) fn until_says(&self, arguments: &[&str], text: &str) {
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            let ran = self.run(arguments).code(0);
+            if ran.out.contains(text) {
+                return;
+            }
+            assert!(std::time::Instant::now() < patience, "{}", ran.out);
+        }
+    }
+
     /// Asks it to end, and returns its exit code.
     pub(crate) fn stop(mut self) -> i32 {
         signal(&self.child, rustix::process::Signal::TERM);

@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use rustls::pki_types::ServerName as PeerName;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
 
 use super::*;
@@ -11,9 +12,15 @@ const NOW: Timestamp = Timestamp(1_795_000_000_000);
 fn subject(names: &[&str]) -> Subject {
     Subject {
         grid: GRID,
+        id: ServerId(2),
         server: "alpha".parse().unwrap(),
         names: names.iter().map(|n| (*n).to_owned()).collect(),
     }
+}
+
+/// The grid's key, kept in `dir`.
+fn key(dir: &Path) -> GridKey {
+    GridKey::open(dir).unwrap_or_else(|_| GridKey::create(dir).unwrap())
 }
 
 /// Shakes hands in memory, without a clock of its own: time is the verifier's, fixed at `now`.
@@ -70,7 +77,7 @@ fn shake(
 fn a_client_that_knows_the_authority_trusts_the_server_under_all_its_names() {
     let dir = tempfile::tempdir().unwrap();
     let subject = subject(&["desk.school.example", "10.0.0.4", "0.0.0.0"]);
-    let identity = Identity::found(dir.path(), &subject, NOW).unwrap();
+    let identity = Identity::found(dir.path(), &subject, NOW, &key(dir.path())).unwrap();
     for name in [
         "localhost",
         "127.0.0.1",
@@ -85,7 +92,8 @@ fn a_client_that_knows_the_authority_trusts_the_server_under_all_its_names() {
     assert!(handshake(&identity, "localhost", NOW.after(Span::hours(91 * DAY))).is_err());
 
     let stranger = tempfile::tempdir().unwrap();
-    let mut stranger = Identity::found(stranger.path(), &subject, NOW).unwrap();
+    let mut stranger =
+        Identity::found(stranger.path(), &subject, NOW, &key(stranger.path())).unwrap();
     stranger.ca_pem = identity.ca_pem;
     assert!(handshake(&stranger, "localhost", NOW).is_err());
     for (name, mode) in [(CA_KEY, 0o600), (KEY, 0o600)] {
@@ -97,12 +105,13 @@ fn a_client_that_knows_the_authority_trusts_the_server_under_all_its_names() {
 #[test]
 fn a_certificate_is_kept_until_a_third_of_its_life_is_left() {
     let dir = tempfile::tempdir().unwrap();
-    let first = Identity::found(dir.path(), &subject(&[]), NOW).unwrap();
+    let first = Identity::found(dir.path(), &subject(&[]), NOW, &key(dir.path())).unwrap();
     let open = |days: u64| {
         Identity::open(
             dir.path(),
             &subject(&[]),
             NOW.after(Span::hours(days * DAY)),
+            Some(&key(dir.path())),
         )
         .unwrap()
     };
@@ -120,14 +129,26 @@ fn a_certificate_is_kept_until_a_third_of_its_life_is_left() {
 #[test]
 fn new_names_and_damage_give_a_new_certificate() {
     let dir = tempfile::tempdir().unwrap();
-    Identity::found(dir.path(), &subject(&[]), NOW).unwrap();
+    Identity::found(dir.path(), &subject(&[]), NOW, &key(dir.path())).unwrap();
     let wider = subject(&["desk.example"]);
-    assert!(Identity::open(dir.path(), &wider, NOW).unwrap().renewed());
-    assert!(!Identity::open(dir.path(), &wider, NOW).unwrap().renewed());
+    assert!(
+        Identity::open(dir.path(), &wider, NOW, Some(&key(dir.path())))
+            .unwrap()
+            .renewed()
+    );
+    assert!(
+        !Identity::open(dir.path(), &wider, NOW, Some(&key(dir.path())))
+            .unwrap()
+            .renewed()
+    );
     fs::write(dir.path().join(CERTIFICATE), "what?").unwrap();
-    assert!(Identity::open(dir.path(), &wider, NOW).unwrap().renewed());
+    assert!(
+        Identity::open(dir.path(), &wider, NOW, Some(&key(dir.path())))
+            .unwrap()
+            .renewed()
+    );
     fs::remove_file(dir.path().join(KEY)).unwrap();
-    let again = Identity::open(dir.path(), &wider, NOW).unwrap();
+    let again = Identity::open(dir.path(), &wider, NOW, Some(&key(dir.path()))).unwrap();
     assert!(again.renewed());
     handshake(&again, "desk.example", NOW).unwrap();
 }
@@ -135,8 +156,12 @@ fn new_names_and_damage_give_a_new_certificate() {
 #[test]
 fn an_authority_that_is_not_this_grids_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    Identity::found(dir.path(), &subject(&[]), NOW).unwrap();
-    let refused = |subject: &Subject, now| Identity::open(dir.path(), subject, now).err().unwrap();
+    Identity::found(dir.path(), &subject(&[]), NOW, &key(dir.path())).unwrap();
+    let grid_key = key(dir.path());
+    let refused = |subject: &Subject, now| {
+        let opened = Identity::open(dir.path(), subject, now, Some(&grid_key));
+        opened.err().unwrap()
+    };
 
     let other = Subject {
         grid: GridId([4; 16]),
@@ -154,7 +179,7 @@ fn an_authority_that_is_not_this_grids_is_refused() {
     let bad = subject(&["not a host"]);
     assert!(matches!(refused(&bad, NOW), AuthorityError::Name(_)));
     assert!(matches!(
-        Identity::found(dir.path(), &subject(&[]), NOW),
+        Identity::found(dir.path(), &subject(&[]), NOW, &key(dir.path())),
         Err(AuthorityError::Private(PrivateFileError::Exists(_)))
     ));
 
@@ -169,29 +194,116 @@ fn an_authority_that_is_not_this_grids_is_refused() {
         refused(&subject(&[]), NOW),
         AuthorityError::Damaged { .. }
     ));
-    fs::remove_file(&key).unwrap();
-    let text = refused(&subject(&[]), NOW).to_string();
-    assert!(text.contains("ca.key is missing"), "{text}");
+    // Another grid's key does not open it.
+    let stranger = tempfile::tempdir().unwrap();
+    fs::write(&key, self::key(stranger.path()).wrap(b"-----BEGIN")).unwrap();
+    let refused = refused(&subject(&[]), NOW);
+    assert!(matches!(refused, AuthorityError::Sealed(_)), "{refused}");
+}
+
+#[test]
+fn the_authoritys_key_lies_sealed_and_one_that_does_not_is_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let grid_key = key(dir.path());
+    Identity::found(dir.path(), &subject(&[]), NOW, &grid_key).unwrap();
+    let file = dir.path().join(CA_KEY);
+    let sealed = fs::read(&file).unwrap();
+    let plain = grid_key.unwrap(&sealed).unwrap();
+    assert!(plain.starts_with(b"-----BEGIN"));
+    assert!(!sealed.windows(5).any(|w| w == b"-----"));
+    fs::write(&file, &plain).unwrap();
+    let open = || Identity::open(dir.path(), &subject(&[]), NOW, Some(&grid_key)).unwrap();
+    assert!(open().issues());
+    assert!(!fs::read(&file).unwrap().starts_with(b"-----"));
+    assert!(open().issues() && !open().renewed());
+}
+
+#[test]
+fn a_server_without_the_authoritys_key_is_certified_by_one_that_has_it() {
+    let (first, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let grid_key = key(first.path());
+    let founder = Identity::found(first.path(), &subject(&[]), NOW, &grid_key).unwrap();
+    let beta = Subject {
+        server: "beta".parse().unwrap(),
+        ..subject(&["b.example"])
+    };
+    let enrolment = Enrolment::begin(other.path()).unwrap();
+    assert_eq!(
+        Enrolment::examine(enrolment.request()).unwrap(),
+        enrolment.key()
+    );
+    // Whoever is cut off comes again with the same key.
+    let enrolment = Enrolment::begin(other.path()).unwrap();
+    let certify = |at| {
+        let request = enrolment.request();
+        Enrolment::certify(first.path(), &grid_key, request, &beta, at).unwrap()
+    };
+    let (authority, mine) = (founder.ca_pem(), certify(NOW));
+    enrolment.finish(other.path(), authority, &mine).unwrap();
+    assert_eq!(
+        fingerprint(authority.as_bytes()),
+        Some(founder.ca_fingerprint())
+    );
+    let open = |days: u64, names: &[&str]| {
+        let subject = Subject {
+            names: names.iter().map(|n| (*n).to_owned()).collect(),
+            ..beta.clone()
+        };
+        let now = NOW.after(Span::hours(days * DAY));
+        Identity::open(other.path(), &subject, now, Some(&key(other.path())))
+    };
+    let identity = open(1, &["b.example"]).unwrap();
+    assert!(!identity.issues() && !identity.due() && !identity.renewed());
+    handshake(&identity, "b.example", NOW).unwrap();
+    // It serves as long as it is valid, and asks for another before.
+    assert!(open(1, &[]).unwrap().due());
+    assert!(open(61, &["b.example"]).unwrap().due());
+    assert!(matches!(
+        open(91, &["b.example"]).err().unwrap(),
+        AuthorityError::NoKey
+    ));
+    let again = certify(NOW.after(Span::hours(61 * DAY)));
+    enrolment.finish(other.path(), authority, &again).unwrap();
+    assert!(!open(62, &["b.example"]).unwrap().due());
+
+    // Neither another's certificate nor another authority's is kept.
+    let third = tempfile::tempdir().unwrap();
+    let third = Enrolment::begin(third.path()).unwrap();
+    assert!(third.finish(other.path(), authority, &mine).is_err());
+    let stranger = tempfile::tempdir().unwrap();
+    let stranger = Identity::found(stranger.path(), &beta, NOW, &key(stranger.path())).unwrap();
+    let theirs = stranger.ca_pem();
+    assert!(enrolment.finish(other.path(), theirs, &mine).is_err());
+    assert!(Enrolment::examine("what?").is_err());
 }
 
 #[test]
 fn a_server_that_runs_on_shows_its_new_certificate() {
     let dir = tempfile::tempdir().unwrap();
     let subject = subject(&[]);
-    let identity = Identity::found(dir.path(), &subject, NOW).unwrap();
+    let identity = Identity::found(dir.path(), &subject, NOW, &key(dir.path())).unwrap();
     let renewal = Renewal::of(&identity).unwrap();
+    let grid_key = key(dir.path());
     // Made once, as a server makes it at its start.
     let tls = renewal.tls(&["h2"]).unwrap();
     let shake = |now| shake(Arc::clone(&tls), identity.ca_pem(), "localhost", now);
     let later = |days: u64| NOW.after(Span::hours(days * DAY));
 
-    let kept = renewal.look(dir.path(), &subject, later(30)).unwrap();
+    let kept = renewal
+        .look(dir.path(), &subject, later(30), Some(&grid_key))
+        .unwrap();
     assert!(!kept.renewed());
-    let renewed = renewal.look(dir.path(), &subject, later(61)).unwrap();
+    let renewed = renewal
+        .look(dir.path(), &subject, later(61), Some(&grid_key))
+        .unwrap();
     assert!(renewed.renewed());
     shake(later(91)).unwrap();
     // What cannot be looked at leaves what is shown as it is.
-    std::fs::remove_file(dir.path().join(CA_KEY)).unwrap();
-    assert!(renewal.look(dir.path(), &subject, later(62)).is_err());
+    std::fs::write(dir.path().join(CA_KEY), "what?").unwrap();
+    assert!(
+        renewal
+            .look(dir.path(), &subject, later(62), Some(&grid_key))
+            .is_err()
+    );
     shake(later(91)).unwrap();
 }

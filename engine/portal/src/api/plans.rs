@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_plans::document::Document;
+use coppice_plans::placement::Placement;
 use coppice_plans::plan::{Base, Bounds, Drift, Finding, GateKind, Wait};
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, GridId, Revision, ServerName, Stamp};
@@ -56,6 +57,11 @@ pub struct PlanRequest {
     /// Answer with [`PlanResponse::saved`] too.
     #[serde(default)]
     pub save: bool,
+    /// Servers, by name: what if they were lost? Such a plan cannot be applied. A bundle without texts then stands for
+    /// the committed configuration.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub lose: BTreeSet<ServerName>,
 }
 
 /// The answer to [`PlanRequest`].
@@ -169,6 +175,9 @@ pub struct Explanation {
     pub trace: Vec<String>,
     /// What servers were told about it and have not finished.
     pub orders: Vec<OpenOrder>,
+    /// Where it would go if it were grown now, or the next desktop of the pool, and why there.
+    #[serde(default)]
+    pub placement: Option<Placement>,
 }
 
 /// Something that a server was told and has not finished.

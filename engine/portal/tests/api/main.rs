@@ -11,6 +11,8 @@ mod desktops;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod join;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod plans;

@@ -147,6 +147,7 @@ impl World {
             members,
             images: BTreeMap::new(),
             foreign: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));

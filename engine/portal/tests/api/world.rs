@@ -1,5 +1,6 @@
 //! A grid in memory: strict fakes that refuse what no test asked for.
 
+mod gate;
 mod screens;
 mod shelf;
 
@@ -34,6 +35,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
+pub(crate) use gate::{Gate, request_of};
 pub(crate) use screens::Screens;
 pub(crate) use shelf::{Shelf, root_of};
 
@@ -77,6 +79,7 @@ impl World {
             agreement: Arc::clone(&grid) as _,
             clock: Arc::clone(&clock) as _,
             vault: Arc::new(Key),
+            admission: Arc::new(Gate),
             hypervisor: Arc::clone(&hypervisor) as _,
             disks: Arc::clone(&disks) as _,
             server: grid.server(),
@@ -287,6 +290,7 @@ impl Grid {
             members: BTreeMap::new(),
             images,
             foreign: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));

@@ -22,5 +22,8 @@ pub fn limit(task: &Task) -> Span {
         // 500 GB at 60 MB/s, what a loaded disk array reads, are two hours and twenty minutes.
         Task::VerifyImage { .. } => Span::hours(4),
         Task::DropImage { .. } => Span::minutes(5),
+        // 500 GB over a gigabit take an hour and a quarter, and behind a limit much longer. What has arrived when it is
+        // taken back stays, and the next order goes on from there.
+        Task::CopyImage { .. } => Span::hours(12),
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use coppice_schema::ids::{Epoch, GridId, Member, Stamp};
-use coppice_schema::known::{DesktopSpec, Ending, Order, Task};
+use coppice_schema::ids::{Epoch, GridId, Member, ServerId, Stamp};
+use coppice_schema::known::{CopyState, DesktopSpec, Ending, Look, Order, Task};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_state::State;
 use coppice_state::entry::Attempt;
@@ -79,12 +79,9 @@ pub(super) async fn prepare(
     let acts = may.into_iter().map(|(stamp, order)| {
         let overlay = order.task.member().and_then(|m| overlays.remove(m));
         let found = Found::of(&order.task, overlay, sight);
-        let mark = Marking {
-            grid: round.grid,
-            epoch: state.epoch,
-            stamp,
-        };
-        let work = perform(order.task.clone(), found, mark, ports.clone());
+        let mark = Marking::of_order(&order.task, stamp, round, state);
+        let task = with_holders(&order.task, round, state);
+        let work = perform(task, found, mark, ports.clone());
         Act {
             stamp,
             order: order.clone(),
@@ -92,6 +89,22 @@ pub(super) async fn prepare(
         }
     });
     Ok((acts.collect(), refused))
+}
+
+/// An image is got from those that the order names, and where they have all failed from whoever else holds it now: some
+/// may have gone since it was given, and others have it.
+fn with_holders(task: &Task, round: &Round, state: &State) -> Task {
+    let mut task = task.clone();
+    if let Task::CopyImage { root, from } = &mut task {
+        let holds = |look: &Look| look.images.get(root) == Some(&CopyState::Verified);
+        let others = state.servers.iter().filter(|(id, server)| {
+            let look = server.look.as_deref();
+            **id != round.me && !from.contains(id) && look.is_some_and(holds)
+        });
+        let others: Vec<ServerId> = others.map(|(id, _)| *id).collect();
+        from.extend(others);
+    }
+    task
 }
 
 /// How an act went, told at `now`, when it is known.
@@ -138,7 +151,7 @@ async fn judge<'a>(
     let mut refused = BTreeMap::new();
     for (stamp, order) in due {
         let verdict = allowed::by_stamp(&order.task, *stamp, &stamps)
-            .and_then(|()| allowed::by_sight(&order.task, sight, round.grid, state.epoch));
+            .and_then(|()| allowed::by_sight(&order.task, sight, state));
         match verdict {
             Ok(()) => may.push((*stamp, *order)),
             Err(objection) => {
@@ -174,12 +187,7 @@ async fn make_overlays(
         .iter()
         .filter_map(|(stamp, order)| match &order.task {
             Task::Create { spec, .. } => Some(NewOverlay {
-                mark: Marking {
-                    grid: round.grid,
-                    epoch: state.epoch,
-                    stamp: *stamp,
-                }
-                .of(spec),
+                mark: Marking::of_order(&order.task, *stamp, round, state).of(spec),
                 size: spec.hardware.disk,
             }),
             Task::Redefine { .. }
@@ -188,7 +196,8 @@ async fn make_overlays(
             | Task::Restart { .. }
             | Task::Remove { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => None,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => None,
         })
         .collect();
     if wanted.is_empty() {
@@ -225,6 +234,25 @@ struct Marking {
 }
 
 impl Marking {
+    /// The life of the grid in which a desktop's life began stands in its mark for as long as it lives.
+    fn of_order(task: &Task, stamp: Stamp, round: &Round, state: &State) -> Self {
+        let begun = match task {
+            Task::Create { spec, .. } | Task::Redefine { spec } => state.epoch_of(spec),
+            Task::Start { .. }
+            | Task::Stop { .. }
+            | Task::Restart { .. }
+            | Task::Remove { .. }
+            | Task::VerifyImage { .. }
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => None,
+        };
+        Self {
+            grid: round.grid,
+            epoch: begun.unwrap_or(state.epoch),
+            stamp,
+        }
+    }
+
     fn of(&self, spec: &DesktopSpec) -> Mark {
         Mark {
             grid: self.grid,
@@ -252,7 +280,9 @@ impl Found {
         let seen = member.and_then(|member| sight.members.get(member)?.domain.as_ref());
         let file = member.and_then(|member| sight.files.get(member));
         Self {
-            domain: seen.map(|domain| domain.uuid),
+            domain: seen
+                .map(|domain| domain.uuid)
+                .or_else(|| sight.apart.get(member?).copied()),
             unheard: seen.is_some_and(|domain| sight.unheard.contains(&domain.uuid)),
             overlay: made.or(file.cloned().map(Ok)),
         }
@@ -315,6 +345,7 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
             disks.verify_image(root).await?;
         }
         Task::DropImage { root } => disks.drop_image(root).await?,
+        Task::CopyImage { root, from } => disks.receive_image(root, from).await?,
     }
     Ok(())
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{DesktopId, Epoch, GridId, Member, Stamp};
+use coppice_schema::ids::{DesktopId, Member, Stamp};
 use coppice_schema::known::{CopyState, DesktopSpec, Task};
+use coppice_state::State;
 use coppice_state::entry::Attempt;
 
 use super::look::Sight;
@@ -79,15 +80,10 @@ pub(super) fn by_stamp(
 }
 
 /// Whether the world is as the task needs it.
-pub(super) fn by_sight(
-    task: &Task,
-    sight: &Sight,
-    grid: GridId,
-    epoch: Epoch,
-) -> Result<(), Objection> {
+pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), Objection> {
     match task {
         Task::Create { spec, .. } => {
-            identity(spec, grid, epoch)?;
+            identity(spec, state)?;
             room(spec, sight)?;
             match sight.images.get(&spec.image) {
                 // An overlay that is there needs no image to be looked at again: the hypervisor will.
@@ -101,7 +97,7 @@ pub(super) fn by_sight(
             }
         }
         Task::Redefine { spec } => {
-            identity(spec, grid, epoch)?;
+            identity(spec, state)?;
             room(spec, sight)?;
             if sight.files.contains_key(&spec.member) {
                 Ok(())
@@ -117,19 +113,17 @@ pub(super) fn by_sight(
                 Err(Objection::NoDomain(member.clone()))
             }
         }
-        Task::Remove { .. } | Task::VerifyImage { .. } | Task::DropImage { .. } => Ok(()),
+        Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. }
+        | Task::CopyImage { .. } => Ok(()),
     }
 }
 
-fn identity(spec: &DesktopSpec, grid: GridId, epoch: Epoch) -> Result<(), Objection> {
-    let Member {
-        desktop,
-        incarnation,
-    } = &spec.member;
-    if spec.uuid == desktop.uuid(grid, epoch, *incarnation) {
-        Ok(())
-    } else {
-        Err(Objection::WrongUuid(spec.member.clone()))
+fn identity(spec: &DesktopSpec, state: &State) -> Result<(), Objection> {
+    match state.epoch_of(spec) {
+        Some(_) => Ok(()),
+        None => Err(Objection::WrongUuid(spec.member.clone())),
     }
 }
 
@@ -142,8 +136,10 @@ fn room(spec: &DesktopSpec, sight: &Sight) -> Result<(), Objection> {
     let mut others = sight.members.iter().filter(|(member, seen)| {
         member.desktop == spec.member.desktop && **member != spec.member && seen.domain.is_some()
     });
-    match others.next() {
-        Some((member, _)) => Err(Objection::FormerLife(member.clone())),
+    let mut apart = sight.quarantine.keys();
+    let apart = apart.find(|member| member.desktop == spec.member.desktop);
+    match others.next().map(|(member, _)| member).or(apart) {
+        Some(member) => Err(Objection::FormerLife(member.clone())),
         None => Ok(()),
     }
 }

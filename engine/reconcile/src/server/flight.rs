@@ -36,7 +36,9 @@ impl Object {
             | Task::Stop { member }
             | Task::Restart { member, .. }
             | Task::Remove { member } => Self::Slot(member.desktop.clone()),
-            Task::VerifyImage { root } | Task::DropImage { root } => Self::Image(*root),
+            Task::VerifyImage { root }
+            | Task::DropImage { root }
+            | Task::CopyImage { root, .. } => Self::Image(*root),
         }
     }
 }
@@ -50,6 +52,8 @@ enum Lane {
     Guest,
     /// An image that is read, or removed.
     Image,
+    /// An image that comes from other servers.
+    Copy,
 }
 
 impl Lane {
@@ -61,6 +65,7 @@ impl Lane {
             | Task::Remove { .. } => Self::Disk,
             Task::Stop { .. } | Task::Restart { .. } => Self::Guest,
             Task::VerifyImage { .. } | Task::DropImage { .. } => Self::Image,
+            Task::CopyImage { .. } => Self::Copy,
         }
     }
 
@@ -73,6 +78,8 @@ impl Lane {
             Self::Guest => 16,
             // Two that read the disk take longer than one after the other.
             Self::Image => 1,
+            // Two that share the network are whole no sooner, and the first one later.
+            Self::Copy => 1,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use coppice_schema::Digest;
 use coppice_schema::ids::Member;
 use coppice_schema::known::{
-    CopyState, DesktopSpec, DiskLevel, Foreign, GuestState, Health, Phase, PowerState, Seen,
-    SeenDomain, SeenOverlay,
+    CopyState, DesktopSpec, DiskLevel, Foreign, GuestState, Health, Phase, PowerState, Quarantined,
+    Seen, SeenDomain, SeenOverlay,
 };
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::State;
@@ -26,10 +26,14 @@ pub(super) struct Sight {
     pub(super) members: BTreeMap<Member, Seen>,
     pub(super) images: BTreeMap<Digest, CopyState>,
     pub(super) foreign: BTreeMap<String, Foreign>,
+    /// What is from another life of the grid, and not remembered in this one.
+    pub(super) quarantine: BTreeMap<Member, Quarantined>,
     pub(super) disk: DiskLevel,
     pub(super) hypervisor: Health,
-    /// The files of overlays that are ours.
+    /// The files of overlays that are ours, or in quarantine.
     pub(super) files: BTreeMap<Member, PathBuf>,
+    /// The domains of what is in quarantine.
+    pub(super) apart: BTreeMap<Member, Uuid>,
     /// Guests that have not answered since they were started, as far as that is known for certain.
     pub(super) unheard: BTreeSet<Uuid>,
     /// What did not work, in words.
@@ -80,28 +84,30 @@ pub(super) async fn look(
             return as_last_reported(round, state, format!("its disks do not answer: {e}"));
         }
     };
-    let (ours, foreign) = sort(&domains, round, state);
-    guests.ask(&ours, ports, round, state).await;
-    seen(
-        &ours, foreign, overlays, images, space, guests, round, state,
-    )
+    let sorted = sort(&domains, round, state);
+    guests.ask(&sorted.ours, ports, round, state).await;
+    seen(sorted, overlays, images, space, guests, round, state)
 }
 
 /// Not seen is not absent: the last report stands, and says that it means nothing now.
 fn as_last_reported(round: &Round, state: &State, cause: String) -> Sight {
     let look = state.servers.get(&round.me).and_then(|s| s.look.as_deref());
     let look = look.cloned();
-    let (members, images, foreign, disk) = look
-        .map(|l| (l.members, l.images, l.foreign, l.disk))
+    let (members, images, disk) = look
+        .clone()
+        .map(|l| (l.members, l.images, l.disk))
         .unwrap_or_default();
+    let (foreign, quarantine) = look.map(|l| (l.foreign, l.quarantine)).unwrap_or_default();
     Sight {
         whole: false,
         members,
         images,
         foreign,
+        quarantine,
         disk,
         hypervisor: Health::Away(cause.clone()),
         files: BTreeMap::new(),
+        apart: BTreeMap::new(),
         unheard: BTreeSet::new(),
         trouble: Some(cause),
     }
@@ -110,32 +116,47 @@ fn as_last_reported(round: &Round, state: &State, cause: String) -> Sight {
 /// A domain that is ours, with its mark.
 type Ours<'a> = (&'a Mark, &'a Domain);
 
-/// Ours are those that carry this grid's mark, in its present life, and are who the mark says. A copy that somebody
-/// made of one of ours, or one of a former life of the grid, is listed and left alone.
-fn sort<'a>(
-    domains: &'a [Domain],
-    round: &Round,
-    state: &State,
-) -> (Vec<Ours<'a>>, BTreeMap<String, Foreign>) {
-    let mut ours = Vec::new();
-    let mut foreign = BTreeMap::new();
+/// The domains of a server, by whose they are.
+#[derive(Default)]
+struct Sorted<'a> {
+    ours: Vec<Ours<'a>>,
+    apart: Vec<Ours<'a>>,
+    foreign: BTreeMap<String, Foreign>,
+}
+
+/// Ours are those that carry this grid's mark, of a life that it has, and are who the mark says. One of another life
+/// of the grid is in quarantine; a copy that somebody made of one of ours is listed and left alone.
+fn sort<'a>(domains: &'a [Domain], round: &Round, state: &State) -> Sorted<'a> {
+    let mut sorted = Sorted::default();
     for domain in domains {
         match &domain.mark {
-            Some(mark) if is_ours(mark, round, state) && is_itself(mark, domain) => {
-                ours.push((mark, domain));
+            Some(mark) if mark.grid == round.grid && is_itself(mark, domain) => {
+                if is_ours(mark, state) {
+                    sorted.ours.push((mark, domain));
+                } else {
+                    sorted.apart.push((mark, domain));
+                }
             }
             mark => {
                 let grid = mark.as_ref().map(|m| m.grid);
                 let uuid = domain.uuid;
-                foreign.insert(domain.name.clone(), Foreign { uuid, grid });
+                let stranger = Foreign { uuid, grid };
+                sorted.foreign.insert(domain.name.clone(), stranger);
             }
         }
     }
-    (ours, foreign)
+    sorted
 }
 
-fn is_ours(mark: &Mark, round: &Round, state: &State) -> bool {
-    mark.grid == round.grid && mark.epoch == state.epoch
+/// Whether what carries this grid's mark is of the grid as it is now: of its present life, or the very life of a desktop
+/// that it remembers from a former one.
+fn is_ours(mark: &Mark, state: &State) -> bool {
+    mark.epoch == state.epoch || {
+        let known = state.desktops.get(&mark.member.desktop);
+        known.is_some_and(|known| {
+            known.spec.member == mark.member && state.epoch_of(&known.spec) == Some(mark.epoch)
+        })
+    }
 }
 
 fn is_itself(mark: &Mark, domain: &Domain) -> bool {
@@ -223,10 +244,8 @@ impl Guests {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "they are the parts of one look")]
 fn seen(
-    ours: &[Ours<'_>],
-    foreign: BTreeMap<String, Foreign>,
+    sorted: Sorted<'_>,
     overlays: Vec<Overlay>,
     images: Vec<StoredImage>,
     space: Space,
@@ -236,10 +255,32 @@ fn seen(
 ) -> Sight {
     let mut members: BTreeMap<Member, Seen> = BTreeMap::new();
     let mut files = BTreeMap::new();
+    let mut quarantine: BTreeMap<Member, Quarantined> = BTreeMap::new();
+    let apart = sorted.apart.iter();
+    let apart = apart.map(|(mark, domain)| (mark.member.clone(), domain.uuid));
+    let apart: BTreeMap<Member, Uuid> = apart.collect();
+    for (mark, domain) in &sorted.apart {
+        let found = Quarantined {
+            epoch: mark.epoch,
+            power: Some(domain.power.clone()),
+            disk: false,
+        };
+        quarantine.insert(mark.member.clone(), found);
+    }
     for overlay in overlays {
-        let Some(mark) = overlay.mark.filter(|m| is_ours(m, round, state)) else {
+        let Some(mark) = overlay.mark.filter(|m| m.grid == round.grid) else {
             continue;
         };
+        if !is_ours(&mark, state) {
+            files.insert(mark.member.clone(), overlay.path);
+            let found = quarantine.entry(mark.member).or_insert(Quarantined {
+                epoch: mark.epoch,
+                power: None,
+                disk: true,
+            });
+            found.disk = true;
+            continue;
+        }
         let limit = state
             .desktops
             .get(&mark.member.desktop)
@@ -255,7 +296,7 @@ fn seen(
         files.insert(mark.member.clone(), overlay.path);
         members.entry(mark.member).or_default().overlay = Some(seen);
     }
-    for (mark, domain) in ours {
+    for (mark, domain) in &sorted.ours {
         let Some(written) = &domain.written else {
             continue;
         };
@@ -285,10 +326,12 @@ fn seen(
         whole: true,
         members,
         images: images.into_iter().map(|i| (i.root, i.state)).collect(),
-        foreign,
+        foreign: sorted.foreign,
+        quarantine,
         disk: level(space, before.map(|l| l.disk).unwrap_or_default()),
         hypervisor: Health::Well,
         files,
+        apart,
         unheard: guests.unheard(),
         trouble: None,
     }

@@ -24,6 +24,7 @@ pub(super) fn difference(
             members: changes(&BTreeMap::new(), &sight.members),
             images: changes(&BTreeMap::new(), &sight.images),
             foreign: changes(&BTreeMap::new(), &sight.foreign),
+            quarantine: changes(&BTreeMap::new(), &sight.quarantine),
             disk: sight.disk,
             hypervisor: sight.hypervisor.clone(),
         });
@@ -35,12 +36,14 @@ pub(super) fn difference(
         members: changes(&last.members, &sight.members),
         images: changes(&last.images, &sight.images),
         foreign: changes(&last.foreign, &sight.foreign),
+        quarantine: changes(&last.quarantine, &sight.quarantine),
         disk: sight.disk,
         hypervisor: sight.hypervisor.clone(),
     };
     let same = report.members.is_empty()
         && report.images.is_empty()
         && report.foreign.is_empty()
+        && report.quarantine.is_empty()
         && report.disk == last.disk
         && report.hypervisor == last.hypervisor;
     (!same).then_some(report)

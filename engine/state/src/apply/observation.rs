@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId, Slot};
+use coppice_schema::ids::{Address, DesktopId, Member, PoolName, ServerId, Slot};
 use coppice_schema::known::{
-    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, ServerState, Wear,
+    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, Request, ServerState, Wear,
 };
 use coppice_schema::units::{Span, Timestamp};
 
@@ -40,6 +40,7 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
             images: Default::default(),
             disk: report.disk,
             foreign: Default::default(),
+            quarantine: Default::default(),
             hypervisor: report.hypervisor.clone(),
         },
         _ => {
@@ -56,6 +57,14 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
     merge(&mut look.members, &report.members);
     merge(&mut look.images, &report.images);
     merge(&mut look.foreign, &report.foreign);
+    merge(&mut look.quarantine, &report.quarantine);
+    let gone = |member: &Member| !look.quarantine.contains_key(member);
+    let done = |request: &Request| match request {
+        Request::Discard { member, server } => *server == report.server && gone(member),
+        Request::Restart(_) | Request::Regrow(_) => false,
+    };
+    state.requests.retain(|_, request| !done(request));
+    let known = member(state, report.server)?;
     known.look = Some(Arc::new(look));
     known.confirmed_term = term;
     life::heard_whole(state, report.server);
@@ -213,7 +222,7 @@ fn ready_after(committed: &Desired, id: &DesktopId) -> Span {
         .unwrap_or_default()
 }
 
-fn forget(state: &mut State, id: &DesktopId) {
+pub(super) fn forget(state: &mut State, id: &DesktopId) {
     if Arc::make_mut(&mut state.desktops).remove(id).is_some() {
         let generation = super::generation(state);
         state

@@ -213,7 +213,8 @@ fn remember_repair(state: &mut State, order: &NewOrder) {
             | Task::Stop { .. }
             | Task::Remove { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. },
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. },
             _,
         ) => {}
     }

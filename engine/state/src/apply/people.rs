@@ -31,7 +31,7 @@ pub(super) fn token_created(
     token: &Token,
     author: &str,
 ) -> Result<Outcome, Refusal> {
-    if state.tokens.contains_key(id) {
+    if state.tokens.contains_key(id) || state.join_tokens.contains_key(id) {
         return Err(Refusal::Exists(format!("token {id}")));
     }
     state.tokens.insert(id.clone(), token.clone());
@@ -43,6 +43,10 @@ pub(super) fn token_revoked(
     id: &TokenId,
     author: &str,
 ) -> Result<Outcome, Refusal> {
+    if state.join_tokens.remove(id).is_some() {
+        let what = format!("token {id} was revoked");
+        return changed(state, Address::Grid, what, author);
+    }
     if !state.tokens.contains_key(id) {
         return Err(Refusal::Absent(format!("token {id}")));
     }
@@ -144,6 +148,13 @@ pub(super) fn requested(
     author: &str,
 ) -> Result<Outcome, Refusal> {
     let asked = request.member();
+    if let Request::Discard { member, server } = request {
+        let look = super::member(state, *server)?.look.as_deref();
+        if !look.is_some_and(|look| look.quarantine.contains_key(member)) {
+            return Err(Refusal::Absent(format!("{member} in quarantine there")));
+        }
+        return ask(state, request, "is to be removed", author);
+    }
     let known = state
         .desktops
         .get(&asked.desktop)
@@ -151,13 +162,19 @@ pub(super) fn requested(
     if known.is_none() {
         return Err(Refusal::Absent(format!("desktop {asked}")));
     }
-    state
-        .requests
-        .insert(asked.desktop.clone(), request.clone());
     let what = match request {
         Request::Restart(_) => "is to be restarted",
         Request::Regrow(_) => "is to be regrown",
+        Request::Discard { .. } => "is to be removed",
     };
+    ask(state, request, what, author)
+}
+
+fn ask(state: &mut State, request: &Request, what: &str, author: &str) -> Result<Outcome, Refusal> {
+    let asked = request.member();
+    state
+        .requests
+        .insert(asked.desktop.clone(), request.clone());
     changed(
         state,
         Address::Desktop(asked.desktop.clone()),

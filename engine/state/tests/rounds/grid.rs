@@ -149,6 +149,7 @@ impl Grid {
             members,
             images,
             foreign: BTreeMap::new(),
+            quarantine: Default::default(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));
@@ -311,7 +312,7 @@ impl Grid {
             Task::Remove { member } => {
                 self.world.remove(member);
             }
-            Task::VerifyImage { .. } | Task::DropImage { .. } => {}
+            Task::VerifyImage { .. } | Task::DropImage { .. } | Task::CopyImage { .. } => {}
         }
     }
 

@@ -8,12 +8,13 @@ mod writing;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coppice_schema::Digest;
 use coppice_schema::desired::{Cache, Display, Firmware, Os, Video};
-use coppice_schema::ids::{DesktopId, Epoch, GridId, Incarnation, Slot, Stamp};
+use coppice_schema::ids::{DesktopId, Epoch, GridId, Incarnation, PoolName, Slot, Stamp};
 use coppice_schema::known::{DesktopSpec, Feature, Hardware, PowerState};
 use coppice_schema::units::{Size, Span};
 use futures::StreamExt;
@@ -221,56 +222,11 @@ impl Subject {
     }
 
     fn of_life(&self, number: u32, life: u64, grid: GridId) -> Result<Definition, Outcome> {
-        let pool = "contract"
-            .parse()
-            .map_err(|_| Outcome::Failed("bad name".to_owned()))?;
-        let desktop = DesktopId {
-            pool,
-            slot: Slot(number),
-        };
-        let epoch = Epoch {
-            number: 1,
-            recovery: 0,
-        };
-        let member = desktop.member(Incarnation(life));
-        let mark = Mark {
-            grid,
-            epoch,
-            member: member.clone(),
-            image: Digest::of(b"contract"),
-            stamp: Stamp {
-                epoch: 1,
-                term: 2,
-                index: 3,
-                ordinal: number,
-            },
-        };
-        let size = Size::mib(64);
-        let overlay = self.means.overlay(&mark, size)?;
-        Ok(Definition {
-            spec: DesktopSpec {
-                uuid: desktop.uuid(grid, epoch, Incarnation(life)),
-                hostname: format!("contract-{number:03}"),
-                image: mark.image,
-                member,
-                hardware: Hardware {
-                    cpus: 1,
-                    memory: Size::mib(96),
-                    disk: size,
-                    disk_limit: None,
-                    firmware: Firmware::Bios,
-                    networks: Vec::new(),
-                    displays: BTreeSet::from([Display::Vnc]),
-                    video: Video::Vga,
-                    cache: Cache::Writeback,
-                    os: Os::Linux,
-                    agent: true,
-                    libvirt_xml: None,
-                },
-            },
-            mark,
-            overlay,
-        })
+        let mut definition = smallest(grid, number, life);
+        definition.overlay = self
+            .means
+            .overlay(&definition.mark, definition.spec.hardware.disk)?;
+        Ok(definition)
     }
 
     /// Defines and starts one.
@@ -352,3 +308,53 @@ fn is_off(power: &PowerState) -> bool {
 
 /// Patience with a guest that is expected to listen.
 const GENTLE: Span = Span::seconds(60);
+
+/// A desktop of the smallest kind, whose overlay has no place yet.
+pub(super) fn smallest(grid: GridId, number: u32, life: u64) -> Definition {
+    let desktop = DesktopId {
+        pool: PoolName::from_str("contract").unwrap_or_else(|_| unreachable!("it is a name")),
+        slot: Slot(number),
+    };
+    let epoch = Epoch {
+        number: 1,
+        recovery: 0,
+    };
+    let member = desktop.member(Incarnation(life));
+    let mark = Mark {
+        grid,
+        epoch,
+        member: member.clone(),
+        image: Digest::of(b"contract"),
+        stamp: Stamp {
+            epoch: 1,
+            term: 2,
+            index: 3,
+            ordinal: number,
+        },
+    };
+    let size = Size::mib(64);
+    Definition {
+        spec: DesktopSpec {
+            uuid: desktop.uuid(grid, epoch, Incarnation(life)),
+            hostname: format!("contract-{number:03}"),
+            image: mark.image,
+            member,
+            hardware: Hardware {
+                cpus: 1,
+                memory: Size::mib(96),
+                disk: size,
+                disk_limit: None,
+                firmware: Firmware::Bios,
+                networks: Vec::new(),
+                displays: BTreeSet::from([Display::Vnc]),
+                video: Video::Vga,
+                cache: Cache::Writeback,
+                os: Os::Linux,
+                agent: true,
+                libvirt_xml: None,
+            },
+        },
+        mark,
+        overlay: PathBuf::new(),
+    }
+}

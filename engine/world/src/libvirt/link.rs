@@ -40,6 +40,11 @@ impl Link {
         }
     }
 
+    /// Where it leads.
+    pub(super) fn uri(&self) -> &HypervisorUri {
+        &self.uri
+    }
+
     /// The connection.
     pub(super) fn connection(&self) -> Result<Connect, HypervisorError> {
         let mut open = locked(&self.open);

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use virt::error::ErrorNumber;
 use virt::sys::{VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN, VIR_DOMAIN_SHUTDOWN_GUEST_AGENT};
 
+use super::moves::Status;
 use super::process;
 use super::read::{Connection, read};
 use super::{Libvirt, duration};
@@ -19,6 +20,7 @@ const GLANCE: Duration = Duration::from_millis(500);
 
 impl Libvirt {
     pub(super) async fn start_domain(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        self.is_not_on_its_way(uuid).await?;
         let shared = self.shared.clone();
         let result = self
             .change(
@@ -173,6 +175,39 @@ impl Libvirt {
         } else {
             Err(why)
         }
+    }
+
+    /// One that stands still because it was sent to another server, or has come from one, goes on by what is decided
+    /// about its move, and by nothing else: it would run twice.
+    async fn is_not_on_its_way(&self, uuid: Uuid) -> Result<(), HypervisorError> {
+        if self.shared.has_no_agents() {
+            return Ok(());
+        }
+        if !matches!(self.power_of("start", uuid).await?, PowerState::Paused(_)) {
+            return Ok(());
+        }
+        let cause = match self.status(uuid).await? {
+            Status::Postmigrate | Status::FinishMigrate => "it was sent to another server",
+            Status::Inmigrate => "it is coming from another server",
+            Status::Paused if !self.is_persistent(uuid).await? => "it has come from another server",
+            Status::Paused | Status::Running | Status::Otherwise => return Ok(()),
+        };
+        Err(HypervisorError::Refused {
+            what: "start",
+            domain: uuid.to_string(),
+            cause: format!("{cause}, and waits for what is decided there"),
+        })
+    }
+
+    async fn is_persistent(&self, uuid: Uuid) -> Result<bool, HypervisorError> {
+        let shared = self.shared.clone();
+        self.look(move || {
+            let (_, domain) = shared.link.domain("start", uuid)?;
+            domain
+                .is_persistent()
+                .map_err(|error| shared.link.failed("start", uuid, &error))
+        })
+        .await
     }
 
     async fn runs(&self, uuid: Uuid) -> Result<bool, HypervisorError> {

@@ -283,7 +283,7 @@ fn disk(file: &std::path::Path, target: &str, driver: Element) -> Result<Element
     Ok(disk.holding(driver).holding(source).holding(target))
 }
 
-fn interface(network: &NetworkTarget, mac: &str) -> Element {
+pub(super) fn interface(network: &NetworkTarget, mac: &str) -> Element {
     let (kind, source, vlan) = match network {
         NetworkTarget::Bridge { bridge, vlan } => ("bridge", Some(("bridge", bridge)), *vlan),
         NetworkTarget::Libvirt { network, vlan } => ("network", Some(("network", network)), *vlan),

@@ -29,7 +29,10 @@ pub enum Fault {
 
 /// Operations of the ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[expect(missing_docs, reason = "each is named as the port's method")]
+#[expect(
+    missing_docs,
+    reason = "each is named as the port's method, or a part of it"
+)]
 pub enum Operation {
     Capacity,
     List,
@@ -41,6 +44,12 @@ pub enum Operation {
     AskGuest,
     Console,
     Screenshot,
+    Send,
+    StopToSend,
+    Stay,
+    MakeRoom,
+    TakeIn,
+    Enter,
     Space,
     Overlays,
     MakeOverlays,
@@ -49,6 +58,8 @@ pub enum Operation {
     VerifyImage,
     DropImage,
     ImportImage,
+    ScrubImage,
+    ReceiveImage,
 }
 
 /// How often each fault happens, in a thousand calls.
@@ -200,7 +211,7 @@ impl Faults {
 
 impl Operation {
     pub(super) fn is_of_hypervisor(self) -> bool {
-        self <= Self::Screenshot
+        self <= Self::Enter
     }
 
     pub(super) fn changes_domain(self) -> bool {
@@ -209,9 +220,14 @@ impl Operation {
 
     pub(super) fn changes(self) -> bool {
         self.changes_domain()
+            || (Self::Send..=Self::Enter).contains(&self)
             || matches!(
                 self,
-                Self::MakeOverlays | Self::RemoveOverlay | Self::DropImage | Self::ImportImage
+                Self::MakeOverlays
+                    | Self::RemoveOverlay
+                    | Self::DropImage
+                    | Self::ImportImage
+                    | Self::ReceiveImage
             )
     }
 
@@ -223,9 +239,12 @@ impl Operation {
             ("stop", Self::Stop),
             ("power-off", Self::PowerOff),
             ("undefine", Self::Undefine),
+            ("send", Self::Send),
+            ("enter", Self::Enter),
             ("make-overlays", Self::MakeOverlays),
             ("remove-overlay", Self::RemoveOverlay),
             ("import-image", Self::ImportImage),
+            ("receive-image", Self::ReceiveImage),
         ];
         let found = all.into_iter().find(|(word, _)| *word == name);
         found.map(|(_, operation)| operation)
@@ -244,6 +263,12 @@ impl Operation {
             Self::AskGuest => "ask the guest",
             Self::Console => "open the console",
             Self::Screenshot => "take a picture",
+            Self::Send => "send",
+            Self::StopToSend => "stop for the last part",
+            Self::Stay => "let stay",
+            Self::MakeRoom => "make room",
+            Self::TakeIn => "take in",
+            Self::Enter => "let in",
             Self::Space => "measure space",
             Self::Overlays => "list overlays",
             Self::MakeOverlays => "make overlays",
@@ -252,6 +277,8 @@ impl Operation {
             Self::VerifyImage => "verify an image",
             Self::DropImage => "drop an image",
             Self::ImportImage => "import an image",
+            Self::ScrubImage => "read an image back",
+            Self::ReceiveImage => "copy an image",
         }
     }
 
@@ -260,7 +287,10 @@ impl Operation {
         if self == Self::AskGuest {
             // A guest that is busy booting is asked again soon anyway.
             Span::seconds(5)
-        } else if matches!(self, Self::VerifyImage | Self::ImportImage) {
+        } else if matches!(
+            self,
+            Self::VerifyImage | Self::ImportImage | Self::ScrubImage
+        ) {
             Span::minutes(10)
         } else if self.is_of_hypervisor() {
             Span::seconds(30)

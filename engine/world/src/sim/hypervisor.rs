@@ -177,7 +177,7 @@ impl Hypervisor for SimServer {
 }
 
 /// A changing call of a domain is under way, until this is dropped.
-struct Turn<'a> {
+pub(super) struct Turn<'a> {
     server: &'a SimServer,
     uuid: Uuid,
 }
@@ -190,7 +190,7 @@ impl Drop for Turn<'_> {
 
 impl SimServer {
     /// Whoever carries orders out does one thing to a domain at a time, and waits for its end.
-    fn alone(&self, operation: Operation, uuid: Uuid) -> Turn<'_> {
+    pub(super) fn alone(&self, operation: Operation, uuid: Uuid) -> Turn<'_> {
         let mut machine = self.machine();
         if let Some(first) = machine.called.insert(uuid, operation) {
             machine.scold(format!("{operation:?} of {uuid} during its {first:?}"));

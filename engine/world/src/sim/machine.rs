@@ -14,6 +14,7 @@ use super::Setup;
 use super::chance::mixed;
 use super::fault::Operation;
 use super::journal::{Change, Deed, Hand};
+use super::moves::Way;
 use crate::hypervisor::Mark;
 
 /// A domain on a simulated server.
@@ -67,6 +68,31 @@ pub struct SimImage {
     pub size: Size,
     /// Bytes that are not holes.
     pub data: Size,
+    /// Of [`PARTS`](super::copies::PARTS), how many are here. Those that are not were bad, or have not come yet.
+    pub parts: u8,
+    /// When all of it was last read back and was right.
+    pub read: Timestamp,
+}
+
+impl SimImage {
+    /// One that is whole, as it was read back then.
+    #[must_use]
+    pub fn whole(size: Size, data: Size, read: Timestamp) -> Self {
+        Self {
+            state: CopyState::Verified,
+            rotten: false,
+            size,
+            data,
+            parts: super::copies::PARTS,
+            read,
+        }
+    }
+
+    /// What it takes of the disk.
+    #[must_use]
+    pub fn stored(&self) -> Size {
+        Size(self.data.0 / u64::from(super::copies::PARTS) * u64::from(self.parts))
+    }
 }
 
 /// Something that is still to come about.
@@ -90,6 +116,10 @@ pub(super) struct Machine {
     /// Until when a changing call of a domain is under way.
     pub(super) busy: BTreeMap<Uuid, Timestamp>,
     pub(super) late: Vec<(Timestamp, Effect)>,
+    /// Domains that are between two servers.
+    pub(super) ways: BTreeMap<Uuid, Way>,
+    /// How many desktops others have offered.
+    pub(super) offers: u64,
     pub(super) watchers: Vec<Sender<()>>,
     pub(super) starts: u64,
     /// When a domain was started last: no two starts are at one time, so that they can be told apart.
@@ -112,6 +142,8 @@ impl Machine {
             called: BTreeMap::new(),
             busy: BTreeMap::new(),
             late: Vec::new(),
+            ways: BTreeMap::new(),
+            offers: 0,
             watchers: Vec::new(),
             starts: 0,
             last_start: Timestamp(0),
@@ -137,7 +169,7 @@ impl Machine {
 
     pub(super) fn used(&self) -> Size {
         let overlays: u64 = self.overlays.values().map(|o| o.allocated.0).sum();
-        let images: u64 = self.images.values().map(|i| i.data.0).sum();
+        let images: u64 = self.images.values().map(|i| i.stored().0).sum();
         Size(
             self.others
                 .0
@@ -215,6 +247,11 @@ impl Machine {
         let Some(domain) = self.domains.get(&uuid) else {
             return Err("it is not defined".to_owned());
         };
+        if self.ways.contains_key(&uuid) {
+            let name = domain.name.clone();
+            self.scold(format!("start of {name}, which is between two servers"));
+            return Err("it is between two servers, and waits for what is decided".to_owned());
+        }
         if domain.runs() {
             return Ok(());
         }
@@ -227,8 +264,7 @@ impl Machine {
             }
         }
         self.starts += 1;
-        let since = at.max(self.last_start.after(Span(1)));
-        self.last_start = since;
+        let since = self.fresh_start(at);
         let (low, starts) = (self.boot.0, self.starts);
         let extra = mixed(&[self.seed, starts]).checked_rem(low).unwrap_or(0);
         let Some(domain) = self.domains.get_mut(&uuid) else {
@@ -253,6 +289,7 @@ impl Machine {
         self.late.clear();
         self.busy.clear();
         self.called.clear();
+        self.ways.clear();
         let running = self.domains.values().filter(|domain| domain.runs());
         let running: Vec<Uuid> = running.map(|domain| domain.uuid).collect();
         for uuid in running {
@@ -261,8 +298,33 @@ impl Machine {
         self.wake();
     }
 
+    /// A time of a start that no other has.
+    fn fresh_start(&mut self, at: Timestamp) -> Timestamp {
+        self.last_start = at.max(self.last_start.after(Span(1)));
+        self.last_start
+    }
+
+    /// A domain that stands still between two servers goes on.
+    pub(super) fn go_on(&mut self, uuid: Uuid, at: Timestamp) {
+        let since = self.fresh_start(at);
+        self.ways.remove(&uuid);
+        if let Some(domain) = self.domains.get_mut(&uuid) {
+            domain.power = PowerState::Running { since };
+        }
+    }
+
+    /// A domain that has come, or was coming, is gone: it was never defined here.
+    pub(super) fn vanish(&mut self, uuid: Uuid) {
+        self.ways.remove(&uuid);
+        self.domains.remove(&uuid);
+    }
+
     /// Ends a domain that runs.
     pub(super) fn switch_off(&mut self, uuid: Uuid, left: PowerState, at: Timestamp, by: Hand) {
+        if matches!(self.ways.get(&uuid), Some(Way::Coming(_) | Way::Came)) {
+            return self.vanish(uuid);
+        }
+        self.ways.remove(&uuid);
         let Some(domain) = self.domains.get_mut(&uuid) else {
             return;
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coppice_schema::units::Span;
 use coppice_world::contract::hypervisor::{Subject, run};
-use coppice_world::hypervisor::HypervisorError;
+use coppice_world::hypervisor::{Hypervisor, HypervisorError};
 use coppice_world::libvirt::{Limits, Options, open};
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};

@@ -14,6 +14,8 @@ mod machine;
 #[cfg(test)]
 mod means;
 #[cfg(test)]
+mod moving;
+#[cfg(test)]
 #[path = "../../../../tests/skip.rs"]
 mod skip;
 #[cfg(test)]

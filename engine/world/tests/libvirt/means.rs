@@ -14,6 +14,7 @@ use coppice_world::contract::Outcome;
 use coppice_world::contract::hypervisor::Means;
 use coppice_world::hypervisor::{Definition, Mark};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::{DomainShutoffReason, DomainStateReason};
@@ -100,6 +101,43 @@ pub(crate) fn overlay(image: &Path, path: &Path) -> Result<(), Outcome> {
     } else {
         Err(failed("qemu-img made no overlay"))
     }
+}
+
+/// What the shell of a domain's guest says to a command, which must end well.
+pub(crate) async fn run_in(address: String, uuid: Uuid, command: String) -> Result<String, String> {
+    let work = move || {
+        let text = |error: virt::error::Error| error.to_string();
+        let connection = Connect::open(Some(&address)).map_err(text)?;
+        let domain = connection.lookup_domain_by_uuid(uuid).map_err(text)?;
+        let ask = |question: Value| -> Result<Value, String> {
+            let said = domain.qemu_agent_command(&question.to_string(), 5, 0);
+            let said: Value =
+                serde_json::from_str(&said.map_err(text)?).map_err(|e| e.to_string())?;
+            Ok(said["return"].clone())
+        };
+        let shell = json!({
+            "path": "/bin/busybox",
+            "arg": ["sh", "-c", command],
+            "capture-output": true,
+        });
+        let begun = ask(json!({"execute": "guest-exec", "arguments": shell}))?;
+        let id = json!({"pid": begun["pid"]});
+        loop {
+            let status = ask(json!({"execute": "guest-exec-status", "arguments": id}))?;
+            if status["exited"] == true {
+                let out = status["out-data"].as_str().unwrap_or_default().to_owned();
+                return if status["exitcode"] == 0 {
+                    Ok(out)
+                } else {
+                    Err(format!("{status}"))
+                };
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| e.to_string())?
 }
 
 /// Files below `directory` whose names hold `part`. What a domain said is kept on purpose.

@@ -1,0 +1,195 @@
+//! Who belongs to the grid: joined, removed.
+
+use std::sync::Arc;
+
+use coppice_schema::ids::{Address, DesktopId, ServerId};
+use coppice_schema::known::{Capacity, ServerState};
+
+use crate::entry::{Outcome, Refusal};
+use crate::join::{self, JoinRefusal, JoinToken, Joiner};
+use crate::state::{Happening, Server, State};
+use crate::token::TokenId;
+
+/// How many join tokens that are of no use any more are remembered, to say so to whoever brings one.
+const USELESS_KEPT: usize = 100;
+
+pub(super) fn token_created(
+    state: &mut State,
+    id: &TokenId,
+    token: &JoinToken,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    if state.tokens.contains_key(id) || state.join_tokens.contains_key(id) {
+        return Err(Refusal::Exists(format!("token {id}")));
+    }
+    forget_useless(state);
+    state.join_tokens.insert(id.clone(), token.clone());
+    let what = format!("token {id} was made, by which a {} may join", token.role);
+    super::people::changed(state, Address::Grid, what, author)
+}
+
+fn forget_useless(state: &mut State) {
+    let time = state.time;
+    let useless = |token: &JoinToken| token.spent.is_some() || token.expires <= time;
+    let mut old: Vec<_> = state
+        .join_tokens
+        .iter()
+        .filter(|(_, token)| useless(token))
+        .map(|(id, token)| (token.expires, id.clone()))
+        .collect();
+    old.sort();
+    let surplus = old.len().saturating_sub(USELESS_KEPT);
+    for (_, id) in old.into_iter().take(surplus) {
+        state.join_tokens.remove(&id);
+    }
+}
+
+/// The one place where it is decided who may join: two machines that bring one token at the same time may not both.
+pub(super) fn joined(state: &mut State, joiner: &Joiner) -> Result<Outcome, Refusal> {
+    let (token, name) = (&joiner.token, &joiner.name);
+    let known = state.join_tokens.get(token);
+    let known = known
+        .filter(|known| known.hash == joiner.proof)
+        .ok_or_else(|| JoinRefusal::Unknown(token.clone()))?;
+    let member = state
+        .servers
+        .iter()
+        .find(|(_, server)| server.key == Some(joiner.key))
+        .map(|(id, server)| (*id, server.name.clone(), server.state));
+    match known.spent {
+        Some(key) if key != joiner.key => {
+            let by = state.servers.values().find(|s| s.key == Some(key));
+            let by = by.map_or_else(
+                || "by a machine that is no member any more".to_owned(),
+                |server| format!("by server {}", server.name),
+            );
+            let token = token.clone();
+            return Err(JoinRefusal::Spent { token, by }.into());
+        }
+        // A join that was cut off is finished also after its token's time.
+        None if known.expires <= state.time => {
+            return Err(JoinRefusal::Expired(token.clone()).into());
+        }
+        Some(_) | None => {}
+    }
+    if known.role != joiner.role {
+        let (token, role) = (token.clone(), known.role);
+        return Err(JoinRefusal::OtherRole { token, role }.into());
+    }
+    if let Some((_, name, ServerState::Removed)) = &member {
+        return Err(JoinRefusal::Removed(name.clone()).into());
+    }
+    if joiner.feature_level < state.feature_level {
+        let (grid, joiner) = (state.feature_level, joiner.feature_level);
+        return Err(JoinRefusal::TooOld { grid, joiner }.into());
+    }
+    let namesake = state.server_named(name).map(|(id, _)| id);
+    if namesake.is_some() && namesake != member.as_ref().map(|(id, ..)| *id) {
+        return Err(JoinRefusal::NameTaken(name.clone()).into());
+    }
+    if let Some(known) = state.join_tokens.get_mut(token) {
+        known.spent = Some(joiner.key);
+    }
+    if let Some((id, ..)) = member {
+        let known = super::member(state, id)?;
+        // Until it runs for the first time its file may be written anew.
+        if known.state == ServerState::Joining {
+            known.name = name.clone();
+        }
+        known.api = joiner.api.clone();
+        known.feature_level = joiner.feature_level;
+        return Ok(Outcome::Done);
+    }
+    let server = Server {
+        name: name.clone(),
+        raft_id: join::raft_id(state.epoch, state.index),
+        api: joiner.api.clone(),
+        labels: Default::default(),
+        capacity: Capacity::default(),
+        state: ServerState::Joining,
+        since: state.time,
+        before: None,
+        force_at: None,
+        skew: None,
+        spoke: 0,
+        look: None,
+        confirmed_term: 0,
+        feature_level: joiner.feature_level,
+        role: joiner.role,
+        resting: false,
+        key: Some(joiner.key),
+    };
+    state.servers.insert(ServerId(state.index), server);
+    state.record(
+        Address::Server(name.clone()),
+        Happening::Changed {
+            what: format!("joined as a {}", joiner.role),
+            author: format!("token {token}"),
+        },
+    );
+    Ok(Outcome::Done)
+}
+
+/// A server is no member any more, and its numbers are never given again. The record stays, for whoever asks who that
+/// was. One that holds desktops is removed only when it is `gone` for good: then they are gone with it.
+pub(super) fn removed(
+    state: &mut State,
+    server: ServerId,
+    gone: bool,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    let known = super::member(state, server)?;
+    let (name, part) = (known.name.clone(), known.state);
+    if part == ServerState::Removed {
+        return Ok(Outcome::Done);
+    }
+    let members = state.servers.values();
+    if members.filter(|s| s.state != ServerState::Removed).count() == 1 {
+        return Err(Refusal::LastServer(name));
+    }
+    let held: Vec<DesktopId> = state
+        .desktops
+        .iter()
+        .filter(|(_, desktop)| desktop.server == server)
+        .map(|(id, _)| id.clone())
+        .collect();
+    if !gone && !held.is_empty() {
+        let what = format!("server {name}");
+        let by = match held.len() {
+            1 => "a desktop".to_owned(),
+            n => format!("{n} desktops"),
+        };
+        return Err(Refusal::InUse { what, by });
+    }
+    Arc::make_mut(&mut state.orders).retain(|_, order| order.server != server);
+    for desktop in held {
+        super::observation::forget(state, &desktop);
+    }
+    let known = super::member(state, server)?;
+    known.state = ServerState::Removed;
+    // What it showed last takes no slot any more.
+    known.look = None;
+    let what = if gone {
+        "was removed; it is gone for good, and so are its desktops"
+    } else {
+        "was removed"
+    };
+    super::people::changed(state, Address::Server(name), what.to_owned(), author)
+}
+
+/// What a member cannot apply must never be agreed on. One that is lost is refused when it is back, until it can.
+pub(super) fn feature_raised(state: &mut State, level: u32) -> Result<Outcome, Refusal> {
+    let behind = state.servers.values().find(|server| {
+        let counts = !matches!(server.state, ServerState::Removed | ServerState::Lost);
+        counts && server.feature_level < level
+    });
+    if let Some(server) = behind {
+        return Err(Refusal::FeatureLevel {
+            server: server.name.clone(),
+            applies: server.feature_level,
+            level,
+        });
+    }
+    state.feature_level = state.feature_level.max(level);
+    Ok(Outcome::Done)
+}
