@@ -71,7 +71,10 @@ fn every_grid_becomes_one() {
                 return Ok(ended);
             }
             match grid(of_seed(seed)) {
-                Ok(end) => ended.push((seed, end)),
+                Ok(end) => {
+                    println!("{seed}: {end:?}");
+                    ended.push((seed, end));
+                }
                 Err(failed) => {
                     next.store(seeds, Ordering::Relaxed);
                     return Err(failed);

@@ -4,6 +4,7 @@
 
 pub mod clients;
 pub mod forward;
+mod guests;
 pub mod history;
 pub mod lives;
 mod members;
@@ -49,6 +50,8 @@ openraft::declare_raft_types!(
 
 /// How long faults go on, in true time.
 const FAULTS: Duration = Duration::from_secs(25);
+/// And with rounds, in which more has to come about: a vote is given to nobody who was not well for ten seconds.
+const FAULTS_IN_ROUNDS: Duration = Duration::from_secs(50);
 /// Clients at once.
 const CLIENTS: u64 = 8;
 /// Of so many runs, one's history is searched for an order too.
@@ -125,6 +128,8 @@ pub struct Grid {
     pub plant: Option<Plant>,
     /// Servers come and go.
     pub churns: bool,
+    /// Leaders decide and servers act, on top of agreeing.
+    pub rounds: bool,
     /// What was applied.
     pub record: Record,
     chance: Mutex<Chance>,
@@ -268,7 +273,8 @@ async fn live(grid: Arc<Grid>, rounds: bool) {
     for server in grid.numbers() {
         grid.start(server);
     }
-    let until = u64::try_from(FAULTS.as_nanos()).unwrap_or(u64::MAX);
+    let faults = if rounds { FAULTS_IN_ROUNDS } else { FAULTS };
+    let until = u64::try_from(faults.as_nanos()).unwrap_or(u64::MAX);
     if rounds {
         drop(lives::spawn(None, Arc::clone(&grid).watch_hosts()));
         drop(lives::spawn(None, Arc::clone(&grid).people(until)));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coppice_plans::plan::{FindingKind, Plan};
+use coppice_grid::keeper;
 use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::server::{Ports, Server};
 use coppice_reconcile::{leader, server};
@@ -18,7 +19,7 @@ use coppice_state::{Agreement, AgreementError, Entry, Envelope, Outcome, State, 
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Setup, SimDomain, SimServer, SimStamps};
 use futures::channel::oneshot;
-use futures::future::{BoxFuture, FutureExt, join, poll_fn};
+use futures::future::{BoxFuture, FutureExt, join, join3, poll_fn};
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
@@ -50,7 +51,7 @@ pub(super) struct Host {
 
 impl Host {
     /// A server with every image on its disk.
-    pub(super) fn new(raft_id: u64, chance: &mut Chance) -> Self {
+    pub(super) fn new(name: ServerName, chance: &mut Chance) -> Self {
         let setup = Setup {
             seed: chance.bits(),
             grid: Some(GRID),
@@ -66,7 +67,7 @@ impl Host {
             sim.put_image(record.root, record.size, record.data);
         }
         Self {
-            name: server_name(raft_id),
+            name,
             sim,
             stamps: SimStamps::default(),
             loops: Arc::default(),
@@ -86,7 +87,9 @@ impl Host {
         let daemon = Server::new(self.name.clone(), life.number, description(&self.name));
         let decides = leader::run(agreement, Arc::clone(&clock));
         let acts = server::run(daemon, ports, clock);
-        *lock(&self.loops) = Some(join(decides, acts).map(|_| ()).boxed());
+        let replica = &access.replica;
+        let keeps = join(keeper::keep(replica.clone()), keeper::wake(replica.clone()));
+        *lock(&self.loops) = Some(join3(decides, acts, keeps).map(|_| ()).boxed());
         let loops = Arc::clone(&self.loops);
         drop(lives::spawn(
             Some(life),
@@ -195,10 +198,12 @@ impl Grid {
         while true_nanos() < until && self.broken().is_none() {
             let pause = self.draw(|chance| chance.between(500, 6_000));
             SimRuntime::sleep(Duration::from_millis(pause)).await;
-            if self.draw(|chance| chance.per_mille(250)) {
-                self.edit().await;
-            } else {
-                self.meddle();
+            match self.draw(|chance| chance.below(10)) {
+                0..3 => self.edit().await,
+                3 if self.churns => self.come().await,
+                4 if self.churns => self.go().await,
+                5 => self.stop_as_planned().await,
+                _ => self.meddle(),
             }
         }
     }
@@ -227,7 +232,7 @@ impl Grid {
         self.deed(format!("somebody applies a configuration: {outcome:?}"));
     }
 
-    async fn propose(self: &Arc<Self>, entry: Entry) -> Option<Result<Outcome, AgreementError>> {
+    pub(super) async fn propose(self: &Arc<Self>, entry: Entry) -> Option<Result<Outcome, AgreementError>> {
         let (life, access) = self.access_to_any(self.draw(Chance::bits))?;
         asked(life, async move { access.propose(entry).await }).await
     }
@@ -293,7 +298,6 @@ impl Grid {
             }
             self.help(&plan, &state).await;
             what = left(&plan, lacks);
-            if std::env::var("TOLD").is_ok() { eprintln!("{} {what:#?} {:?}", true_nanos()/1_000_000_000, self.numbers().len()); }
         }
         match self.broken() {
             Some(_) => Ok(()),
@@ -337,13 +341,13 @@ impl Grid {
 
     /// Which hosts there are, by the numbers of their servers.
     pub(super) fn new_hosts(&self, servers: u64) -> BTreeMap<u64, Host> {
-        let host = |n| (n, self.draw(|chance| Host::new(n, chance)));
+        let host = |n| (n, self.draw(|chance| Host::new(server_name(n), chance)));
         (1..=servers).map(host).collect()
     }
 }
 
 /// What a server answers to something that is asked in its present life; `None`: it died meanwhile.
-async fn asked<T: Send + 'static>(
+pub(super) async fn asked<T: Send + 'static>(
     life: Life,
     question: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {
