@@ -13,6 +13,8 @@ mod foreseen;
 mod gates;
 mod images;
 mod language;
+pub mod lose;
+pub mod loss;
 pub mod markdown;
 mod needs;
 mod place;
@@ -32,7 +34,8 @@ use coppice_schema::known::Known;
 use coppice_schema::units::Timestamp;
 
 pub use check::{Violation, check};
-pub use place::placement;
+pub use lose::what_if;
+pub use place::{NoDesktop, ServerLoad, place_session, placement};
 pub use plan::Plan;
 pub use review::reviewed;
 
@@ -72,7 +75,9 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     review::survey(&mut draft);
     draft.drift_waits();
     needs::note(desired, &mut draft.actions);
-    let gates = gates::judge(desired, known, &draft);
+    let loss = loss::survey(desired, known, &mut draft);
+    let mut gates = gates::judge(desired, known, &draft);
+    gates.extend(loss);
     let looked = known.servers.iter().map(|(id, server)| {
         let look = server.look.as_ref();
         let looked = Looked {

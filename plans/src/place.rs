@@ -7,6 +7,7 @@
 mod batch;
 mod growth;
 mod host;
+mod session;
 mod trace;
 
 use std::collections::BTreeSet;
@@ -19,7 +20,8 @@ use coppice_schema::known::{Hardware, KnownDesktop, KnownServer, Phase, Task};
 
 pub(crate) use batch::Batch;
 pub(crate) use growth::{of as growth, stored};
-pub(crate) use host::{Host, Use};
+pub(crate) use host::{Host, Use, shares};
+pub use session::{NoDesktop, ServerLoad, place_session};
 pub use trace::placement;
 
 /// What a desktop needs of a server.
@@ -102,6 +104,18 @@ impl<'a> Ledger<'a> {
         if let Some(host) = self.host_mut(desktop.server) {
             host.less(carried(known, desktop));
             host.people = host.people.saturating_sub(u64::from(desktop.people()));
+        }
+    }
+
+    /// Counts a desktop that is there as what it is to be.
+    pub(crate) fn becomes(&mut self, known: &Known, desktop: &KnownDesktop, takes: Use) {
+        if let Some(host) = self.host_mut(desktop.server) {
+            let present = carried(known, desktop);
+            host.less(present);
+            host.add(Use {
+                disk: present.disk.max(takes.disk),
+                ..takes
+            });
         }
     }
 

@@ -28,7 +28,7 @@ use crate::place::{Need, Use};
 use crate::plan::{Finding, FindingKind, Severity, Wait};
 use crate::specs;
 
-pub(crate) use kept::{is_kept, plan as kept_pools, protected};
+pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
 pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
 

@@ -12,12 +12,13 @@
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
 //! | `edit OLD -> NEW` | changes those files: every OLD in them becomes NEW; `\n` stands for a new line |
 //! | `plan`, `plan markdown` | what those files would change |
+//! | `lose SERVER ...`, `lose-markdown SERVER ...` | what if those servers were lost |
 //! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `lead` | lets the leader decide, and no server hear of it yet |
 //! | `desktops`, `findings`, `waits`, `drift` | looks |
+//! | `copies IMAGE`, `orders` | which server holds which version, and who was told to copy from whom |
 //! | `place ADDRESS` | where a desktop would go, or the next one of a pool, and why there |
-//! | `copies`, `orders` | which server holds which version, and who was told to copy from whom |
 //! | `domain DESKTOP` | the form in which a hypervisor has it |
 //! | `revisions` | the configurations that are kept |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |

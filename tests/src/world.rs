@@ -193,15 +193,8 @@ impl World {
             None => {
                 let (clock, log) = (&self.clock, &self.log);
                 let part = (raft_id, &Setup::default().capacity);
-                machine(
-                    &mut chance,
-                    clock,
-                    log,
-                    self.grid,
-                    part,
-                    self.plant,
-                    &self.lines,
-                )
+                let (plant, lines) = (self.plant, &self.lines);
+                machine(&mut chance, clock, log, self.grid, part, plant, lines)
             }
         };
         survivor.name = name.clone();

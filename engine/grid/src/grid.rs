@@ -415,6 +415,10 @@ impl Agreement for Grid {
         self.replica.leadership()
     }
 
+    fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
+        self.replica.standing_as_led()
+    }
+
     fn standing(&self) -> Standing {
         self.replica.standing()
     }

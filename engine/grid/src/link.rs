@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coppice_state::{Entry, Outcome, State};
+use coppice_state::{Entry, Outcome, Standing, State};
 use futures::future::BoxFuture;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -78,6 +78,8 @@ pub enum Question<C: GridTypes> {
     Propose(Box<Entry>),
     /// How far must one have applied to see all that is agreed on by now?
     Read,
+    /// Who takes part in the log, and how far is each?
+    Standing,
 }
 
 impl<C: GridTypes> Question<C> {
@@ -90,7 +92,8 @@ impl<C: GridTypes> Question<C> {
             | Self::PreVote(_)
             | Self::Lead(_)
             | Self::Snapshot(_)
-            | Self::Read => true,
+            | Self::Read
+            | Self::Standing => true,
             Self::Propose(_) => false,
         }
     }
@@ -102,7 +105,7 @@ impl<C: GridTypes> Question<C> {
             Self::Append(_) => matches!(lane, Lane::Log | Lane::Heartbeat),
             Self::Vote(_) | Self::PreVote(_) | Self::Lead(_) => lane == Lane::Votes,
             Self::Snapshot(_) => lane == Lane::Snapshot,
-            Self::Propose(_) | Self::Read => lane == Lane::Calls,
+            Self::Propose(_) | Self::Read | Self::Standing => lane == Lane::Calls,
         }
     }
 }
@@ -118,6 +121,7 @@ impl<C: GridTypes> fmt::Debug for Question<C> {
             Self::Snapshot(_) => "snapshot",
             Self::Propose(_) => "propose",
             Self::Read => "read",
+            Self::Standing => "standing",
         })
     }
 }
@@ -156,6 +160,8 @@ pub enum Answer<C: GridTypes> {
     },
     /// Whoever applied up to this index sees all that was agreed on before the question.
     Read(u64),
+    /// Who takes part, as whoever leads sees it.
+    Standing(Standing),
     /// Nothing happened: this one does not lead, or cannot reach a majority. Why, in words.
     Elsewhere(String),
     /// It may have happened, or may still. Why that is not known, in words.
@@ -171,6 +177,7 @@ impl<C: GridTypes> fmt::Debug for Answer<C> {
             Self::Snapshot(answer) => write!(f, "snapshot: {answer}"),
             Self::Proposed { index, .. } => write!(f, "proposed at {index}"),
             Self::Read(index) => write!(f, "read at {index}"),
+            Self::Standing(_) => f.write_str("standing"),
             Self::Elsewhere(why) => write!(f, "elsewhere: {why}"),
             Self::Unknown(why) => write!(f, "unknown: {why}"),
         }

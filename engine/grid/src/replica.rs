@@ -457,6 +457,10 @@ impl<C: GridTypes> Agreement for Replica<C> {
         }
     }
 
+    fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
+        self.standing_of_leader().boxed()
+    }
+
     fn standing(&self) -> Standing {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::ids::{Epoch, GridId, ServerId};
+use coppice_schema::known::ServerState;
 use coppice_state::State;
 use futures::future::{Either, select};
 use openraft::async_runtime::WatchSender;
@@ -119,7 +120,12 @@ impl<C: GridTypes> Roster<C> {
         let state = self.0.published.state();
         let given = self.0.me.members.get(&server);
         if let Some(known) = state.servers.get(&server) {
-            Verdict::Member(member(known))
+            // Its record stays, for whoever asks who that was; it is out at once all the same.
+            if known.state == ServerState::Removed {
+                Verdict::Gone
+            } else {
+                Verdict::Member(member(known))
+            }
         } else if server.0 <= state.index {
             Verdict::Gone
         } else {
@@ -193,7 +199,9 @@ impl<C: GridTypes> Shared<C> {
 
 /// The members by `state`, and those of whom a server was told when it joined and whom its state does not know yet.
 fn list(me: &Introduction, state: &State) -> List {
-    let known = state.servers.iter().map(|(id, known)| (*id, member(known)));
+    let known = state.servers.iter();
+    let known = known.filter(|(_, server)| server.state != ServerState::Removed);
+    let known = known.map(|(id, known)| (*id, member(known)));
     let given = me.members.iter().filter(|(id, _)| id.0 > state.index);
     let given = given.map(|(id, given)| (*id, given.clone()));
     let founded = state.grid.is_some();

@@ -51,7 +51,7 @@ mod tokens;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{
-    Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
+    CopyProgress, Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
 };
 pub use join::{
     CLOCKS_APART, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated,

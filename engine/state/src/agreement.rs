@@ -6,6 +6,7 @@ use std::sync::Arc;
 use coppice_schema::units::Span;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entry, Outcome};
 use crate::state::State;
@@ -44,7 +45,7 @@ pub trait Agreement: Send + Sync {
 }
 
 /// How a grid's replicas stand. What is in it passes: it is never agreed on, and a new leader knows nothing yet.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// Index of the last entry in the log here, agreed on or not.
     pub last: u64,
@@ -57,7 +58,7 @@ pub struct Standing {
 }
 
 /// One replica's part in the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Part {
     /// Its vote counts.
     pub voter: bool,

@@ -8,6 +8,8 @@ use coppice_schema::units::Size;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::loss::Shortfall;
+
 /// A condition of applying a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Gate {
@@ -259,6 +261,15 @@ pub enum FindingKind {
     },
     /// A personal desktop runs with older hardware than it is defined with.
     PendingBoot,
+    /// The loss of so many servers as the grid is to tolerate is not carried by the others.
+    LossNotCarried {
+        /// How many are to be tolerated.
+        tolerate: u8,
+        /// How many are; `None`: not even all of the servers carry everything.
+        carries: Option<u8>,
+        /// What has no place.
+        short: Shortfall,
+    },
     /// A desktop is broken.
     Broken {
         /// How, in words.

@@ -18,11 +18,10 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "tolerate_server_loss",
         Kind::Number(0, 2),
-        "How many servers may be lost with all pools still carried.",
+        "How many servers may be lost with all pools still carried: a plan that makes that worse is refused.",
     )
     .unit("servers")
-    .default(Default::Number(0))
-    .later(),
+    .default(Default::Number(0)),
     live(
         "lost_after",
         Kind::Duration(1_000, 3_600_000),

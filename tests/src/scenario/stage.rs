@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{GateKind, Plan, Verdict, Wait};
-use coppice_plans::{check, markdown, placement, plan, text};
+use coppice_plans::{check, markdown, placement, plan, text, what_if};
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::ServerId;
+use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
@@ -16,7 +16,7 @@ use coppice_state::{Entry, Outcome, State};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Setup};
 
-use crate::world::{Machine, World};
+use crate::world::World;
 
 /// Passes in which a grid must settle; one that does not is told to.
 const PASSES: u32 = 300;
@@ -65,7 +65,7 @@ impl Stage {
                 Ok(String::new())
             }
             ["image", name, version, servers @ ..] => self.import(name, version, servers),
-            ["copies"] => Ok(self.copies()),
+            ["copies", name] => Ok(self.copies(name)),
             ["orders"] => Ok(self.orders()),
             ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
@@ -78,6 +78,8 @@ impl Stage {
                 let (_, document) = self.preview(&self.desired()?)?;
                 Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
             }
+            ["lose", servers @ ..] => self.lose(servers, text_of),
+            ["lose-markdown", servers @ ..] => self.lose(servers, markdown::render),
             ["apply", gates @ ..] => self.apply(gates),
             ["settle"] => self.settle(),
             ["rounds", count] => {
@@ -110,13 +112,20 @@ impl Stage {
             data: Size::mib(16),
             imported: Timestamp(0),
         };
-        let on = |machine: &&Machine| only.is_empty() || only.contains(&machine.name.as_str());
-        let mut server = None;
-        for machine in self.world.machines.iter().filter(on) {
+        let on = |name: &str| only.is_empty() || only.contains(&name);
+        let machines = self.world.machines.iter();
+        for machine in machines.filter(|machine| on(machine.name.as_str())) {
             machine.sim.put_image(record.root, record.size, record.data);
-            server = server.or(machine.id(&self.world.log));
         }
-        let server = server.ok_or("no server")?;
+        let server = self
+            .world
+            .log
+            .state()
+            .servers
+            .iter()
+            .find(|(_, server)| on(server.name.as_str()))
+            .map(|(id, _)| *id)
+            .ok_or("no server")?;
         let outcome = self.world.log.append(Entry::ImageImported {
             image: name.parse().map_err(|e| format!("{e}"))?,
             version: version.parse().map_err(|e| format!("{e}"))?,
@@ -189,6 +198,25 @@ impl Stage {
         let mut known = self.world.log.state().known(self.world.log.term());
         known.runs.clear();
         self.make(desired, &known)
+    }
+
+    /// What if those servers were lost, with the files as they are.
+    fn lose(&self, servers: &[&str], render: fn(&Document) -> String) -> Result<String, String> {
+        let desired = self.desired()?;
+        let mut known = self.world.log.state().known(self.world.log.term());
+        known.runs.clear();
+        let now = self.world.clock.now();
+        let servers = servers
+            .iter()
+            .map(|name| name.parse().map_err(|e| format!("{e}")));
+        let servers: BTreeSet<ServerName> = servers.collect::<Result<_, _>>()?;
+        let what_if = what_if(&desired, &known, &servers, now);
+        let violations = check(&what_if.plan, &desired, &what_if.known);
+        if !violations.is_empty() {
+            return Err(format!("the plan breaks rules: {violations:#?}"));
+        }
+        let document = document::of_loss(&what_if, &desired.grid.name, now);
+        Ok(render(&document).replace(&document.plan_id.short(), "PLAN"))
     }
 
     /// What is committed, as a round sees it.
@@ -330,11 +358,15 @@ impl Stage {
         }
     }
 
-    /// Every copy of every version, by server.
-    fn copies(&self) -> String {
+    /// Every copy of every version of an image, by server.
+    fn copies(&self, name: &str) -> String {
         let state = self.world.log.state();
         let mut lines = String::new();
-        for (image, versions) in &state.images {
+        let images = state
+            .images
+            .iter()
+            .filter(|(image, _)| image.as_str() == name);
+        for (image, versions) in images {
             for (version, record) in versions {
                 let copies = state.servers.values().map(|server| {
                     let look = server.look.as_ref();
@@ -470,9 +502,13 @@ fn is_approval(wait: &Wait) -> bool {
 
 /// The document's text. Its number depends on every word of it, and says nothing to a reader.
 fn show(document: &Document) -> String {
+    text_of(document).replace(&document.plan_id.short(), "PLAN")
+}
+
+fn text_of(document: &Document) -> String {
     let options = text::Options {
         colour: false,
         detail: text::Detail::Normal,
     };
-    text::render(document, options).replace(&document.plan_id.short(), "PLAN")
+    text::render(document, options)
 }

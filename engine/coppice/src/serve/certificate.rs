@@ -26,6 +26,8 @@ const LOOK_EVERY: Span = Span::hours(24);
 pub(super) struct Shown<W> {
     /// Always the newest certificate.
     pub(super) tls: Arc<ServerConfig>,
+    /// The same, for what is between servers.
+    pub(super) certificate: Renewal,
     /// What machines are admitted by.
     pub(super) gate: Gate,
     /// The work that keeps it valid, which never ends.
@@ -80,6 +82,7 @@ pub(super) fn open(
         move || agreed.local().committed.grid.address
     };
     let changed = grid.watch().map(move |_| address()).boxed();
+    let certificate = renewal.clone();
     let renewal = keep(
         renewal,
         layout.identity(),
@@ -88,7 +91,12 @@ pub(super) fn open(
         changed,
         Arc::clone(clock),
     );
-    Ok(Shown { tls, gate, renewal })
+    Ok(Shown {
+        tls,
+        certificate,
+        gate,
+        renewal,
+    })
 }
 
 /// Looks each day, since a server runs for longer than a certificate lives; and when `addresses` brings another address of

@@ -7,6 +7,7 @@ use coppice_world::clock::Clock;
 use coppice_world::disks::{Disks, LocalDisks};
 use coppice_world::hypervisor::Hypervisor;
 use coppice_world::libvirt::{self, HypervisorUri, Limits, Options};
+use coppice_world::peers::Serves;
 use coppice_world::sim::{Setup, SimServer};
 
 use crate::config::{Accelerate, Config};
@@ -20,6 +21,8 @@ pub(crate) struct World {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     /// Images and overlays.
     pub(crate) disks: Arc<dyn Disks>,
+    /// What gives other servers the images of this one.
+    pub(crate) images: Arc<dyn Serves>,
 }
 
 /// Whether `uri` is the address of a hypervisor; if not, why, in words.
@@ -66,6 +69,7 @@ pub(crate) async fn open(
         );
         return Ok(World {
             hypervisor: server.clone(),
+            images: server.giver(),
             disks: server,
         });
     }
@@ -94,6 +98,7 @@ pub(crate) async fn open(
     })?;
     Ok(World {
         hypervisor,
+        images: Arc::new(disks.clone()),
         disks: Arc::new(disks),
     })
 }

@@ -1,5 +1,6 @@
 //! The other end of a [`Link`](crate::link::Link): what a replica answers to another.
 
+use coppice_state::Agreement;
 use openraft::errors::RaftError;
 use openraft::type_config::alias::SnapshotOf;
 
@@ -42,6 +43,14 @@ impl<C: GridTypes> Replica<C> {
                 Here::Again(why) => Answer::Elsewhere(why),
                 Here::Failed(error) => Answer::Unknown(error.to_string()),
             },
+            Question::Standing => {
+                let standing = self.standing();
+                // Only whoever leads hears of the others.
+                match standing.majority {
+                    Some(_) => Answer::Standing(standing),
+                    None => Answer::Elsewhere("this server does not lead".to_owned()),
+                }
+            }
             Question::Read => match self.read_here().await {
                 Here::Done(index) => Answer::Read(index),
                 Here::Elsewhere(other) => Answer::Elsewhere(forward::leaderless(&other)),

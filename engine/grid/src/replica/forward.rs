@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coppice_state::{AgreementError, Entry, Outcome, State};
+use coppice_state::{Agreement, AgreementError, Entry, Outcome, Standing, State};
 use futures::future::{Either, select};
 use openraft::RaftMetrics;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -19,6 +19,9 @@ pub const ENTRY_MOST: u64 = 32 << 20;
 
 /// How long a leader may take over a read. It is asked again then, or another one is.
 const READ_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a leader may take to say how the others are. A person waits.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
 
 impl<C: GridTypes> Replica<C> {
     pub(super) async fn propose_once(&self, entry: Entry) -> Attempt<Outcome> {
@@ -53,6 +56,29 @@ impl<C: GridTypes> Replica<C> {
             Ok(Answer::Read(index)) => Attempt::Done(self.applied(index).await),
             Ok(answer) => Attempt::Again(format!("{answer:?}")),
             Err(error) => Attempt::Again(error.to_string()),
+        }
+    }
+
+    /// Who takes part in the log, as whoever leads sees it; as it is known here, where that one does not answer at once.
+    pub(super) async fn standing_of_leader(&self) -> Standing {
+        let (leader_id, leader_node) = {
+            let metrics = self.raft.metrics();
+            let now = metrics.borrow_watched();
+            let node = now.current_leader.and_then(|id| {
+                let members = now.membership_config.membership();
+                members.get_node(&id).cloned()
+            });
+            (now.current_leader, node)
+        };
+        let forward = ForwardToLeader {
+            leader_id,
+            leader_node,
+            ..ForwardToLeader::empty()
+        };
+        let question = Question::Standing;
+        match self.ask_leader(&forward, question, LOOK_WITHIN).await {
+            Ok(Answer::Standing(standing)) => standing,
+            Ok(_) | Err(_) => self.standing(),
         }
     }
 

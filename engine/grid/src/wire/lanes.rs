@@ -278,7 +278,8 @@ impl Asked {
             | Question::Lead(_)
             | Question::Snapshot(_)
             | Question::Propose(_)
-            | Question::Read => question_most(lane),
+            | Question::Read
+            | Question::Standing => question_most(lane),
         };
         let frame = match frame(question, most) {
             Ok(frame) => frame,
@@ -294,7 +295,8 @@ impl Asked {
             | Question::PreVote(_)
             | Question::Lead(_)
             | Question::Propose(_)
-            | Question::Read => None,
+            | Question::Read
+            | Question::Standing => None,
         };
         if let Some(bytes) = parcel
             .as_ref()
