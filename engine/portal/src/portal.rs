@@ -260,7 +260,7 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "upgrade that server first: `coppice server upgrade-check`",
         ),
-        Refusal::Founded(_) | Refusal::OutOfOrder { .. } => {
+        Refusal::Founded(_) | Refusal::OutOfOrder { .. } | Refusal::Deposed { .. } => {
             Problem::new(Code::Conflict, detail, "nothing is to be done")
         }
     }

@@ -63,11 +63,15 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             term,
         } => observation::confirm(state, *server, *boot, *sequence, *term),
         Entry::Planned {
+            term,
             base,
             orders,
             findings,
             settled,
-        } => orders::planned(state, base, orders, findings, *settled),
+        } => {
+            orders::current(state, *term)?;
+            orders::planned(state, base, orders, findings, *settled)
+        },
         Entry::Receipt {
             server,
             stamp,

@@ -27,6 +27,7 @@ fn kind(question: &Question<Simulated>) -> &'static str {
         Question::Snapshot(_) => "snapshot",
         Question::Propose(_) => "proposal",
         Question::Read => "read",
+        Question::Standing => "standing",
     }
 }
 

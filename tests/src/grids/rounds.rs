@@ -37,7 +37,7 @@ pub(super) const GRID: GridId = GridId([7; 16]);
 /// Desktops of a pool at most.
 const DESKTOPS: u32 = 3;
 /// How long everything may take to become what is wanted, once nothing goes wrong any more.
-const SETTLED_WITHIN: Duration = Duration::from_secs(1_500);
+const SETTLED_WITHIN: Duration = Duration::from_secs(900);
 
 /// What a server's daemon works on, and what outlives it.
 #[derive(Clone)]
@@ -147,10 +147,13 @@ fn agreed(state: &mut State, entries: Vec<Entry>) {
     }
 }
 
-/// `desired` without what waits for a time of day: hours of raft are many messages.
+/// `desired` without what waits for a time of day, since hours of raft are many messages; and without what ties a pool to
+/// one server, since any may go.
 fn timeless(mut desired: Desired) -> Desired {
     desired.windows.clear();
+    desired.servers.clear();
     for pool in desired.pools.values_mut() {
+        pool.servers.clear();
         pool.policy.power = None;
         pool.policy.rollout.window = None;
         pool.protect = false;
@@ -199,10 +202,10 @@ impl Grid {
             let pause = self.draw(|chance| chance.between(500, 6_000));
             SimRuntime::sleep(Duration::from_millis(pause)).await;
             match self.draw(|chance| chance.below(10)) {
-                0..3 => self.edit().await,
-                3 if self.churns => self.come().await,
-                4 if self.churns => self.go().await,
-                5 => self.stop_as_planned().await,
+                0..2 => self.edit().await,
+                3 | 4 if self.churns => self.come().await,
+                5 | 6 if self.churns => self.go().await,
+                7 => self.stop_as_planned().await,
                 _ => self.meddle(),
             }
         }
