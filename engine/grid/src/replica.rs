@@ -143,11 +143,7 @@ impl<C: GridTypes> Replica<C> {
         Self::start_with(settings, id, log, machine, network, clock, fate).await
     }
 
-    /// As [`start`](Self::start), with other settings than a grid has: a simulation makes snapshots more often.
-    ///
-    /// # Errors
-    /// When the log or the machine cannot be read.
-    pub async fn start_with(
+    async fn start_with(
         settings: Arc<Config>,
         id: u64,
         log: impl RaftLogStorage<C>,
@@ -204,8 +200,26 @@ impl<C: GridTypes> Replica<C> {
         clock: Arc<dyn Clock>,
         fate: Fate,
     ) -> Result<Self, AgreementError> {
+        let settings = settings().map_err(|e| AgreementError::Closed(e.to_string()))?;
+        Self::linked_with(settings, id, log, machine, link, clock, fate).await
+    }
+
+    /// As [`linked`](Self::linked), with other settings than a grid has: a simulation makes snapshots more often.
+    ///
+    /// # Errors
+    /// When the log or the machine cannot be read.
+    pub async fn linked_with(
+        settings: Arc<Config>,
+        id: u64,
+        log: impl RaftLogStorage<C>,
+        machine: Machine<C>,
+        link: Arc<dyn Link<C>>,
+        clock: Arc<dyn Clock>,
+        fate: Fate,
+    ) -> Result<Self, AgreementError> {
         let network = Network::over(Arc::clone(&link));
-        let mut replica = Self::start(id, log, machine, network, clock, fate).await?;
+        let replica = Self::start_with(settings, id, log, machine, network, clock, fate);
+        let mut replica = replica.await?;
         replica.link = Some(link);
         Ok(replica)
     }

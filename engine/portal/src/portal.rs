@@ -283,8 +283,9 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "upgrade that server first: `coppice server upgrade-check`",
         ),
-        Refusal::Founded(_) | Refusal::OutOfOrder { .. } | Refusal::Heard(_) => {
-            Problem::new(Code::Conflict, detail, "nothing is to be done")
-        }
+        Refusal::Founded(_)
+        | Refusal::OutOfOrder { .. }
+        | Refusal::Heard(_)
+        | Refusal::Deposed { .. } => Problem::new(Code::Conflict, detail, "nothing is to be done"),
     }
 }
