@@ -47,6 +47,7 @@ fn order(grid: &Grid) -> NewOrder {
 
 fn plan(grid: &mut Grid, orders: Vec<NewOrder>) -> Outcome {
     grid.propose(Entry::Planned {
+        term: 0,
         base: Default::default(),
         orders,
         findings: Default::default(),
