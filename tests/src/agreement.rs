@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
-use coppice_schema::units::Span;
+use coppice_schema::units::{Span, Timestamp};
 use coppice_state::{
     Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, Part, Standing, State, apply,
 };
@@ -78,6 +78,8 @@ struct Fate {
     unrest: Unrest,
     crash: Option<CrashPoint>,
     dead: bool,
+    /// Since when no majority answers this server.
+    alone: Option<Timestamp>,
 }
 
 impl SimLog {
@@ -116,6 +118,7 @@ impl SimLog {
                 unrest: Unrest::default(),
                 crash: None,
                 dead: false,
+                alone: None,
             }),
         })
     }
@@ -299,6 +302,11 @@ impl SimAgreement {
         self.fate().unrest = unrest;
     }
 
+    /// From now on no majority answers this server, or one does again. It knows it at once.
+    pub fn set_alone(&self, since: Option<Timestamp>) {
+        self.fate().alone = since;
+    }
+
     /// The daemon dies there.
     pub fn crash_at(&self, point: CrashPoint) {
         self.fate().crash = Some(point);
@@ -345,7 +353,9 @@ impl SimAgreement {
     fn hides(&self) -> (bool, bool) {
         let mut fate = self.fate();
         let Unrest { refused, lost } = fate.unrest;
-        (fate.chance.per_mille(refused), fate.chance.per_mille(lost))
+        let alone = fate.alone.is_some();
+        let refused = fate.chance.per_mille(refused) || alone;
+        (refused, fate.chance.per_mille(lost))
     }
 }
 
@@ -407,6 +417,10 @@ impl Agreement for SimAgreement {
         } else {
             Leadership::There { raft_id, term }
         }
+    }
+
+    fn degraded(&self) -> Option<Timestamp> {
+        self.fate().alone
     }
 
     fn standing(&self) -> Standing {

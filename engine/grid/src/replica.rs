@@ -3,6 +3,7 @@
 mod answer;
 mod forward;
 mod members;
+mod quorum;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,9 @@ use openraft::{Config, Instant, RaftMetrics, ServerState};
 
 pub use self::forward::ENTRY_MOST;
 pub use self::members::{Former, Members, MembersError};
+pub use self::quorum::ALONE_AFTER;
+
+use self::quorum::Quorum;
 
 use crate::clocks::Clocks;
 use crate::link::Link;
@@ -80,6 +84,7 @@ pub struct Replica<C: GridTypes> {
     fate: Fate,
     /// The way to whoever leads, for calls; `None` where there is none.
     link: Option<Arc<dyn Link<C>>>,
+    quorum: Quorum,
 }
 
 impl<C: GridTypes> Clone for Replica<C> {
@@ -93,6 +98,7 @@ impl<C: GridTypes> Clone for Replica<C> {
             stamped: Arc::clone(&self.stamped),
             fate: self.fate.clone(),
             link: self.link.clone(),
+            quorum: self.quorum.clone(),
         }
     }
 }
@@ -137,11 +143,7 @@ impl<C: GridTypes> Replica<C> {
         Self::start_with(settings, id, log, machine, network, clock, fate).await
     }
 
-    /// As [`start`](Self::start), with other settings than a grid has: a simulation makes snapshots more often.
-    ///
-    /// # Errors
-    /// When the log or the machine cannot be read.
-    pub async fn start_with(
+    async fn start_with(
         settings: Arc<Config>,
         id: u64,
         log: impl RaftLogStorage<C>,
@@ -166,6 +168,7 @@ impl<C: GridTypes> Replica<C> {
             stamped: Arc::default(),
             fate,
             link: None,
+            quorum: Quorum::default(),
         };
         // What the metrics say at first is that nothing is there, and everybody else goes by them.
         let found = replica.raft.with_raft_state(move |state| {
@@ -197,8 +200,26 @@ impl<C: GridTypes> Replica<C> {
         clock: Arc<dyn Clock>,
         fate: Fate,
     ) -> Result<Self, AgreementError> {
+        let settings = settings().map_err(|e| AgreementError::Closed(e.to_string()))?;
+        Self::linked_with(settings, id, log, machine, link, clock, fate).await
+    }
+
+    /// As [`linked`](Self::linked), with other settings than a grid has: a simulation makes snapshots more often.
+    ///
+    /// # Errors
+    /// When the log or the machine cannot be read.
+    pub async fn linked_with(
+        settings: Arc<Config>,
+        id: u64,
+        log: impl RaftLogStorage<C>,
+        machine: Machine<C>,
+        link: Arc<dyn Link<C>>,
+        clock: Arc<dyn Clock>,
+        fate: Fate,
+    ) -> Result<Self, AgreementError> {
         let network = Network::over(Arc::clone(&link));
-        let mut replica = Self::start(id, log, machine, network, clock, fate).await?;
+        let replica = Self::start_with(settings, id, log, machine, network, clock, fate);
+        let mut replica = replica.await?;
         replica.link = Some(link);
         Ok(replica)
     }
@@ -446,6 +467,10 @@ impl<C: GridTypes> Agreement for Replica<C> {
             Some((index, moved))
         })
         .boxed()
+    }
+
+    fn degraded(&self) -> Option<Timestamp> {
+        self.quorum.lost()
     }
 
     fn leadership(&self) -> Leadership {

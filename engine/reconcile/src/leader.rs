@@ -172,6 +172,7 @@ async fn propose(
     }
     let given = orders.iter().map(|o| o.task.describe()).collect();
     let entry = Entry::Planned {
+        term: report.term.unwrap_or_default(),
         base: plan.base.clone(),
         orders,
         findings,

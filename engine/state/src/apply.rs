@@ -72,11 +72,15 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             Ok(outcome)
         }
         Entry::Planned {
+            term,
             base,
             orders,
             findings,
             settled,
-        } => orders::planned(state, base, orders, findings, *settled),
+        } => {
+            orders::current(state, *term)?;
+            orders::planned(state, base, orders, findings, *settled)
+        }
         Entry::Receipt {
             server,
             stamp,
@@ -179,6 +183,7 @@ fn add_server(state: &mut State, server: &NewServer) {
         feature_level: FEATURE_LEVEL,
         role: Role::Server,
         resting: false,
+        parted: false,
         key: None,
     };
     state.servers.insert(ServerId(state.index), known);

@@ -65,6 +65,10 @@ pub enum Entry {
     },
     /// The leader decided.
     Planned {
+        /// The term in which it decided; 0 in logs of versions that did not say. By then it had seen every server in
+        /// that term: in a later one, this is refused.
+        #[serde(default)]
+        term: u64,
         /// What it read.
         base: Base,
         /// What servers are to do.
@@ -435,6 +439,14 @@ pub enum Refusal {
     /// It was heard of since the leader decided that it is lost.
     #[error("server {0} was heard of again")]
     Heard(ServerName),
+    /// Whoever decided it did not lead any more.
+    #[error("it was decided in term {decided}, and the grid is in term {now} by now")]
+    Deposed {
+        /// When it was decided.
+        decided: u64,
+        /// When it was agreed on.
+        now: u64,
+    },
     /// Without it there would be none.
     #[error("{0} is the grid's last server")]
     LastServer(ServerName),

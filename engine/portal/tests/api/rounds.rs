@@ -90,6 +90,7 @@ impl World {
                 memory: step.memory,
             });
             let planned = Entry::Planned {
+                term: 0,
                 orders: orders.collect(),
                 findings: plan.remembered(),
                 settled: plan.is_settled(),

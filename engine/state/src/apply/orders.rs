@@ -18,6 +18,16 @@ use crate::state::{Happening, State};
 /// Repairs of one domain that are remembered: as many as make it contended.
 const REPAIRS_KEPT: usize = 3;
 
+/// What was decided in an earlier term may be agreed on in a later one: whoever led may lead again, or have handed it on.
+/// By then another may have decided otherwise, of servers that were not seen in this term yet.
+pub(super) fn current(state: &State, decided: u64) -> Result<(), Refusal> {
+    let now = state.term;
+    if decided == 0 || decided == now {
+        return Ok(());
+    }
+    Err(Refusal::Deposed { decided, now })
+}
+
 pub(super) fn planned(
     state: &mut State,
     base: &Base,
