@@ -102,7 +102,9 @@ fn every_grid_becomes_one() {
     };
     let count = seeds.end - seeds.start;
     let sum = |of: fn(&Tally) -> u64| ended.iter().map(|end| of(&end.tally)).sum::<u64>();
-    let all: Tally = ended.iter().fold(Tally::default(), |all, end| all + end.tally);
+    let all: Tally = ended
+        .iter()
+        .fold(Tally::default(), |all, end| all + end.tally);
     println!("{count} grids: {all:?}");
     // What does not happen is not tested.
     assert!(sum(|t| t.crashes) > count && sum(|t| t.cuts) > count && sum(|t| t.pauses) > count);

@@ -11,10 +11,10 @@ use coppice_schema::ids::{
 };
 use coppice_schema::known::{
     Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Quarantined, Request, Seen,
-    ServerState, Task,
+    ServerState, Skew, Task,
 };
 use coppice_schema::review::Reviewed;
-use coppice_schema::units::Timestamp;
+use coppice_schema::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::join::{JoinRefusal, JoinToken, Joiner};
@@ -130,7 +130,7 @@ pub enum Entry {
         /// Newest feature level it can apply.
         feature_level: u32,
     },
-    /// A person changed a server's part.
+    /// A person changed a server's part. One that is lost, or reconciling, has it when it is back.
     ServerSet {
         /// Which.
         server: ServerId,
@@ -138,6 +138,37 @@ pub enum Entry {
         state: ServerState,
         /// Who.
         author: String,
+    },
+    /// A server is to be emptied: nobody is cut off, and nothing new goes there.
+    ServerDrained {
+        /// Which.
+        server: ServerId,
+        /// People are no longer waited for after that; `None`: they always are.
+        force_after: Option<Span>,
+        /// Who.
+        author: String,
+    },
+    /// The leader did not hear of a server for `grid.lost_after`. Refused where the server proposed something after `read`.
+    ServerLost {
+        /// Which.
+        server: ServerId,
+        /// How long it had not been heard when that was decided.
+        silent: Span,
+        /// Index of the last entry that the leader had applied then.
+        read: u64,
+    },
+    /// The leader found that a server's clock is wrong beside the voters', or right again.
+    ServerClock {
+        /// Which.
+        server: ServerId,
+        /// Where it is; `None`: where it should be.
+        skew: Option<Skew>,
+    },
+    /// A server that was lost has reported whole, and what is too much there is put away or waits for its people: it is
+    /// what it was before.
+    ServerRestored {
+        /// Which.
+        server: ServerId,
     },
     /// A token was made by which one machine may join.
     JoinTokenCreated {
@@ -405,6 +436,9 @@ pub enum Refusal {
     /// Without it nobody could make another.
     #[error("{0} is the last one with the scope admin: without it nobody could make another")]
     LastAdmin(String),
+    /// It was heard of since the leader decided that it is lost.
+    #[error("server {0} was heard of again")]
+    Heard(ServerName),
     /// Whoever decided it did not lead any more.
     #[error("it was decided in term {decided}, and the grid is in term {now} by now")]
     Deposed {

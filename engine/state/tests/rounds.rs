@@ -6,6 +6,8 @@
 mod commits;
 #[path = "rounds/grid.rs"]
 mod grid;
+#[path = "rounds/life.rs"]
+mod life;
 #[path = "rounds/phases.rs"]
 mod phases;
 

@@ -108,7 +108,10 @@ impl Grid {
         let heard = Lives::timeout(within, heard).await;
         drop(sender);
         let lost = || LinkError::Lost(format!("{to} did not answer within {within:?}"));
-        heard.ok().and_then(Result::ok).unwrap_or_else(|| Err(lost()))
+        heard
+            .ok()
+            .and_then(Result::ok)
+            .unwrap_or_else(|| Err(lost()))
     }
 
     fn deliver(

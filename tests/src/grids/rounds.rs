@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coppice_plans::plan::{FindingKind, Plan};
 use coppice_grid::keeper;
+use coppice_plans::plan::{FindingKind, Plan};
 use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::server::{Ports, Server};
 use coppice_reconcile::{leader, server};
@@ -240,7 +240,10 @@ impl Grid {
         self.deed(format!("somebody applies a configuration: {outcome:?}"));
     }
 
-    pub(super) async fn propose(self: &Arc<Self>, entry: Entry) -> Option<Result<Outcome, AgreementError>> {
+    pub(super) async fn propose(
+        self: &Arc<Self>,
+        entry: Entry,
+    ) -> Option<Result<Outcome, AgreementError>> {
         let (life, access) = self.access_to_any(self.draw(Chance::bits))?;
         asked(life, async move { access.propose(entry).await }).await
     }

@@ -217,15 +217,8 @@ impl Grid {
         });
         let settings = Arc::new(often(self.plant));
         let clock = Arc::new(WallClock(server));
-        let start = Replica::linked_with(
-            settings,
-            server,
-            log,
-            machine,
-            link,
-            clock,
-            Fate::default(),
-        );
+        let start =
+            Replica::linked_with(settings, server, log, machine, link, clock, Fate::default());
         start.await.map_err(|e| e.to_string())
     }
 

@@ -168,6 +168,7 @@ fn seen(spec: &DesktopSpec, stamp: Stamp, users: u32, since: Timestamp) -> Seen 
                 users: Some(users),
             },
             stale_until_reboot: false,
+            viewers: None,
         }),
         overlay: Some(SeenOverlay {
             image: spec.image,

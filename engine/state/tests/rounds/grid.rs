@@ -366,6 +366,7 @@ fn domain(spec: &DesktopSpec, stamp: Stamp, power: PowerState) -> SeenDomain {
         spec: spec.clone(),
         guest,
         stale_until_reboot: false,
+        viewers: None,
     }
 }
 
