@@ -34,11 +34,9 @@ fn seeds() -> Range<u64> {
 }
 
 fn tell(failed: &Failed) -> String {
-    let newest = failed.trace.iter().rev().take(120).rev();
-    let trace: Vec<&str> = newest.map(String::as_str).collect();
     format!(
         "{}\n{}\nrepeat it with COPPICE_SEED={}",
-        trace.join("\n"),
+        failed.trace.join("\n"),
         failed.what,
         failed.seed
     )

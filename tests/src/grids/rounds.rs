@@ -209,13 +209,18 @@ impl Grid {
                 _ => self.meddle(),
             }
         }
+        self.deed("people are done".to_owned());
+        *lock(&self.idle) = true;
+    }
+
+    /// What the grid agrees on, as any of its servers says.
+    pub(super) async fn read(self: &Arc<Self>) -> Option<Arc<State>> {
+        let (life, access) = self.access_to_any(self.draw(Chance::bits))?;
+        asked(life, async move { access.read().await }).await?.ok()
     }
 
     async fn edit(self: &Arc<Self>) {
-        let Some((life, access)) = self.access_to_any(self.draw(Chance::bits)) else {
-            return;
-        };
-        let Some(Ok(state)) = asked(life, async move { access.read().await }).await else {
+        let Some(state) = self.read().await else {
             return;
         };
         let before = state.committed.as_ref();
@@ -288,7 +293,7 @@ impl Grid {
         let mut what = Vec::new();
         while true_nanos() < limit && self.broken().is_none() {
             SimRuntime::sleep(Duration::from_secs(5)).await;
-            let Some((_, leader)) = self.leader() else {
+            let Some((_, leader)) = self.leader().filter(|_| *lock(&self.idle)) else {
                 continue;
             };
             let state = leader.local();

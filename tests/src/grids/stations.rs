@@ -73,6 +73,7 @@ impl Grid {
             history: Mutex::default(),
             broken: Mutex::default(),
             over: Mutex::new(false),
+            idle: Mutex::new(false),
         };
         let begin = beginning(state, servers);
         let mut hosts = if rounds {
