@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use coppice_schema::ids::{Epoch, ServerId};
 use coppice_schema::known::ServerState;
 use coppice_state::State;
+use coppice_state::join::joined_at;
 use coppice_state::state::Server;
 use futures::future::{Either, select};
 use openraft::async_runtime::WatchSender;
@@ -121,6 +122,9 @@ impl<C: GridTypes> Roster<C> {
     pub(crate) fn verdict(&self, server: ServerId) -> Verdict {
         let state = self.0.published.state();
         let given = self.0.me.members.get(&server);
+        if let Some(given) = given.filter(|_| is_behind(&self.0.me, &state)) {
+            return Verdict::Member(given.clone());
+        }
         if let Some(known) = state.servers.get(&server) {
             member(known).map_or(Verdict::Gone, Verdict::Member)
         } else if server.0 <= state.index {
@@ -198,14 +202,30 @@ impl<C: GridTypes> Shared<C> {
 fn list(me: &Introduction, state: &State) -> List {
     let known = state.servers.iter();
     let known = known.filter_map(|(id, known)| Some((*id, member(known)?)));
-    let given = me.members.iter().filter(|(id, _)| id.0 > state.index);
+    let behind = is_behind(me, state);
+    let given = me.members.iter();
+    let given = given.filter(|(id, _)| behind || id.0 > state.index);
     let given = given.map(|(id, given)| (*id, given.clone()));
     let founded = state.grid.is_some();
     List {
-        epoch: if founded { state.epoch } else { me.epoch },
+        epoch: if founded && !behind {
+            state.epoch
+        } else {
+            me.epoch
+        },
         feature_level: state.feature_level,
-        members: given.chain(known).collect(),
+        members: if behind {
+            known.chain(given).collect()
+        } else {
+            given.chain(known).collect()
+        },
     }
+}
+
+/// Whether a state is from before this server joined: it is still on its way through the log. Who is who, and which life
+/// of the grid it is, is then as it was told: a server that joined again has its former place and another number.
+fn is_behind(me: &Introduction, state: &State) -> bool {
+    state.index < joined_at(me.raft_id) || state.epoch.number < me.epoch.number
 }
 
 /// `None` for one that was removed: it is remembered, and is no member.
