@@ -15,7 +15,7 @@ use coppice_schema::known::{
     CopyState, Ending, Known, KnownDesktop, Phase, Request, ServerState, Task,
 };
 
-use self::people::{may_be_used, overdue};
+use self::people::{forced, may_be_used, overdue};
 use self::places::places;
 use self::pools::{disks, given_up, pools};
 use self::reviewed::approved;
@@ -154,6 +154,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                     || again
                     || action.reason == Reason::Requested
                     || !may_be_used(desktop)
+                    || forced(action, desktop, known, plan.at)
                     || overdue(
                         action,
                         desktop,
@@ -242,6 +243,11 @@ fn one(
         server.1.current,
         object,
         "an order is for a server that was seen whole",
+    );
+    judge(
+        server.1.state != ServerState::Lost,
+        object,
+        "a server that is lost is told nothing",
     );
     let whole = known
         .servers

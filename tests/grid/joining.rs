@@ -45,6 +45,23 @@ fn five_servers_vote_and_whoever_comes_after_learns() {
     site.ask(4, &["server", "upgrade-check"])
         .code(0)
         .says("safe");
+    // One that cannot make itself a certificate gets one under its new names all the same.
+    assert_eq!(servers.pop().unwrap().stop(), 0);
+    let config = site.path("6/coppice.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace(
+        "# names = [\"desk.example.org\"]",
+        "names = [\"desk.example\"]",
+    );
+    std::fs::write(&config, text).unwrap();
+    let shown = || std::fs::read(site.path("6/identity/server.pem")).unwrap();
+    let before = shown();
+    servers.push(site.serve(6));
+    site.until("it has a new certificate", || {
+        let after = shown();
+        (after != before).then_some(()).ok_or_else(String::new)
+    });
+    assert!(!site.is_there("6/identity/ca.key"));
     for server in servers {
         assert_eq!(server.stop(), 0);
     }
@@ -78,15 +95,19 @@ fn a_grid_of_two_with_a_witness_goes_on_when_whoever_leads_is_killed() {
     // Nothing more is asked of a person: what is wanted is agreed on by the two that are left.
     site.until("the two that are left agree", || {
         let asked = site.ask(survivor, &["token", "create", "after", "--scope", "viewer"]);
-        (asked.code == 0).then_some(()).ok_or(asked.err)
+        // The first attempt may have come about after all.
+        let done = asked.code == 0 || asked.err.contains("exists already");
+        done.then_some(()).ok_or(asked.err)
     });
     site.until("it is seen who is gone", || {
         let servers = site.servers(survivor);
         let gone = servers
             .iter()
             .find(|s| s["name"] == format!("host-{leader}").as_str());
-        let heard = gone.and_then(|s| s["log"]["heard"].as_u64()).unwrap_or(0);
-        (heard > 2_000)
+        // Whoever leads now may never have heard of it.
+        let heard = gone.map(|s| s["log"]["heard"].as_u64().unwrap_or(u64::MAX));
+        heard
+            .is_some_and(|heard| heard > 2_000)
             .then_some(())
             .ok_or_else(|| format!("{servers:?}"))
     });

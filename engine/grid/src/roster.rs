@@ -95,7 +95,7 @@ impl<C: GridTypes> Roster<C> {
 
     /// The grid's life.
     pub(crate) fn epoch(&self) -> Epoch {
-        self.now().epoch
+        epoch(&self.0.me, &self.0.published.state())
     }
 
     /// `server` was met, and is of another life of the grid; `None`: of this one.
@@ -115,7 +115,7 @@ impl<C: GridTypes> Roster<C> {
 
     /// What all members can apply.
     pub(crate) fn feature_level(&self) -> u32 {
-        self.now().feature_level
+        self.0.published.state().feature_level
     }
 
     /// What is known here of `server`.
@@ -136,9 +136,11 @@ impl<C: GridTypes> Roster<C> {
 
     /// The member with that raft id.
     pub(crate) fn by_raft_id(&self, raft_id: u64) -> Option<(ServerId, Member)> {
-        let now = self.now();
-        let mut members = now.members.into_iter();
-        members.find(|(_, member)| member.raft_id == raft_id)
+        let state = self.0.published.state();
+        let mut all = members(&self.0.me, &state);
+        let (server, raft_id, address) = all.find(|(_, its, _)| *its == raft_id)?;
+        let address = address.to_owned();
+        Some((server, Member { raft_id, address }))
     }
 
     /// Resolves, with the reason, as soon as `server` may not stay connected. `lately`: also one that is not known yet
@@ -171,10 +173,6 @@ impl<C: GridTypes> Roster<C> {
             }
         }
     }
-
-    fn now(&self) -> List {
-        list(&self.0.me, &self.0.published.state())
-    }
 }
 
 impl<C: GridTypes> Shared<C> {
@@ -183,11 +181,12 @@ impl<C: GridTypes> Shared<C> {
     }
 
     fn refresh(&self) {
-        let now = list(&self.me, &self.published.state());
+        let state = self.published.state();
+        // Looked at after every entry: no list is made where nothing has changed.
         self.sender().send_if_modified(|known| {
-            let changed = **known != now;
+            let changed = !known.is(&self.me, &state);
             if changed {
-                *known = Arc::new(now);
+                *known = Arc::new(list(&self.me, &state));
             }
             changed
         });
@@ -198,27 +197,54 @@ impl<C: GridTypes> Shared<C> {
     }
 }
 
-/// The members by `state`, and those of whom a server was told when it joined and whom its state does not know yet.
-fn list(me: &Introduction, state: &State) -> List {
+impl List {
+    /// Whether it is what would be made of these.
+    fn is(&self, me: &Introduction, state: &State) -> bool {
+        if is_behind(me, state) {
+            // Then they come in no order; it does not take long.
+            return *self == list(me, state);
+        }
+        let listed = self.members.iter();
+        let listed = listed.map(|(id, member)| (*id, member.raft_id, member.address.as_str()));
+        self.epoch == epoch(me, state)
+            && self.feature_level == state.feature_level
+            && listed.eq(members(me, state))
+    }
+}
+
+fn epoch(me: &Introduction, state: &State) -> Epoch {
+    if state.grid.is_some() && !is_behind(me, state) {
+        state.epoch
+    } else {
+        me.epoch
+    }
+}
+
+/// The members by `state`, and after them, since ids are indexes, those of whom a server was told when it joined and whom its state does not know yet.
+fn members<'a>(
+    me: &'a Introduction,
+    state: &'a State,
+) -> impl Iterator<Item = (ServerId, u64, &'a str)> {
     let known = state.servers.iter();
-    let known = known.filter_map(|(id, known)| Some((*id, member(known)?)));
     let behind = is_behind(me, state);
+    let told = move |id: &ServerId| behind && me.members.contains_key(id);
+    let known =
+        known.filter(move |(id, server)| server.state != ServerState::Removed && !told(*id));
+    let known = known.map(|(id, server)| (*id, server.raft_id, server.api.as_str()));
     let given = me.members.iter();
-    let given = given.filter(|(id, _)| behind || id.0 > state.index);
-    let given = given.map(|(id, given)| (*id, given.clone()));
-    let founded = state.grid.is_some();
+    let given = given.filter(move |(id, _)| behind || id.0 > state.index);
+    known.chain(given.map(|(id, given)| (*id, given.raft_id, given.address.as_str())))
+}
+
+fn list(me: &Introduction, state: &State) -> List {
+    let member = |(id, raft_id, address): (ServerId, u64, &str)| {
+        let address = address.to_owned();
+        (id, Member { raft_id, address })
+    };
     List {
-        epoch: if founded && !behind {
-            state.epoch
-        } else {
-            me.epoch
-        },
+        epoch: epoch(me, state),
         feature_level: state.feature_level,
-        members: if behind {
-            known.chain(given).collect()
-        } else {
-            given.chain(known).collect()
-        },
+        members: members(me, state).map(member).collect(),
     }
 }
 

@@ -5,6 +5,7 @@ mod damage;
 mod frames;
 mod full;
 mod grid;
+mod lanes;
 mod many;
 mod recovery;
 mod replay;

@@ -14,6 +14,7 @@ use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
         crate::desktops::list, crate::desktops::one, crate::desktops::restart, crate::desktops::regrow,
         crate::desktops::discard, crate::desktops::screenshot, crate::console::console,
         crate::servers::list, crate::servers::cordon, crate::servers::uncordon, crate::servers::remove, crate::upgrade::check,
+        crate::servers::drain, crate::servers::undrain,
         crate::images::list, crate::images::remove,
         crate::uploads::begin, crate::uploads::look, crate::uploads::append, crate::uploads::give_up,
         crate::imports::import,

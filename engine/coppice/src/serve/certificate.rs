@@ -23,6 +23,9 @@ use crate::names;
 /// How often it is looked whether the certificate is to be renewed: a month is left when it first is.
 const LOOK_EVERY: Span = Span::hours(24);
 
+/// How often it is looked whether this server is to have the authority's key.
+const LOOK_SOON: Span = Span::seconds(1);
+
 /// How soon it is looked again after others could not help.
 const LOOK_AGAIN: Span = Span::seconds(10);
 
@@ -180,13 +183,24 @@ async fn keep(
     }
 }
 
-/// Brings the authority's key to a server that votes. Never ends.
+/// Brings the authority's key to a server that votes, soon after it does: until then it may be on one disk only. Never
+/// ends.
 pub(super) async fn fetch_key(gate: Gate, grid: Arc<Grid>, clock: Arc<dyn Clock>) {
+    let mut told = false;
     loop {
-        clock.sleep(LOOK_AGAIN).await;
-        let votes = grid.replica().members().voters.contains(&grid.raft_id());
-        if votes && let Err(error) = gate.fetch_key().await {
-            tracing::warn!(%error, "no other server gave the key of the grid's authority");
+        clock.sleep(LOOK_SOON).await;
+        if !grid.replica().members().voters.contains(&grid.raft_id()) {
+            continue;
+        }
+        match gate.fetch_key().await {
+            Ok(()) => told = false,
+            Err(error) if told => {
+                tracing::debug!(%error, "the key of the grid's authority is not here yet")
+            }
+            Err(error) => {
+                told = true;
+                tracing::warn!(%error, "the key of the grid's authority is not here yet");
+            }
         }
     }
 }

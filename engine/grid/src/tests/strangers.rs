@@ -20,7 +20,7 @@ use crate::wire::{
     Dial, FrameError, Greeting, Hello, PROTOCOL, Rejection, WIRE, WIRE_OLDEST, read_frame,
     write_frame,
 };
-use crate::{Identity, Renewal};
+use crate::{GridKey, Identity, Renewal, Subject};
 use coppice_world::hypervisor::ByteStream;
 
 fn caller(identity: &Identity) -> Caller {
@@ -139,10 +139,55 @@ async fn a_certificate_that_is_not_a_members_is_refused_with_the_reason() {
     };
     let answer = greeted(&lately, site, &calls).await.unwrap();
     assert_eq!(why(answer), Rejection::NotYet(later));
-    drop(kept);
     for site in sites {
         site.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_authority_takes_over_from_another_both_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let pem = |name: &str| std::fs::read_to_string(at(name).join("ca.pem")).unwrap();
+    let (old, new) = (ServerId(2), ServerId(5));
+    for (name, server) in [("old", old), ("new", new)] {
+        std::fs::create_dir(at(name)).unwrap();
+        identity(&at(name), GRID, server, now());
+    }
+    let (first, second) = (pem("old"), pem("new"));
+    std::fs::write(at("old").join("ca.pem"), format!("{first}{second}")).unwrap();
+    std::fs::write(at("new").join("ca.pem"), format!("{second}{first}")).unwrap();
+    let calls = caller(&identity(&at("new"), GRID, new, now()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let shown = Renewal::of(&identity(&at("old"), GRID, old, now())).unwrap();
+    let called = shown.between_servers(PROTOCOL).unwrap().0;
+    let acceptor = tokio_rustls::TlsAcceptor::from(called);
+    let connect = || async {
+        let accepted = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = acceptor.accept(stream).await?;
+            let certificates = stream.get_ref().1.peer_certificates().unwrap();
+            Ok::<_, std::io::Error>(crate::tls::shown(certificates))
+        };
+        futures::future::join(calls.dial(address.clone()), accepted).await
+    };
+    let (dialled, accepted) = connect().await;
+    assert_eq!((dialled.unwrap().0, accepted.unwrap()), (old, Some(new)));
+
+    // The take-over is done: what only the other signed does not count any more, without a restart.
+    std::fs::write(at("old").join("ca.pem"), first).unwrap();
+    let subject = Subject {
+        grid: GRID,
+        id: old,
+        server: format!("s{old}").parse().unwrap(),
+        names: Default::default(),
+    };
+    let key = GridKey::open(&at("old")).unwrap();
+    shown.look(&at("old"), &subject, now(), Some(&key)).unwrap();
+    let (_, accepted) = connect().await;
+    let refused = crate::tls::distrust(&accepted.unwrap_err()).unwrap();
+    assert!(refused.contains("another authority"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
