@@ -13,6 +13,7 @@ mod refresh;
 mod removal;
 mod rollback;
 mod rollout;
+mod shift;
 
 use std::collections::BTreeSet;
 
@@ -164,6 +165,11 @@ pub(crate) fn members<'a>(
         .take_while(move |(id, _)| id.pool == pool)
 }
 
+/// A pooled desktop that is whole, and that nobody uses.
+pub(crate) fn is_idle(desktop: &KnownDesktop) -> bool {
+    !desktop.personal && desktop.people() == 0 && rollout::is_ready(&desktop.phase)
+}
+
 /// Everything that would be done to a pool.
 pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let published = yard.published();
@@ -178,15 +184,22 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let image = published.as_ref().ok().copied();
     removal::leaving(yard, draft);
     let rollout = rollout::Rollout::survey(yard, image, draft);
-    let target = yard.pool.desktops + rollout.surge();
+    let mut shift = shift::Shift::survey(yard, &rollout, draft);
+    let target = yard.pool.desktops + rollout.surge() + shift.extra();
     let surplus = removal::surplus(yard, image, target, draft);
     let mut going = BTreeSet::new();
     let power = power::target(yard, draft);
     let mut rollout = rollout;
     let leaving = yard.members().filter(|(id, _)| surplus.contains(*id));
     let lost = leaving.filter(|(_, desktop)| rollout::is_ready(&desktop.phase));
-    rollout.without(u32::try_from(lost.count()).unwrap_or(u32::MAX));
+    let lost = lost.count();
+    let moved = shift.go(yard, draft);
+    rollout.without(u32::try_from(lost + moved.len()).unwrap_or(u32::MAX));
+    going.extend(moved);
     for (id, desktop) in yard.members().filter(|(id, _)| !surplus.contains(*id)) {
+        if going.contains(id) {
+            continue;
+        }
         if fate::decide(
             yard,
             image,
@@ -200,7 +213,7 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
         }
     }
     let grown_of = rollout.back().map_or(published, Ok);
-    let made = grow::grow(yard, grown_of, target, power.as_ref(), draft);
+    let made = grow::grow(yard, grown_of, target, &shift, power.as_ref(), draft);
     power::balance(yard, power, &surplus, &going, made, draft);
     forecast::put(yard, image.is_some(), power.as_ref(), draft);
 }

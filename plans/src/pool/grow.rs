@@ -6,6 +6,7 @@ use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, Slot};
 use coppice_schema::known::{Phase, ServerState, Task};
 
+use super::shift::Shift;
 use super::{GROWTH_GUESS, Yard, power};
 use crate::draft::Draft;
 use crate::images::Published;
@@ -40,6 +41,7 @@ pub(super) fn grow<'a>(
     yard: Yard<'a>,
     published: Result<Published<'a>, Wait>,
     target: u32,
+    shift: &Shift<'_>,
     power: Option<&power::Target>,
     draft: &mut Draft<'_>,
 ) -> u32 {
@@ -84,7 +86,11 @@ pub(super) fn grow<'a>(
             remedy: "free the names that others have, or raise `slots`".to_owned(),
         });
     }
-    for slot in slots {
+    // Those that are wanted anyway come first, and then those in whose place others leave their servers.
+    let size = target.saturating_sub(shift.extra());
+    let ordinary = size.saturating_sub(there);
+    for (n, slot) in (0_u32..).zip(slots) {
+        let moved = n.checked_sub(ordinary).and_then(|n| shift.place(n, yard));
         let id = DesktopId {
             pool: yard.name.clone(),
             slot,
@@ -97,7 +103,7 @@ pub(super) fn grow<'a>(
             }
             _ => true,
         };
-        if growth.create(&id, start, draft) {
+        if growth.create(&id, start, moved, draft) {
             started += u32::from(start);
         } else {
             no_room += 1;
@@ -180,7 +186,13 @@ fn taken_names(known: &Known) -> BTreeSet<DesktopId> {
 
 impl Growth<'_> {
     /// Plans one new desktop. Returns whether it has a place, or may get one without anybody's doing.
-    fn create(&mut self, id: &DesktopId, start: bool, draft: &mut Draft<'_>) -> bool {
+    fn create(
+        &mut self,
+        id: &DesktopId,
+        start: bool,
+        moved: Option<(ServerId, Reason)>,
+        draft: &mut Draft<'_>,
+    ) -> bool {
         let yard = self.yard;
         let memory = yard.known.slots.get(id).cloned().unwrap_or_default();
         let object = Address::Desktop(id.clone());
@@ -194,7 +206,9 @@ impl Growth<'_> {
             server: None,
             needs: Vec::new(),
             wave: 0,
-            reason: Reason::NotPresent,
+            reason: moved
+                .as_ref()
+                .map_or(Reason::NotPresent, |(_, reason)| reason.clone()),
             risk: Risk::Safe,
             reversible: true,
             impact: Impact {
@@ -213,7 +227,7 @@ impl Growth<'_> {
             Err(wait) => waits.push(wait),
             // Where a server is not seen, nothing can be placed for good.
             Ok(_) if !waits.is_empty() => {}
-            Ok(image) => match self.place(image, draft) {
+            Ok(image) => match self.place(image, moved.map(|(to, _)| to), draft) {
                 Ok(server) => {
                     let member = id.member(Incarnation(memory.incarnation.0 + 1));
                     let spec = specs::of(
@@ -252,7 +266,24 @@ impl Growth<'_> {
         placed
     }
 
-    fn place(&mut self, image: Published<'_>, draft: &Draft<'_>) -> Result<ServerId, Full> {
+    /// The best server, or `to` where that is said.
+    fn place(
+        &mut self,
+        image: Published<'_>,
+        to: Option<ServerId>,
+        draft: &Draft<'_>,
+    ) -> Result<ServerId, Full> {
+        if let Some(host) = to.and_then(|to| draft.ledger.host(to)) {
+            return match host.lacks(&self.yard.need(image)) {
+                None => Ok(host.id),
+                Some(lack) => Err(Full {
+                    wait: Wait::Room {
+                        lacking: format!("{} {}", host.server.name, lack.words()),
+                    },
+                    lacking: None,
+                }),
+            };
+        }
         if let Some(full) = &self.full {
             return Err(full.clone());
         }

@@ -146,6 +146,11 @@ impl<'a> Rollout<'a> {
         self.replacing
     }
 
+    /// Whether a change still has to reach desktops of the pool.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.outdated > 0
+    }
+
     /// How many desktops beyond the pool's size there may be.
     pub(crate) fn surge(&self) -> u32 {
         if self.outdated > 0 && self.wait.is_none() {

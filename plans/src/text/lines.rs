@@ -120,6 +120,7 @@ pub fn reason(reason: &Reason) -> String {
             other => format!("refresh: {other}"),
         },
         Reason::Power { target } => format!("{target} are to run"),
+        Reason::Rebalance { from, to } => format!("the load is levelled: {from} -> {to}"),
         Reason::PendingHardware => "new hardware waits for a boot".to_owned(),
         Reason::Unused => "no longer needed".to_owned(),
         Reason::Unnamed { image } => format!("no version is made of {}", image.short()),
@@ -675,6 +676,9 @@ pub fn finding(kind: &FindingKind) -> String {
         }
         FindingKind::PendingBoot => {
             "runs with older hardware than it is defined with, until it is restarted".to_owned()
+        }
+        FindingKind::Uneven { from, to } => {
+            format!("desktops of {from} would be better off on {to}")
         }
         FindingKind::LossNotCarried {
             tolerate,

@@ -293,7 +293,13 @@ impl Grid {
             }
             self.help(&plan, &state).await;
             what = left(&plan, lacks);
-            if std::env::var("TOLD").is_ok() { eprintln!("{} {what:#?} {:?}", true_nanos()/1_000_000_000, self.numbers().len()); }
+            if std::env::var("TOLD").is_ok() {
+                eprintln!(
+                    "{} {what:#?} {:?}",
+                    true_nanos() / 1_000_000_000,
+                    self.numbers().len()
+                );
+            }
         }
         match self.broken() {
             Some(_) => Ok(()),

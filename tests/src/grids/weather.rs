@@ -65,7 +65,9 @@ impl Grid {
             10 => self.turn_clock(one),
             11 => {
                 let spans = [4, 30, 150, 600];
-                let slowest = self.draw(|chance| chance.pick(&spans).copied()).unwrap_or(4);
+                let slowest = self
+                    .draw(|chance| chance.pick(&spans).copied())
+                    .unwrap_or(4);
                 self.deed(format!("a sync on {one} takes up to {slowest} ms"));
                 if let Some(disk) = self.disk(one) {
                     disk.set_slowest(millis(slowest));
@@ -134,8 +136,11 @@ impl Grid {
             lives::jump(server, nanos);
         } else {
             let hour = 3_600_000;
-            let ahead = self.draw(|chance| chance.below(2 * hour)).cast_signed() - hour.cast_signed();
-            self.deed(format!("somebody sets the clock of {server} {ahead} ms ahead"));
+            let ahead =
+                self.draw(|chance| chance.below(2 * hour)).cast_signed() - hour.cast_signed();
+            self.deed(format!(
+                "somebody sets the clock of {server} {ahead} ms ahead"
+            ));
             lives::set_wall(server, ahead);
         }
     }
@@ -149,7 +154,10 @@ impl Grid {
         let to = self.draw(|chance| chance.pick(servers).copied());
         let to = to.unwrap_or(one);
         let words = ["makes a snapshot", "hands over", "stands for election"];
-        self.deed(format!("{one} {}", words[usize::try_from(what).unwrap_or(0)]));
+        self.deed(format!(
+            "{one} {}",
+            words[usize::try_from(what).unwrap_or(0)]
+        ));
         self.in_life(life, async move {
             let raft = access.replica.raft();
             match what {

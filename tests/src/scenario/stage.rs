@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{GateKind, Plan, Verdict, Wait};
-use coppice_plans::{check, markdown, placement, plan, text, what_if};
+use coppice_plans::{check, markdown, placement, plan, rebalance, text, what_if};
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
@@ -78,6 +78,8 @@ impl Stage {
                 let (_, document) = self.preview(&self.desired()?)?;
                 Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
             }
+            ["rebalance"] => self.rebalance(false),
+            ["rebalance", "apply"] => self.rebalance(true),
             ["lose", servers @ ..] => self.lose(servers, text_of),
             ["lose-markdown", servers @ ..] => self.lose(servers, markdown::render),
             ["apply", gates @ ..] => self.apply(gates),
@@ -198,6 +200,27 @@ impl Stage {
         let mut known = self.world.log.state().known(self.world.log.term());
         known.runs.clear();
         self.make(desired, &known)
+    }
+
+    /// What would move to level the load, and whether that is agreed.
+    fn rebalance(&mut self, apply: bool) -> Result<String, String> {
+        let state = self.world.log.state();
+        let mut known = state.known(self.world.log.term());
+        let moves = rebalance(&state.committed, &known, self.world.clock.now());
+        known.ask_to_move(&moves);
+        let (plan, document) = self.make(&state.committed, &known)?;
+        if !apply {
+            return Ok(show(&document));
+        }
+        let outcome = self.world.log.append(Entry::Rebalanced {
+            base: plan.base,
+            moves,
+            author: "ada".to_owned(),
+        });
+        Ok(match outcome {
+            Outcome::Refused(refusal) => format!("refused: {refusal}"),
+            Outcome::Done | Outcome::Already { .. } | Outcome::Committed { .. } => String::new(),
+        })
     }
 
     /// What if those servers were lost, with the files as they are.

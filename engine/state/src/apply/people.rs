@@ -1,6 +1,9 @@
 //! What people decide beside configurations.
 
-use coppice_schema::ids::{Address, SecretName, ServerId};
+use std::collections::BTreeMap;
+
+use coppice_plans::plan::Base;
+use coppice_schema::ids::{Address, Member, SecretName, ServerId};
 use coppice_schema::known::{Request, ServerState};
 use coppice_schema::units::Timestamp;
 
@@ -184,6 +187,7 @@ pub(super) fn requested(
         Request::Restart(_) => "is to be restarted",
         Request::Regrow(_) => "is to be regrown",
         Request::Discard { .. } => "is to be removed",
+        Request::Move { .. } => "is to move",
     };
     ask(state, request, what, author)
 }
@@ -199,4 +203,39 @@ fn ask(state: &mut State, request: &Request, what: &str, author: &str) -> Result
         what.to_owned(),
         author,
     )
+}
+
+/// Desktops that were regrown since the plan was looked at are passed over.
+pub(super) fn rebalanced(
+    state: &mut State,
+    base: &Base,
+    moves: &BTreeMap<Member, ServerId>,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    super::commit::compare(state, base)?;
+    for server in moves.values() {
+        member(state, *server)?;
+    }
+    let before = |request: &Request| matches!(request, Request::Move { .. });
+    state.requests.retain(|_, request| !before(request));
+    let mut count = 0;
+    for (member, to) in moves {
+        let present = state.desktops.get(&member.desktop);
+        let there =
+            present.is_some_and(|desktop| desktop.spec.member == *member && !desktop.personal);
+        if there && !state.requests.contains_key(&member.desktop) {
+            count += 1;
+            let request = Request::Move {
+                member: member.clone(),
+                to: *to,
+            };
+            state.requests.insert(member.desktop.clone(), request);
+        }
+    }
+    let what = match count {
+        0 => "no desktop is to move any more".to_owned(),
+        1 => "1 desktop is to move to level the load".to_owned(),
+        count => format!("{count} desktops are to move to level the load"),
+    };
+    changed(state, Address::Grid, what, author)
 }
