@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
+use coppice_schema::units::Timestamp;
 use coppice_state::{
     Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, Standing, State, apply,
 };
@@ -70,6 +71,8 @@ struct Fate {
     unrest: Unrest,
     crash: Option<CrashPoint>,
     dead: bool,
+    /// Since when no majority answers this server.
+    alone: Option<Timestamp>,
 }
 
 impl SimLog {
@@ -105,6 +108,7 @@ impl SimLog {
                 unrest: Unrest::default(),
                 crash: None,
                 dead: false,
+                alone: None,
             }),
         })
     }
@@ -227,6 +231,11 @@ impl SimAgreement {
         self.fate().unrest = unrest;
     }
 
+    /// From now on no majority answers this server, or one does again. It knows it at once.
+    pub fn set_alone(&self, since: Option<Timestamp>) {
+        self.fate().alone = since;
+    }
+
     /// The daemon dies there.
     pub fn crash_at(&self, point: CrashPoint) {
         self.fate().crash = Some(point);
@@ -273,7 +282,9 @@ impl SimAgreement {
     fn hides(&self) -> (bool, bool) {
         let mut fate = self.fate();
         let Unrest { refused, lost } = fate.unrest;
-        (fate.chance.per_mille(refused), fate.chance.per_mille(lost))
+        let alone = fate.alone.is_some();
+        let refused = fate.chance.per_mille(refused) || alone;
+        (refused, fate.chance.per_mille(lost))
     }
 }
 
@@ -335,6 +346,10 @@ impl Agreement for SimAgreement {
         } else {
             Leadership::There { raft_id, term }
         }
+    }
+
+    fn degraded(&self) -> Option<Timestamp> {
+        self.fate().alone
     }
 
     fn standing(&self) -> Standing {

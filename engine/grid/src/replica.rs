@@ -3,6 +3,7 @@
 mod answer;
 mod forward;
 mod members;
+mod quorum;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,9 @@ use openraft::{Config, Instant, RaftMetrics, ServerState};
 
 pub use self::forward::ENTRY_MOST;
 pub use self::members::{Former, Members, MembersError};
+pub use self::quorum::ALONE_AFTER;
+
+use self::quorum::Quorum;
 
 use crate::link::Link;
 use crate::machine::{Machine, Published};
@@ -77,6 +81,7 @@ pub struct Replica<C: GridTypes> {
     fate: Fate,
     /// The way to whoever leads, for calls; `None` where there is none.
     link: Option<Arc<dyn Link<C>>>,
+    quorum: Quorum,
 }
 
 impl<C: GridTypes> Clone for Replica<C> {
@@ -89,6 +94,7 @@ impl<C: GridTypes> Clone for Replica<C> {
             stamped: Arc::clone(&self.stamped),
             fate: self.fate.clone(),
             link: self.link.clone(),
+            quorum: self.quorum.clone(),
         }
     }
 }
@@ -161,6 +167,7 @@ impl<C: GridTypes> Replica<C> {
             stamped: Arc::default(),
             fate,
             link: None,
+            quorum: Quorum::default(),
         };
         // What the metrics say at first is that nothing is there, and everybody else goes by them.
         let found = replica.raft.with_raft_state(move |state| {
@@ -430,6 +437,10 @@ impl<C: GridTypes> Agreement for Replica<C> {
             Some((index, moved))
         })
         .boxed()
+    }
+
+    fn degraded(&self) -> Option<Timestamp> {
+        self.quorum.lost()
     }
 
     fn leadership(&self) -> Leadership {

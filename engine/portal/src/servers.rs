@@ -3,13 +3,17 @@
 use axum::http::StatusCode;
 use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::known::{Health, ServerState};
+use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
 use coppice_state::state;
 
-use crate::api::{Code, Problem, Server, ServerStatus};
+use crate::api::{Code, Problem, Removal, Server, ServerStatus};
 use crate::auth::Who;
-use crate::params::Named;
+use crate::params::{Asked, Named};
 use crate::portal::{Portal, Seen};
+
+/// Whoever answered within that time is there.
+const THERE: Span = Span::seconds(3);
 
 /// All members.
 #[utoipa::path(get, path = "/api/v1/servers", responses((status = 200, body = Vec<Server>)))]
@@ -57,6 +61,53 @@ pub(crate) async fn uncordon(
         ServerState::Ready,
     )
     .await
+}
+
+/// It is no member any more, and never is again. One that holds desktops is drained first, or gone for good.
+#[utoipa::path(delete, path = "/api/v1/servers/{name}", params(("name" = String, Path), ("lost" = Option<bool>, Query)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn remove(
+    portal: Portal,
+    who: Who,
+    Named(name): Named<ServerName>,
+    Asked(Removal { lost }): Asked<Removal>,
+) -> Result<StatusCode, Box<Problem>> {
+    portal.look_surely().await?;
+    let seen = portal.look_at_all().await;
+    let (server, now) = seen.state.server_named(&name).ok_or_else(|| {
+        Problem::absent(
+            format!("server {name}"),
+            "`coppice server list` shows all of them",
+        )
+    })?;
+    let held = seen.state.desktops.values().filter(|d| d.server == server);
+    let held = held.count();
+    if held > 0 && !lost {
+        return Err(Problem::new(
+            Code::InUse,
+            format!("server {name} holds desktops: {held}"),
+            format!(
+                "empty it first: `coppice server drain {name}`; if the machine is gone for good, and its desktops with it: \
+                 `coppice server remove {name} --lost`"
+            ),
+        ));
+    }
+    let heard = seen.log_part(now.raft_id).and_then(|part| part.heard);
+    let here = server == portal.app.server || heard.is_some_and(|heard| heard <= THERE);
+    if lost && held > 0 && here {
+        return Err(Problem::new(
+            Code::Conflict,
+            format!("server {name} answers, so it is not gone: its desktops may be in use"),
+            format!("empty it first: `coppice server drain {name}`; or switch that machine off"),
+        ));
+    }
+    let entry = Entry::ServerRemoved {
+        server,
+        gone: lost,
+        author: who.author(),
+    };
+    portal.propose(entry).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn set(

@@ -3,6 +3,7 @@
 
 mod act;
 mod allowed;
+mod alone;
 mod flight;
 mod look;
 mod report;
@@ -183,6 +184,10 @@ async fn attend(
     mut busy: BTreeSet<Object>,
     report: &mut ServerReport,
 ) -> Vec<Act> {
+    if ports.agreement.degraded().is_some() {
+        alone::attend(memory, ports, now, &busy, report).await;
+        return Vec::new();
+    }
     let Some(state) = catch_up(memory, ports, report).await else {
         return Vec::new();
     };

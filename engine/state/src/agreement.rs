@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use coppice_schema::units::Span;
+use coppice_schema::ids::{Epoch, ServerId};
+use coppice_schema::units::{Span, Timestamp};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,17 @@ pub trait Agreement: Send + Sync {
     /// Who votes, and how far each is, as far as is known here. Only whoever leads hears of the others.
     fn standing(&self) -> Standing;
 
-    /// The same as whoever leads sees it, or as far as is known here where that one does not answer at once.
+    /// Since when no majority has answered this server, as was found out by asking. `None`: one does, or nobody asks.
+    fn degraded(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Servers that were met and are of another life of this grid, with that life.
+    fn apart(&self) -> BTreeMap<ServerId, Epoch> {
+        BTreeMap::new()
+    }
+
+    /// [`Self::standing`] as whoever leads sees it, or as far as is known here where that one does not answer at once.
     fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
         let standing = self.standing();
         Box::pin(async move { standing })

@@ -160,6 +160,7 @@ fn add_server(state: &mut State, server: &NewServer) {
         feature_level: FEATURE_LEVEL,
         role: Role::Server,
         resting: false,
+        parted: false,
         key: None,
     };
     state.servers.insert(ServerId(state.index), known);

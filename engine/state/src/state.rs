@@ -145,6 +145,9 @@ pub struct Server {
     /// It is stopped for a while, as planned.
     #[serde(default)]
     pub resting: bool,
+    /// The grid began another life without it. What comes back under its name joins anew, and takes its place.
+    #[serde(default)]
+    pub parted: bool,
     /// Digest of the public key that it joined with; absent for the server that the grid began with.
     #[serde(default)]
     pub key: Option<Digest>,

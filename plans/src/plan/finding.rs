@@ -155,6 +155,23 @@ pub enum FindingKind {
         /// Whether it runs; `None`: there is a disk alone.
         runs: Option<bool>,
     },
+    /// No majority of the voters answers the server that was asked.
+    NoMajority,
+    /// A server is of a former life of the grid, which goes on without it.
+    FormerLife {
+        /// Which life.
+        epoch: u64,
+    },
+    /// The grid goes on in a later life, without the server that was asked.
+    LeftBehind {
+        /// Which life.
+        epoch: u64,
+    },
+    /// A server and the one that was asked are of two lives of the grid that began apart.
+    Split {
+        /// The other's life.
+        epoch: u64,
+    },
     /// Domains that are not ours; never touched.
     Foreign {
         /// How many.

@@ -598,6 +598,18 @@ pub fn finding(kind: &FindingKind) -> String {
                 "{member} on {server} is from life {epoch} of the grid, which goes on without it; {is}"
             )
         }
+        FindingKind::NoMajority => {
+            "no majority of the voters answers: desktops run on, and nothing can be changed".to_owned()
+        }
+        FindingKind::FormerLife { epoch } => {
+            format!("is of life {epoch} of the grid, which goes on without it until it joins again")
+        }
+        FindingKind::LeftBehind { epoch } => {
+            format!("is of life {epoch} of the grid, which goes on without this server until it joins again")
+        }
+        FindingKind::Split { epoch } => {
+            format!("went on alone, as this side did: its life {epoch} of the grid began apart from this one's")
+        }
         FindingKind::Foreign { count } => {
             format!(
                 "{count} domain{} not ours",

@@ -1,7 +1,7 @@
 //! After the storm: nothing goes wrong any more, and the grid must become what was asked for.
 
 use coppice_plans::plan::{Action, Finding, FindingKind, Plan, UnderWay, Wait};
-use coppice_schema::ids::Address;
+use coppice_schema::ids::{Address, ServerId};
 use coppice_schema::known::{Phase, Request};
 use coppice_schema::units::{Size, Span};
 use coppice_state::{Entry, State};
@@ -19,7 +19,14 @@ impl Storm {
     /// Faults stop, people repair what they broke and the grid cannot mend, and it settles.
     pub(super) fn calm(&mut self) -> Verdict {
         self.note("calm".to_owned());
-        for machine in &mut self.world.machines {
+        let ids: Vec<_> = self.world.machines.iter().map(|m| m.raft_id).collect();
+        for (from, to) in ids
+            .iter()
+            .flat_map(|from| ids.iter().map(move |to| (from, to)))
+        {
+            self.world.wires.cut(ServerId(*from), ServerId(*to), false);
+        }
+        for (index, machine) in self.world.machines.iter_mut().enumerate() {
             machine.sim.calm();
             machine.sim.revive();
             machine.agreement.set_unrest(Unrest::default());
@@ -27,7 +34,10 @@ impl Storm {
             machine.sim.others_use(Size(0));
             for (_, _, record) in configs::catalogue() {
                 let sim = &machine.sim;
-                sim.put_image(record.root, record.size, record.data);
+                // One brings every image again; the others get theirs from there.
+                if index == 0 {
+                    sim.put_image(record.root, record.size, record.data);
+                }
                 sim.silence_image(record.root, false);
             }
             for domain in machine.sim.domains() {

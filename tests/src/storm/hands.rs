@@ -1,6 +1,7 @@
 //! What people do to servers in a storm.
 
-use coppice_schema::ids::{GridId, Incarnation, Member, Stamp};
+use coppice_schema::Digest;
+use coppice_schema::ids::{GridId, Incarnation, Member, ServerId, Stamp};
 use coppice_schema::units::{Size, Span};
 use coppice_world::clock::Clock;
 use coppice_world::hypervisor::Mark;
@@ -10,6 +11,12 @@ use uuid::Uuid;
 use super::Storm;
 use crate::configs;
 use crate::judge::Verdict;
+
+/// Whether a desktop there is a clone of the image.
+fn cloned(sim: &SimServer, root: Digest) -> bool {
+    let mut overlays = sim.overlay_files().into_iter();
+    overlays.any(|(_, overlay)| overlay.mark.is_some_and(|mark| mark.image == root))
+}
 
 impl Storm {
     /// Somebody changes something on a server.
@@ -68,7 +75,13 @@ impl Storm {
             (11, _) => {
                 let all: Vec<_> = configs::catalogue().collect();
                 let noticed = self.chance.per_mille(500);
+                let deleted = self.chance.per_mille(300);
                 match self.chance.pick(&all) {
+                    // Under a clone it would be a disk that is spoilt, which others do above.
+                    Some((image, version, record)) if deleted && !cloned(&sim, record.root) => {
+                        sim.delete_image(record.root);
+                        format!("image {image}@{version} is deleted")
+                    }
                     Some((image, version, record)) => {
                         sim.spoil_image(record.root, noticed);
                         format!("image {image}@{version} is spoilt, noticed {noticed}")
@@ -103,6 +116,15 @@ impl Storm {
                     }
                     None => String::new(),
                 }
+            }
+            (19, _) => {
+                let ends = self.world.machines.get(index).map(|m| m.raft_id);
+                let other = self.chance.pick(&self.world.machines).map(|m| m.raft_id);
+                let cut = self.chance.per_mille(700);
+                if let (Some(from), Some(to)) = (ends, other) {
+                    self.world.wires.cut(ServerId(from), ServerId(to), cut);
+                }
+                format!("the wire to server {other:?} is cut: {cut}")
             }
             _ => return Ok(()),
         };

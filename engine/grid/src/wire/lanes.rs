@@ -127,6 +127,11 @@ impl<C: GridTypes> Wire<C> {
         let _ = self.0.dial.set(dial);
     }
 
+    /// Who was met and is of another life of the grid.
+    pub(crate) fn apart(&self) -> std::collections::BTreeMap<ServerId, coppice_schema::ids::Epoch> {
+        self.0.roster.apart()
+    }
+
     /// A stream to a member.
     pub(crate) async fn stream(
         &self,
@@ -222,12 +227,19 @@ impl<C: GridTypes> Wire<C> {
                     let somebody = Rejection::SomebodyElse { wanted, here };
                     return Err(LinkError::Distrusted(somebody));
                 }
+                roster.met(server, None);
                 let roster = roster.clone();
                 Ok(Severed::new(stream, move || {
                     roster.clone().left(server, lately)
                 }))
             }
-            Some(Greeting::Rejected { text, why }) => Err(LinkError::Rejected(told(text, &why))),
+            Some(Greeting::Rejected { text, why }) => {
+                let why = told(text, &why);
+                if let Rejection::OtherEpoch { ours: there, .. } = &why {
+                    roster.met(server, Some(*there));
+                }
+                Err(LinkError::Rejected(why))
+            }
             None => Err(broken(FrameError::Cut)),
         }
     }

@@ -7,7 +7,7 @@ use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, DesktopId, Member, PoolName, ServerId, Slot};
 use coppice_schema::known::{
-    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, Request, Wear,
+    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, Request, ServerState, Wear,
 };
 use coppice_schema::units::{Span, Timestamp};
 
@@ -67,8 +67,32 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
     let known = member(state, report.server)?;
     known.look = Some(Arc::new(look));
     known.confirmed_term = term;
+    adopt(state, report);
     settle_phases(state, report.server);
     Ok(Outcome::Done)
+}
+
+/// What was on a server that is proven to be off, and is shown by another: the same disks in another machine, or the same
+/// machine under another number. It is where it is seen.
+fn adopt(state: &mut State, report: &Report) {
+    for (member, seen) in &report.members {
+        let Some(known) = state.desktops.get(&member.desktop) else {
+            continue;
+        };
+        let home = state.servers.get(&known.server);
+        let homeless = home.is_none_or(|home| home.state == ServerState::Removed);
+        let there = seen.as_ref().is_some_and(|seen| seen.overlay.is_some());
+        if !homeless || !there || known.spec.member != *member || known.server == report.server {
+            continue;
+        }
+        if let Some(known) = state.desktop_mut(&member.desktop) {
+            known.server = report.server;
+        }
+        let generation = super::generation(state);
+        state
+            .generations
+            .insert(Address::Desktop(member.desktop.clone()), generation);
+    }
 }
 
 fn merge<K: Ord + Clone, V: Clone>(into: &mut BTreeMap<K, V>, changes: &BTreeMap<K, Option<V>>) {
