@@ -13,7 +13,7 @@ use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
         crate::health::health, document, crate::status::status,
         crate::desktops::list, crate::desktops::one, crate::desktops::restart, crate::desktops::regrow,
         crate::desktops::discard, crate::desktops::screenshot, crate::console::console,
-        crate::servers::list, crate::servers::cordon, crate::servers::uncordon, crate::servers::remove, crate::upgrade::check,
+        crate::rebalance::look, crate::rebalance::apply, crate::servers::list, crate::servers::cordon, crate::servers::uncordon, crate::servers::remove, crate::upgrade::check,
         crate::images::list, crate::images::remove,
         crate::uploads::begin, crate::uploads::look, crate::uploads::append, crate::uploads::give_up,
         crate::imports::import,
