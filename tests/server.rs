@@ -86,6 +86,7 @@ impl Place {
         let now = world.clock.now();
         let server = world.machines[0].id(&world.log).expect("a member");
         let given = world.log.append(Entry::Planned {
+            term: 0,
             base: Base::default(),
             orders: vec![NewOrder {
                 server,

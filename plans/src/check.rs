@@ -15,7 +15,7 @@ use coppice_schema::known::{
     CopyState, Ending, Known, KnownDesktop, Phase, Request, ServerState, Task,
 };
 
-use self::people::{may_be_used, overdue};
+use self::people::{forced, may_be_used, overdue};
 use self::places::places;
 use self::pools::{disks, given_up, pools};
 use self::reviewed::approved;
@@ -154,6 +154,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                     || again
                     || action.reason == Reason::Requested
                     || !may_be_used(desktop)
+                    || forced(action, desktop, known, plan.at)
                     || overdue(
                         action,
                         desktop,
@@ -243,6 +244,11 @@ fn one(
         object,
         "an order is for a server that was seen whole",
     );
+    judge(
+        server.1.state != ServerState::Lost,
+        object,
+        "a server that is lost is told nothing",
+    );
     let whole = known
         .servers
         .values()
@@ -281,6 +287,11 @@ fn one(
             },
         ) => {
             judge(whole, object, "nothing is made while a server is not seen");
+            judge(
+                server.1.state == ServerState::Ready,
+                object,
+                "new desktops go where they are taken",
+            );
             judge(present.is_none(), object, "a slot has one desktop");
             let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
             judge(

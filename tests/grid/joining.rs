@@ -49,7 +49,10 @@ fn five_servers_vote_and_whoever_comes_after_learns() {
     assert_eq!(servers.pop().unwrap().stop(), 0);
     let config = site.path("6/coppice.toml");
     let text = std::fs::read_to_string(&config).unwrap();
-    let text = text.replace("# names = [\"desk.example.org\"]", "names = [\"desk.example\"]");
+    let text = text.replace(
+        "# names = [\"desk.example.org\"]",
+        "names = [\"desk.example\"]",
+    );
     std::fs::write(&config, text).unwrap();
     let shown = || std::fs::read(site.path("6/identity/server.pem")).unwrap();
     let before = shown();

@@ -18,6 +18,7 @@
 
 pub mod admission;
 pub mod authority;
+pub mod clocks;
 mod dial;
 pub mod directory;
 pub mod grid;

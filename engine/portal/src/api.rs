@@ -15,7 +15,7 @@
 //! | `GET desktops/{id}/console?display=vnc` | [`DisplayChoice`] | a WebSocket; its binary messages are the stream |
 //! | `DELETE quarantine/{life}?server=NAME` | | 204 |
 //! | `GET servers` | | [`Server`]s |
-//! | `POST servers/{name}/cordon` · `uncordon` | | 204 |
+//! | `POST servers/{name}/cordon` · `uncordon` · `drain?force_after=MS` · `undrain` | | 204 |
 //! | `DELETE servers/{name}?lost=B` | [`Removal`] | 204 |
 //! | `GET upgrade` | | [`UpgradeCheck`] |
 //! | `GET images` | | [`Image`]s |

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::FromRequestParts;
 use coppice_schema::Known;
 use coppice_schema::ids::{ServerId, ServerName};
-use coppice_schema::units::Timestamp;
+use coppice_schema::units::{Span, Timestamp};
 use coppice_state::admission::Admission;
+use coppice_state::agreement::SUSPECT;
 use coppice_state::entry::{Entry, Outcome, Refusal};
 use coppice_state::secret::{Keyring, Vault};
 use coppice_state::{Agreement, AgreementError, Leadership, Standing, State};
@@ -176,6 +177,12 @@ impl Seen {
         }
     }
 
+    /// How long the server with that raft id has been silent, where that is longer than it should be.
+    pub(crate) fn silent(&self, raft_id: u64) -> Option<Span> {
+        let heard = self.standing.parts.get(&raft_id)?.heard;
+        heard.filter(|ago| *ago > SUSPECT)
+    }
+
     /// A server's part in what the grid agrees on.
     pub(crate) fn log_part(&self, raft_id: u64) -> Option<LogPart> {
         let part = self.standing.parts.get(&raft_id)?;
@@ -276,8 +283,9 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "upgrade that server first: `coppice server upgrade-check`",
         ),
-        Refusal::Founded(_) | Refusal::OutOfOrder { .. } => {
-            Problem::new(Code::Conflict, detail, "nothing is to be done")
-        }
+        Refusal::Founded(_)
+        | Refusal::OutOfOrder { .. }
+        | Refusal::Heard(_)
+        | Refusal::Deposed { .. } => Problem::new(Code::Conflict, detail, "nothing is to be done"),
     }
 }

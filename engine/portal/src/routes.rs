@@ -95,6 +95,16 @@ fn table() -> Vec<Route> {
         ),
         remove("/servers/{name}", Scope::Operator, delete(servers::remove)),
         read("/upgrade", Scope::Viewer, get(upgrade::check)),
+        write(
+            "/servers/{name}/drain",
+            Scope::Operator,
+            post(servers::drain),
+        ),
+        write(
+            "/servers/{name}/undrain",
+            Scope::Operator,
+            post(servers::undrain),
+        ),
         read("/images", Scope::Viewer, get(images::list)),
         write("/images/uploads", Scope::Operator, post(uploads::begin)),
         read("/images/uploads/{id}", Scope::Operator, get(uploads::look)),

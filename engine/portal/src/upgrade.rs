@@ -105,11 +105,17 @@ mod tests {
             labels: Default::default(),
             capacity: Default::default(),
             state: ServerState::Ready,
+            since: Default::default(),
+            before: None,
+            force_at: None,
+            skew: None,
+            spoke: 0,
             look: None,
             confirmed_term: 0,
             feature_level: FEATURE_LEVEL,
             role: Default::default(),
             resting: false,
+            parted: false,
             key: None,
         }
     }

@@ -66,7 +66,16 @@ pub struct Standing {
     pub majority: Option<Span>,
     /// Those that take part in the log, by raft id.
     pub parts: BTreeMap<u64, Part>,
+    /// How far the clocks are ahead of this server's, in milliseconds, by raft id: its own with 0, and those of which
+    /// that is known.
+    pub clocks: BTreeMap<u64, i64>,
 }
+
+/// How often whoever leads asks every replica whether it is there.
+pub const HEARTBEAT: Span = Span(250);
+
+/// So long without an answer, and a server is shown as silent.
+pub const SUSPECT: Span = Span(3 * HEARTBEAT.0);
 
 /// One replica's part in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, Slot};
-use coppice_schema::known::{Phase, ServerState, Task};
+use coppice_schema::known::{ServerState, Task};
 
 use super::shift::Shift;
-use super::{GROWTH_GUESS, Yard, power};
+use super::{GROWTH_GUESS, Yard, power, replaced};
 use crate::draft::Draft;
 use crate::images::Published;
 use crate::place::Batch;
@@ -46,13 +46,14 @@ pub(super) fn grow<'a>(
     draft: &mut Draft<'_>,
 ) -> u32 {
     let held: BTreeSet<Slot> = yard.members().map(|(id, _)| id.slot).collect();
-    // One that is leaving comes back to its slot; one on a lost server is replaced in another.
-    let lost = yard
+    // One that is leaving comes back to its slot; one on a server that is lost or being emptied is replaced in another.
+    let reasons: Vec<Reason> = yard
         .members()
-        .filter(|(_, desktop)| matches!(desktop.phase, Phase::Unknown { .. }))
-        .count();
-    let there = u32::try_from(held.len() - lost).unwrap_or(u32::MAX);
-    let missing = target.saturating_sub(there);
+        .filter_map(|(_, desktop)| replaced(yard.known, desktop))
+        .collect();
+    let gone = u32::try_from(reasons.len()).unwrap_or(u32::MAX);
+    let all = u32::try_from(held.len()).unwrap_or(u32::MAX);
+    let missing = target.saturating_sub(all.saturating_sub(gone));
     if missing == 0 {
         return 0;
     }
@@ -65,17 +66,17 @@ pub(super) fn grow<'a>(
     };
     let mut no_room = 0;
     let mut on = power.map(|target| target.running);
-    let mut slots = free_slots(
-        yard,
-        &held,
-        target,
-        u32::try_from(lost).unwrap_or(u32::MAX),
-        draft,
-    );
+    let mut slots = free_slots(yard, &held, target, gone, draft);
+    let new = usize::try_from(target.saturating_sub(all)).unwrap_or(usize::MAX);
+    let mut reasons = std::iter::repeat_n(Reason::NotPresent, new).chain(reasons);
     slots.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
     let without = missing - u32::try_from(slots.len()).unwrap_or(missing);
     if without > 0 {
-        let lacking = "every other slot is held by what is not its desktop".to_owned();
+        let lacking = match gone {
+            0 => "every other slot is held by what is not its desktop".to_owned(),
+            _ => "every other slot is held, some by desktops whose server is lost or being emptied"
+                .to_owned(),
+        };
         draft.finding(Finding {
             object: yard.address(),
             kind: FindingKind::NoRoom {
@@ -83,12 +84,12 @@ pub(super) fn grow<'a>(
                 lacking,
             },
             severity: Severity::Error,
-            remedy: "free the names that others have, or raise `slots`".to_owned(),
+            remedy: "raise `slots`, or free what holds them".to_owned(),
         });
     }
     // Those that are wanted anyway come first, and then those in whose place others leave their servers.
     let size = target.saturating_sub(shift.extra());
-    let ordinary = size.saturating_sub(there);
+    let ordinary = size.saturating_sub(all.saturating_sub(gone));
     for (n, slot) in (0_u32..).zip(slots) {
         let moved = n.checked_sub(ordinary).and_then(|n| shift.place(n, yard));
         let id = DesktopId {
@@ -103,7 +104,12 @@ pub(super) fn grow<'a>(
             }
             _ => true,
         };
-        if growth.create(&id, start, moved, draft) {
+        let reason = reasons.next().unwrap_or(Reason::NotPresent);
+        let (to, reason) = match moved {
+            Some((to, reason)) => (Some(to), reason),
+            None => (None, reason),
+        };
+        if growth.create(&id, start, to, reason, draft) {
             started += u32::from(start);
         } else {
             no_room += 1;
@@ -190,7 +196,8 @@ impl Growth<'_> {
         &mut self,
         id: &DesktopId,
         start: bool,
-        moved: Option<(ServerId, Reason)>,
+        to: Option<ServerId>,
+        reason: Reason,
         draft: &mut Draft<'_>,
     ) -> bool {
         let yard = self.yard;
@@ -206,9 +213,7 @@ impl Growth<'_> {
             server: None,
             needs: Vec::new(),
             wave: 0,
-            reason: moved
-                .as_ref()
-                .map_or(Reason::NotPresent, |(_, reason)| reason.clone()),
+            reason,
             risk: Risk::Safe,
             reversible: true,
             impact: Impact {
@@ -227,7 +232,7 @@ impl Growth<'_> {
             Err(wait) => waits.push(wait),
             // Where a server is not seen, nothing can be placed for good.
             Ok(_) if !waits.is_empty() => {}
-            Ok(image) => match self.place(image, moved.map(|(to, _)| to), draft) {
+            Ok(image) => match self.place(image, to, draft) {
                 Ok(server) => {
                     let member = id.member(Incarnation(memory.incarnation.0 + 1));
                     let spec = specs::of(

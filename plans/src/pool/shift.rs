@@ -38,7 +38,9 @@ pub(crate) fn asked(yard: Yard<'_>, id: &DesktopId, desktop: &KnownDesktop) -> O
         Phase::Deleting { .. } | Phase::Unknown { .. }
     );
     let mine = *member == desktop.spec.member && desktop.server != *to;
-    (mine && there && !desktop.personal).then_some(*to)
+    // Where its server is being emptied, that decides.
+    let emptied = super::emptied(yard.known, desktop);
+    (mine && there && !desktop.personal && !emptied).then_some(*to)
 }
 
 impl<'a> Shift<'a> {
@@ -72,8 +74,12 @@ impl<'a> Shift<'a> {
             return shift;
         }
         let size = yard.pool.desktops.saturating_add(rollout.surge());
-        let (mut alive, mut ready) = (0, 0);
+        let (mut alive, mut ready, mut emptied) = (0, 0, false);
         for (id, desktop) in yard.members() {
+            if super::emptied(yard.known, desktop) {
+                emptied = true;
+                continue;
+            }
             let goes = matches!(
                 desktop.phase,
                 Phase::Deleting { .. } | Phase::Unknown { .. }
@@ -82,7 +88,10 @@ impl<'a> Shift<'a> {
             ready += u32::from(is_ready(&desktop.phase) && !draft.busy.contains(id));
         }
         let moves = u32::try_from(shift.moves.len()).unwrap_or(u32::MAX);
-        shift.spare = u32::saturating_sub(ready, yard.pool.desktops);
+        // What is ready beyond the pool's size lets a server be emptied first.
+        if !emptied {
+            shift.spare = u32::saturating_sub(ready, yard.pool.desktops);
+        }
         shift.grown = u32::saturating_sub(alive, size).min(moves);
         let share = yard
             .pool
@@ -95,7 +104,7 @@ impl<'a> Shift<'a> {
             .slots
             .map_or(u32::MAX, |slots| slots.saturating_sub(size));
         // Nothing more is begun while a roll-out goes on: what it regrows is placed anew anyway.
-        let more = if rollout.is_under_way() {
+        let more = if rollout.is_under_way() || emptied {
             0
         } else {
             share.max(1).min(slots).min(idle)
@@ -134,9 +143,7 @@ impl<'a> Shift<'a> {
                 if replaced && self.spare > 0 && is_ready(&desktop.phase) {
                     self.spare -= 1;
                 } else {
-                    waits.push(Wait::Budget {
-                        name: "replacement".to_owned(),
-                    });
+                    waits.push(Wait::Successor);
                 }
             }
             let goes = waits.is_empty();

@@ -34,7 +34,7 @@ impl Grid {
         let Some(one) = self.draw(|chance| chance.pick(&servers).copied()) else {
             return;
         };
-        match self.draw(|chance| chance.below(if self.churns { 20 } else { 16 })) {
+        match self.draw(|chance| chance.below(if self.churns && !self.rounds { 20 } else { 16 })) {
             0..2 => self.cut(one),
             2 => {
                 self.deed("every wire is whole".to_owned());
@@ -135,9 +135,10 @@ impl Grid {
             self.deed(format!("{nanos} ns pass on {server} alone"));
             lives::jump(server, nanos);
         } else {
-            let hour = 3_600_000;
+            // A leader's clock that is far ahead takes the grid's time with it, which then waits for the others.
+            let most: u64 = if self.rounds { 2_000 } else { 3_600_000 };
             let ahead =
-                self.draw(|chance| chance.below(2 * hour)).cast_signed() - hour.cast_signed();
+                self.draw(|chance| chance.below(2 * most)).cast_signed() - most.cast_signed();
             self.deed(format!(
                 "somebody sets the clock of {server} {ahead} ms ahead"
             ));

@@ -194,7 +194,9 @@ pub(super) async fn fetch_key(gate: Gate, grid: Arc<Grid>, clock: Arc<dyn Clock>
         }
         match gate.fetch_key().await {
             Ok(()) => told = false,
-            Err(error) if told => tracing::debug!(%error, "the key of the grid's authority is not here yet"),
+            Err(error) if told => {
+                tracing::debug!(%error, "the key of the grid's authority is not here yet")
+            }
             Err(error) => {
                 told = true;
                 tracing::warn!(%error, "the key of the grid's authority is not here yet");

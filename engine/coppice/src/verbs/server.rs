@@ -1,5 +1,6 @@
 //! `coppice server`: members of the grid.
 
+mod drain;
 mod rebalance;
 mod recover;
 mod rejoin;
@@ -80,6 +81,18 @@ Examples:
     LogPosition(recover::PositionArgs),
     /// Make this server, which a grid goes on without, a part of it again
     Rejoin(rejoin::Args),
+    /// Empty a server: others take over its pooled desktops, and nobody is cut off
+    #[command(after_long_help = "Examples:
+  coppice server drain host-1                    before it is repaired or removed
+  coppice server drain host-1 --watch            and show how many desktops are left
+  coppice server drain host-1 --force-after 2h   people have two hours, and are cut off then
+  coppice server undrain host-1                  take it back
+
+Personal desktops stay: their disks are on that server alone.")]
+    Drain(drain::Args),
+    /// Stop emptying a server, and put desktops on it again
+    #[command(after_long_help = "Examples:\n  coppice server undrain host-1")]
+    Undrain(Named),
 }
 
 /// A server by its name.
@@ -99,6 +112,8 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         verb @ (Verb::List
         | Verb::Cordon(_)
         | Verb::Uncordon(_)
+        | Verb::Drain(_)
+        | Verb::Undrain(_)
         | Verb::Remove { .. }
         | Verb::UpgradeCheck) => verb,
     };
@@ -148,6 +163,17 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.note(&format!("server {name} takes new desktops again"));
         }
         Verb::Recover(_) | Verb::LogPosition(_) | Verb::Rejoin(_) | Verb::Rebalance(_) => {}
+        Verb::Drain(args) => return drain::run(args, &client, screen).await,
+        Verb::Undrain(Named { name }) => {
+            client
+                .act(
+                    Method::POST,
+                    &format!("/servers/{}/undrain", segment(name.as_str())),
+                )
+                .await?;
+            screen.done(&name, "undrained")?;
+            screen.note(&format!("server {name} takes new desktops again"));
+        }
     }
     Ok(Exit::Done)
 }
@@ -174,7 +200,7 @@ fn table(servers: &[Server]) -> Table {
             log(status),
             behind(status),
             heard(status),
-            Cell::number(server.desktops),
+            desktops(server),
             Cell::number(status.cpus),
             Cell::number(status.memory.rounded()),
             disk(status, server.disk.rounded()),
@@ -216,7 +242,9 @@ fn upgrade(check: &UpgradeCheck, colours: Colours) -> String {
 pub(crate) fn state(server: &ServerStatus) -> Cell {
     let word = serde_json::to_value(server.state).unwrap_or_default();
     let word = word.as_str().unwrap_or_default();
-    if !server.current {
+    // That it is not seen is what these say already.
+    let says_it = matches!(server.state, ServerState::Lost | ServerState::Suspect);
+    if !server.current && !says_it {
         return Cell::from(format!("{word}, not seen")).tone(Tone::Warn);
     }
     let tone = match server.state {
@@ -227,7 +255,22 @@ pub(crate) fn state(server: &ServerStatus) -> Cell {
         | ServerState::Reconciling => Tone::Warn,
         ServerState::Suspect | ServerState::Lost | ServerState::Removed => Tone::Bad,
     };
-    Cell::from(word).tone(tone)
+    match server.silent.filter(|_| !says_it) {
+        Some(span) => {
+            Cell::from(format!("{word}, silent for {}", times::length(span))).tone(Tone::Warn)
+        }
+        None => Cell::from(word).tone(tone),
+    }
+}
+
+/// How many there are; where they have to go, also how many cannot yet.
+fn desktops(server: &Server) -> Cell {
+    let (used, personal) = (server.in_use, server.personal);
+    if server.status.state != ServerState::Draining || used + personal == 0 {
+        return Cell::number(server.desktops);
+    }
+    let all = server.desktops;
+    Cell::number(format!("{all} ({used} in use, {personal} personal)"))
 }
 
 /// Its part in what the grid agrees on, in a word.

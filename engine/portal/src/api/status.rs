@@ -67,8 +67,21 @@ pub struct ServerStatus {
     #[schema(value_type = String)]
     pub name: ServerName,
     /// Its part: `joining`, `ready`, `cordoned`, `draining`, `suspect`, `lost`, `reconciling` or `removed`.
+    /// `suspect` is not agreed on: whoever leads has not heard a `ready` one for a moment.
     #[schema(value_type = String)]
     pub state: ServerState,
+    /// Since when it has that part, `suspect` apart.
+    #[serde(default)]
+    #[schema(value_type = u64)]
+    pub since: Timestamp,
+    /// While it is being emptied: when people there are no longer waited for; absent: they always are.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub force_at: Option<Timestamp>,
+    /// How long it has not been heard, in milliseconds, where that is too long; only whoever leads can tell.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub silent: Option<Span>,
     /// `server` or `witness`.
     #[schema(value_type = String)]
     #[serde(default)]
@@ -139,6 +152,12 @@ pub struct Server {
     pub missing: Vec<Feature>,
     /// Desktops that the grid remembers there.
     pub desktops: u32,
+    /// Those at which somebody is.
+    #[serde(default)]
+    pub in_use: u32,
+    /// Those whose disk is somebody's.
+    #[serde(default)]
+    pub personal: u32,
     /// Domains there that are not ours; never touched.
     pub foreign: Vec<String>,
 }

@@ -11,7 +11,7 @@ use coppice_schema::known::{
 };
 use coppice_schema::units::{Span, Timestamp};
 
-use super::member;
+use super::{life, member};
 use crate::entry::{Outcome, Refusal, Report};
 use crate::phase::{self, Evidence};
 use crate::state::{Happening, State};
@@ -68,6 +68,7 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
     known.look = Some(Arc::new(look));
     known.confirmed_term = term;
     adopt(state, report);
+    life::heard_whole(state, report.server);
     settle_phases(state, report.server);
     Ok(Outcome::Done)
 }
@@ -115,6 +116,9 @@ pub(super) fn confirm(
     match &known.look {
         Some(look) if look.boot == boot && look.sequence == sequence => {
             known.confirmed_term = known.confirmed_term.max(term);
+            if life::heard_whole(state, server) {
+                settle_phases(state, server);
+            }
             Ok(Outcome::Done)
         }
         Some(look) => Err(Refusal::OutOfOrder {
@@ -214,7 +218,12 @@ fn evidence<'a>(
     desktop: &KnownDesktop,
     order: Option<&'a Order>,
 ) -> Option<Evidence<'a>> {
-    let look = state.servers.get(&desktop.server)?.look.as_deref()?;
+    let server = state.servers.get(&desktop.server)?;
+    // What it saw last before it was lost says nothing of what is there now.
+    let look = server
+        .look
+        .as_deref()
+        .filter(|_| server.state != ServerState::Lost)?;
     if look.hypervisor != Health::Well {
         return None;
     }
@@ -352,8 +361,11 @@ fn worn(before: Wear, phase: &Phase, time: Timestamp) -> Wear {
         ready,
         occupied: false,
         left: before.left.or(before.occupied.then_some(time)),
+        ..before
     };
     match phase {
+        // Who only looks at its screen has not signed in.
+        Phase::InUse { users: 0, .. } => empty(first),
         Phase::InUse { .. } => Wear {
             ready: first,
             occupied: true,

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use coppice_plans::plan::Base;
 use coppice_schema::ids::{Address, Member, SecretName, ServerId};
-use coppice_schema::known::{Request, ServerState};
+use coppice_schema::known::Request;
 use coppice_schema::units::Timestamp;
 
-use super::member;
 use crate::entry::{Outcome, Refusal};
 use crate::secret::Secret;
 use crate::state::{Happening, State};
@@ -27,23 +26,6 @@ pub(super) fn changed(
         },
     );
     Ok(Outcome::Done)
-}
-
-pub(super) fn server_set(
-    state: &mut State,
-    server: ServerId,
-    part: ServerState,
-    author: &str,
-) -> Result<Outcome, Refusal> {
-    let known = member(state, server)?;
-    known.state = part;
-    let address = Address::Server(known.name.clone());
-    changed(
-        state,
-        address,
-        format!("is {part:?} now").to_lowercase(),
-        author,
-    )
 }
 
 pub(super) fn token_created(
