@@ -34,11 +34,9 @@ fn seeds() -> Range<u64> {
 }
 
 fn tell(failed: &Failed) -> String {
-    let newest = failed.trace.iter().rev().take(120).rev();
-    let trace: Vec<&str> = newest.map(String::as_str).collect();
     format!(
         "{}\n{}\nrepeat it with COPPICE_SEED={}",
-        trace.join("\n"),
+        failed.trace.join("\n"),
         failed.what,
         failed.seed
     )
@@ -108,6 +106,9 @@ fn every_grid_becomes_one() {
         .iter()
         .fold(Tally::default(), |all, end| all + end.tally);
     println!("{count} grids: {all:?}");
+    if count < 100 {
+        return;
+    }
     // What does not happen is not tested.
     assert!(sum(|t| t.crashes) > count && sum(|t| t.cuts) > count && sum(|t| t.pauses) > count);
     assert!(sum(|t| t.unsynced_lost) > count / 2 && sum(|t| t.installs) > count / 2);

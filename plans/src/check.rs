@@ -287,11 +287,6 @@ fn one(
             },
         ) => {
             judge(whole, object, "nothing is made while a server is not seen");
-            judge(
-                server.1.state == ServerState::Ready,
-                object,
-                "new desktops go where they are taken",
-            );
             judge(present.is_none(), object, "a slot has one desktop");
             let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
             judge(

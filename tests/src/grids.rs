@@ -182,6 +182,8 @@ pub struct Grid {
     history: Mutex<Vec<Asked>>,
     broken: Mutex<Option<String>>,
     over: Mutex<bool>,
+    /// People do nothing more.
+    idle: Mutex<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

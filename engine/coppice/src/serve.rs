@@ -166,7 +166,7 @@ impl Running {
         stop: impl Future<Output = &'static str>,
     ) -> Result<(), Failure> {
         let storage = self.grid.failed();
-        let removed = others::removed(Arc::clone(&self.grid));
+        let removed = others::removed(Arc::clone(&self.grid), Arc::new(SystemClock));
         let failed = {
             let rounds = self.rounds.iter_mut().map(|(name, task)| async move {
                 let ended = task.await;

@@ -288,6 +288,12 @@ impl Grid {
         .boxed()
     }
 
+    /// Whether another server said that this one was removed.
+    #[must_use]
+    pub fn expelled(&self) -> bool {
+        self.wire.expelled()
+    }
+
     /// The other servers.
     #[must_use]
     pub fn peers(&self) -> Arc<dyn Peers> {

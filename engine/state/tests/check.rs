@@ -405,15 +405,6 @@ fn of_servers_in_their_life() {
     Case::starting().breaks(&["a server that is lost is told nothing"], |c| {
         c.server().state = ServerState::Lost;
     });
-    for part in [
-        ServerState::Cordoned,
-        ServerState::Draining,
-        ServerState::Reconciling,
-    ] {
-        Case::making().breaks(&["new desktops go where they are taken"], |c| {
-            c.server().state = part;
-        });
-    }
     // A server's return takes away what it made too many, and people's time only where they had it.
     Case::shrinking().breaks(&["what a return made too many goes, and no more"], |c| {
         c.action().reason = Reason::Returned { from: 2, to: 1 };

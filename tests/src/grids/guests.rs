@@ -22,6 +22,8 @@ use super::rounds::{Host, asked};
 
 /// Servers there may be, with those that were removed.
 const MOST: usize = 7;
+/// How long people wait before they try again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Members that are left at least.
 const FEWEST: usize = 3;
 
@@ -58,24 +60,32 @@ impl Grid {
             api: format!("{name}:7443"),
             feature_level: FEATURE_LEVEL,
         }));
-        for entry in [made, joined] {
-            if !matches!(self.propose(entry).await, Some(Ok(Outcome::Done))) {
-                return;
+        self.insist(made).await;
+        self.insist(joined).await;
+        while self.broken().is_none() {
+            let joined = self.read().await.and_then(|state| {
+                let (_, server) = state.server_named(&name)?;
+                Some(server.raft_id)
+            });
+            if let Some(raft_id) = joined {
+                self.deed(format!("{name} joins, with the number {raft_id}"));
+                self.tally(|tally| tally.changes += 1);
+                let host = self.draw(|chance| Host::new(name, chance));
+                return self.settles_in(raft_id, host);
             }
+            SimRuntime::sleep(AGAIN).await;
         }
-        let Some((life, access)) = self.access_to_any(self.draw(|chance| chance.bits())) else {
-            return;
-        };
-        let Some(Ok(state)) = asked(life, async move { access.read().await }).await else {
-            return;
-        };
-        let Some((_, server)) = state.server_named(&name) else {
-            return;
-        };
-        self.deed(format!("{name} joins, with the number {}", server.raft_id));
-        self.tally(|tally| tally.changes += 1);
-        let host = self.draw(|chance| Host::new(name, chance));
-        self.settles_in(server.raft_id, host);
+    }
+
+    /// Proposes `entry`, which does no harm twice, until it is known what came of it.
+    async fn insist(self: &Arc<Self>, entry: Entry) -> Option<Outcome> {
+        while self.broken().is_none() {
+            if let Some(Ok(outcome)) = self.propose(entry.clone()).await {
+                return Some(outcome);
+            }
+            SimRuntime::sleep(AGAIN).await;
+        }
+        None
     }
 
     /// A server is taken out: at once where it has no desktops, else because it broke for good.
@@ -96,7 +106,7 @@ impl Grid {
         if members.len() <= FEWEST {
             return;
         }
-        let gone = self.draw(|chance| chance.per_mille(500)) && !self.misses_a_voter();
+        let gone = self.draw(|chance| chance.per_mille(500)) && self.can_spare(raft_id);
         if gone {
             self.deed(format!("{raft_id} breaks for good"));
             self.crash_for_good(raft_id);
@@ -106,27 +116,22 @@ impl Grid {
             gone,
             author: "test".to_owned(),
         };
-        // Whoever removes a broken server does not give up before it is done.
-        for _ in 0..if gone { 20 } else { 1 } {
-            let removed = self.propose(entry.clone()).await;
-            self.deed(format!("{raft_id} is to go: {removed:?}"));
-            if matches!(removed, Some(Ok(_))) {
-                self.tally(|tally| tally.changes += 1);
-                return;
-            }
-            SimRuntime::sleep(Duration::from_secs(2)).await;
-        }
+        let removed = self.insist(entry).await;
+        self.deed(format!("{raft_id} is to go: {removed:?}"));
+        self.tally(|tally| tally.changes += 1);
     }
 
-    /// Whether one that broke still has a vote, as far as anybody knows: another one would take the majority with it.
-    fn misses_a_voter(&self) -> bool {
+    /// Whether those who vote, as far as anybody knows, have a majority without `server` and those that broke before.
+    fn can_spare(&self, server: u64) -> bool {
         let broken = self.broken_for_good();
-        self.numbers().into_iter().any(|number| {
-            let (voters, _) = self
-                .access(number)
-                .map(|(_, access)| Self::members(&access))
-                .unwrap_or_default();
-            voters.iter().any(|voter| broken.contains(voter))
+        self.numbers().into_iter().all(|number| {
+            let Some((_, access)) = self.access(number) else {
+                return true;
+            };
+            let members = access.replica.members();
+            let away = |voter: &&u64| **voter == server || broken.contains(voter);
+            let missing = members.voters.iter().filter(away).count();
+            !members.changing && missing <= 1 && (missing == 0 || members.voters.len() > 2)
         })
     }
 

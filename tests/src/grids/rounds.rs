@@ -202,20 +202,25 @@ impl Grid {
             let pause = self.draw(|chance| chance.between(500, 6_000));
             SimRuntime::sleep(Duration::from_millis(pause)).await;
             match self.draw(|chance| chance.below(10)) {
-                0..2 => self.edit().await,
+                0..=2 => self.edit().await,
                 3 | 4 if self.churns => self.come().await,
                 5 | 6 if self.churns => self.go().await,
                 7 => self.stop_as_planned().await,
                 _ => self.meddle(),
             }
         }
+        self.deed("people are done".to_owned());
+        *lock(&self.idle) = true;
+    }
+
+    /// What the grid agrees on, as any of its servers says.
+    pub(super) async fn read(self: &Arc<Self>) -> Option<Arc<State>> {
+        let (life, access) = self.access_to_any(self.draw(Chance::bits))?;
+        asked(life, async move { access.read().await }).await?.ok()
     }
 
     async fn edit(self: &Arc<Self>) {
-        let Some((life, access)) = self.access_to_any(self.draw(Chance::bits)) else {
-            return;
-        };
-        let Some(Ok(state)) = asked(life, async move { access.read().await }).await else {
+        let Some(state) = self.read().await else {
             return;
         };
         let before = state.committed.as_ref();
@@ -288,7 +293,7 @@ impl Grid {
         let mut what = Vec::new();
         while true_nanos() < limit && self.broken().is_none() {
             SimRuntime::sleep(Duration::from_secs(5)).await;
-            let Some((_, leader)) = self.leader() else {
+            let Some((_, leader)) = self.leader().filter(|_| *lock(&self.idle)) else {
                 continue;
             };
             let state = leader.local();

@@ -16,6 +16,9 @@ use rustls::pki_types::CertificateDer;
 
 use crate::failure::Failure;
 
+/// How often it is looked whether others still take this server for a member.
+const LOOK_EVERY: Span = Span::seconds(1);
+
 /// How long a start waits for the grid's state.
 const PATIENCE: Span = Span::seconds(20);
 
@@ -60,23 +63,28 @@ pub(super) async fn introduced(grid: &Arc<Grid>, clock: &Arc<dyn Clock>) {
     }
 }
 
-/// Resolves when this server was removed from the grid.
-pub(super) async fn removed(grid: Arc<Grid>) -> Failure {
+/// Resolves when this server was removed from the grid: its own copy of the state says so, or another server does.
+pub(super) async fn removed(grid: Arc<Grid>, clock: Arc<dyn Clock>) -> Failure {
     let mut watch = grid.watch();
     loop {
         let state = grid.local();
         let mine = |s: &&coppice_state::state::Server| s.raft_id == grid.raft_id();
         let me = state.servers.values().find(mine);
-        if let Some(me) = me.filter(|me| me.state == ServerState::Removed) {
-            return out(&me.name.to_string(), &grid.id().to_string());
+        let removed = me.is_some_and(|me| me.state == ServerState::Removed);
+        if removed || grid.expelled() {
+            let name = me.map_or_else(String::new, |me| format!(" {}", me.name));
+            return out(&name, &grid.id().to_string());
         }
-        if watch.next().await.is_none() {
-            return futures::future::pending().await;
-        }
+        let moved = async {
+            if watch.next().await.is_none() {
+                futures::future::pending::<()>().await;
+            }
+        };
+        select(std::pin::pin!(moved), clock.sleep(LOOK_EVERY)).await;
     }
 }
 
 fn out(name: &str, grid: &str) -> Failure {
-    Failure::new(format!("server {name} was removed from grid {grid}"))
+    Failure::new(format!("this server{name} was removed from grid {grid}"))
         .hint("to be a member again it joins anew, in an empty directory: coppice join ADDRESS TOKEN --data DIR")
 }

@@ -73,6 +73,8 @@ pub struct Wire<C: GridTypes>(Arc<Inner<C>>);
 struct Inner<C: GridTypes> {
     roster: Roster<C>,
     dial: OnceLock<Arc<dyn Dial>>,
+    /// A member said that this server is none.
+    expelled: AtomicBool,
     cables: Mutex<Laid<C>>,
 }
 
@@ -117,6 +119,7 @@ impl<C: GridTypes> Wire<C> {
         Self(Arc::new(Inner {
             roster,
             dial: OnceLock::new(),
+            expelled: AtomicBool::new(false),
             cables: Mutex::default(),
         }))
     }
@@ -130,6 +133,12 @@ impl<C: GridTypes> Wire<C> {
     /// Who was met and is of another life of the grid.
     pub(crate) fn apart(&self) -> std::collections::BTreeMap<ServerId, coppice_schema::ids::Epoch> {
         self.0.roster.apart()
+    }
+
+    /// Whether a member, which knows of every member up to this server's number, said that this server is none: it was
+    /// removed. Its own log may never say so, since nobody sends it entries any more.
+    pub(crate) fn expelled(&self) -> bool {
+        self.0.expelled.load(Ordering::Relaxed)
     }
 
     /// A stream to a member.
@@ -235,6 +244,9 @@ impl<C: GridTypes> Wire<C> {
             }
             Some(Greeting::Rejected { text, why }) => {
                 let why = told(text, &why);
+                if why == Rejection::Stranger(roster.me().server) {
+                    self.0.expelled.store(true, Ordering::Relaxed);
+                }
                 if let Rejection::OtherEpoch { ours: there, .. } = &why {
                     roster.met(server, Some(*there));
                 }
