@@ -30,7 +30,13 @@ struct Row {
     measure: fn(&Bench) -> Result<Vec<Line>, String>,
 }
 
-const ROWS: &[Row] = &[clones::ROW, parse::ROW, images::MANY, images::CHANGED, placement::ROW];
+const ROWS: &[Row] = &[
+    clones::ROW,
+    parse::ROW,
+    images::MANY,
+    images::CHANGED,
+    placement::ROW,
+];
 
 /// How much is done, and where.
 struct Bench {

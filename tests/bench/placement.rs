@@ -50,7 +50,10 @@ fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
         agree(&plan, &chosen, many)?;
     }
     for turns in [&ours, &peer] {
-        say(&format!("row 10: {}", turns.describe("placements a second")));
+        say(&format!(
+            "row 10: {}",
+            turns.describe("placements a second")
+        ));
     }
     let line = Comparison {
         row: ROW.number,
@@ -109,9 +112,10 @@ fn weigh(servers: usize, desktops: u32) -> Vec<usize> {
 
 /// Both chose the same, and nobody carries much more than another.
 fn agree(plan: &Plan, chosen: &[usize], servers: usize) -> Result<(), String> {
-    let made = plan.actions.iter().filter(|action| {
-        action.kind == Kind::Create && action.object.desktop().is_some()
-    });
+    let made = plan
+        .actions
+        .iter()
+        .filter(|action| action.kind == Kind::Create && action.object.desktop().is_some());
     let places = made.map(|action| {
         let id = action.server.map_or(0, |server| server.0);
         usize::try_from(id).unwrap_or(0).wrapping_sub(1)

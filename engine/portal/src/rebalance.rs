@@ -51,7 +51,11 @@ async fn think(
     portal: &Portal,
     seen: &Seen,
 ) -> Result<(BTreeMap<Member, ServerId>, Preview), Box<Problem>> {
-    let (desired, known, now) = (Arc::clone(&seen.state.committed), seen.known(), portal.now());
+    let (desired, known, now) = (
+        Arc::clone(&seen.state.committed),
+        seen.known(),
+        portal.now(),
+    );
     preview::aside("make a plan", move || {
         let mut known = known;
         let moves = coppice_plans::rebalance(&desired, &known, now);

@@ -103,7 +103,10 @@ impl Model {
         for (id, desktop) in &known.desktops {
             let kind = index.get(&id.pool).copied();
             // Where its server is being emptied, another is grown in its place.
-            let server = known.servers.get(&desktop.server).map(|server| server.state);
+            let server = known
+                .servers
+                .get(&desktop.server)
+                .map(|server| server.state);
             let emptied = server == Some(ServerState::Draining) && !desktop.personal;
             let deleted = matches!(desktop.phase, Phase::Deleting { .. }) || gone.contains(id);
             let leaves = emptied || deleted;

@@ -341,7 +341,10 @@ fn placement_a_loss_and_the_load_are_looked_at() {
         .code(0)
         .says("what if host-1 were lost")
         .says("committed configuration");
-    let data = served.run(&["plan", "--lose", "host-1", "--json"]).code(0).json();
+    let data = served
+        .run(&["plan", "--lose", "host-1", "--json"])
+        .code(0)
+        .json();
     assert_eq!(data["lost"]["pools"]["lab"]["pooled"], 2);
     served
         .run(&["plan", "c", "--lose", "host-9"])

@@ -67,26 +67,48 @@ async fn the_load_is_levelled_by_a_plan_that_was_looked_at() {
     let world = school(true).await;
     let found: Rebalance = world.get(Scope::Viewer, "/rebalance").await;
     assert!((2..=3).contains(&found.moves.len()), "{found:?}");
-    assert!(found.moves.iter().all(|one| (one.from.as_str(), one.to.as_str()) == ("a", "b")));
+    assert!(
+        found
+            .moves
+            .iter()
+            .all(|one| (one.from.as_str(), one.to.as_str()) == ("a", "b"))
+    );
     assert!(!found.document.is_empty());
-    assert!(world.grid.now().requests.is_empty(), "looking changes nothing");
+    assert!(
+        world.grid.now().requests.is_empty(),
+        "looking changes nothing"
+    );
 
     let other = RebalanceRequest {
         expect_plan: Some(Digest([9; 32])),
     };
-    world.post(Scope::Operator, "/rebalance", &other).await.problem(Code::OtherPlan);
+    world
+        .post(Scope::Operator, "/rebalance", &other)
+        .await
+        .problem(Code::OtherPlan);
     assert!(world.grid.now().requests.is_empty());
 
     let shown = RebalanceRequest {
         expect_plan: Some(found.document.plan_id),
     };
-    world.post(Scope::Viewer, "/rebalance", &shown).await.problem(Code::Forbidden);
-    let agreed: Rebalance =
-        world.post(Scope::Operator, "/rebalance", &shown).await.json(StatusCode::OK);
+    world
+        .post(Scope::Viewer, "/rebalance", &shown)
+        .await
+        .problem(Code::Forbidden);
+    let agreed: Rebalance = world
+        .post(Scope::Operator, "/rebalance", &shown)
+        .await
+        .json(StatusCode::OK);
     assert_eq!(agreed, found);
     let state = world.grid.now();
     let asked = state.requests.iter().map(|(id, request)| {
-        assert!(matches!(request, Request::Move { to: ServerId(1_000), .. }));
+        assert!(matches!(
+            request,
+            Request::Move {
+                to: ServerId(1_000),
+                ..
+            }
+        ));
         id
     });
     let named = found.moves.iter().map(|one| &one.desktop);
@@ -97,14 +119,23 @@ async fn the_load_is_levelled_by_a_plan_that_was_looked_at() {
 async fn a_loss_is_thought_through_on_what_is_committed() {
     let world = school(true).await;
     let request = losing(&["a"], false);
-    let answer: PlanResponse =
-        world.post(Scope::Planner, "/plans", &request).await.json(StatusCode::OK);
+    let answer: PlanResponse = world
+        .post(Scope::Planner, "/plans", &request)
+        .await
+        .json(StatusCode::OK);
     let lost = answer.document.lost.unwrap();
     assert!(lost.servers.contains("a"));
     let lab = &lost.pools[&"lab".parse().unwrap()];
     assert_eq!((lab.pooled, lab.without_place), (6, 0));
     assert_eq!(lab.regrown.get("b"), Some(&6));
-    assert!(world.grid.now().desktops.values().all(|desktop| desktop.people() == 0));
+    assert!(
+        world
+            .grid
+            .now()
+            .desktops
+            .values()
+            .all(|desktop| desktop.people() == 0)
+    );
     assert_eq!(world.grid.now().desktops.len(), 6, "nothing is done");
 
     // The files as they are edited, where they are sent.
@@ -112,8 +143,10 @@ async fn a_loss_is_thought_through_on_what_is_committed() {
         bundle: bundle(12, ""),
         ..losing(&["a"], false)
     };
-    let answer: PlanResponse =
-        world.post(Scope::Planner, "/plans", &edited).await.json(StatusCode::OK);
+    let answer: PlanResponse = world
+        .post(Scope::Planner, "/plans", &edited)
+        .await
+        .json(StatusCode::OK);
     assert!(!answer.document.changes.is_empty());
     assert!(answer.document.lost.is_some());
 
@@ -127,7 +160,10 @@ async fn a_loss_is_thought_through_on_what_is_committed() {
         .problem(Code::Incomplete);
     // Without servers, a configuration without texts is none.
     let nothing = losing(&[], false);
-    world.post(Scope::Planner, "/plans", &nothing).await.problem(Code::Invalid);
+    world
+        .post(Scope::Planner, "/plans", &nothing)
+        .await
+        .problem(Code::Invalid);
 }
 
 #[tokio::test]
@@ -135,12 +171,22 @@ async fn where_a_desktop_goes_is_explained() {
     let world = school(true).await;
     let pool: Explanation = world.get(Scope::Viewer, "/explain/pool.lab").await;
     let placement = pool.placement.unwrap();
-    let names: Vec<&str> = placement.candidates.iter().map(|c| c.server.as_str()).collect();
+    let names: Vec<&str> = placement
+        .candidates
+        .iter()
+        .map(|c| c.server.as_str())
+        .collect();
     assert_eq!(names, ["b", "a"], "the best first");
     assert!(placement.candidates[0].chosen && !placement.candidates[1].chosen);
     assert!(placement.candidates[0].dominant < placement.candidates[1].dominant);
     let desktop: Explanation = world.get(Scope::Viewer, "/explain/desktop.lab-001").await;
-    let here: Vec<bool> = desktop.placement.unwrap().candidates.iter().map(|c| c.here).collect();
+    let here: Vec<bool> = desktop
+        .placement
+        .unwrap()
+        .candidates
+        .iter()
+        .map(|c| c.here)
+        .collect();
     assert_eq!(here, [false, true]);
     let image: Explanation = world.get(Scope::Viewer, "/explain/image.tiny").await;
     assert_eq!(image.placement, None);

@@ -49,7 +49,9 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     };
     let agreed = client.post::<Rebalance>("/rebalance", &request).await;
     let agreed = agreed.map_err(|error| {
-        let other = error.problem().is_some_and(|problem| problem.code == Code::OtherPlan);
+        let other = error
+            .problem()
+            .is_some_and(|problem| problem.code == Code::OtherPlan);
         let failure = Failure::from(error);
         if other {
             failure.hint("coppice server rebalance --dry-run shows what would move now")
