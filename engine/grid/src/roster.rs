@@ -228,8 +228,7 @@ fn members<'a>(
     let known = state.servers.iter();
     let behind = is_behind(me, state);
     let told = move |id: &ServerId| behind && me.members.contains_key(id);
-    let known =
-        known.filter(move |(id, server)| server.state != ServerState::Removed && !told(*id));
+    let known = known.filter(move |(id, server)| server.state != ServerState::Removed && !told(id));
     let known = known.map(|(id, server)| (*id, server.raft_id, server.api.as_str()));
     let given = me.members.iter();
     let given = given.filter(move |(id, _)| behind || id.0 > state.index);

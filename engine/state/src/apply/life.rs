@@ -99,7 +99,6 @@ pub(super) fn lost(
     silent: Span,
     read: u64,
 ) -> Result<Outcome, Refusal> {
-    let time = state.time;
     let known = member(state, server)?;
     let name = known.name.clone();
     match known.state {
