@@ -196,7 +196,7 @@ pub(super) fn rebalanced(
 ) -> Result<Outcome, Refusal> {
     super::commit::compare(state, base)?;
     for server in moves.values() {
-        member(state, *server)?;
+        super::member(state, *server)?;
     }
     let before = |request: &Request| matches!(request, Request::Move { .. });
     state.requests.retain(|_, request| !before(request));
