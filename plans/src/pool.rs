@@ -33,6 +33,7 @@ use crate::specs;
 pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
 pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
+pub(crate) use shift::asked as asked_to_move;
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.
 const GROWTH_GUESS: Span = Span::seconds(60);

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use coppice_plans::plan::{Plan, Reason};
+use coppice_plans::plan::{Base, Plan, Reason};
 use coppice_schema::ids::{Member, ServerId};
+use coppice_schema::known::Request;
 use coppice_state::entry::Entry;
 
 use crate::api::{Problem, Rebalance, RebalanceMove, RebalanceRequest};
@@ -18,7 +19,7 @@ use crate::preview::{self, Preview};
 #[utoipa::path(get, path = "/api/v1/rebalance", responses((status = 200, body = Rebalance)))]
 pub(crate) async fn look(portal: Portal) -> Result<axum::Json<Rebalance>, Box<Problem>> {
     let seen = portal.look_surely().await?;
-    let (moves, preview) = think(&portal, &seen).await?;
+    let (moves, preview) = think(&portal, &seen, false).await?;
     Ok(answer(&seen, &moves, &preview))
 }
 
@@ -32,13 +33,20 @@ pub(crate) async fn apply(
     Json(request): Json<RebalanceRequest>,
 ) -> Result<axum::Json<Rebalance>, Box<Problem>> {
     let seen = portal.look_surely().await?;
-    let (moves, preview) = think(&portal, &seen).await?;
+    let (moves, preview) = think(&portal, &seen, request.stop).await?;
     expected(request.expect_plan, preview.document.plan_id)?;
-    seen_whole(&seen.state, &preview.plan)?;
-    let preview = checked(preview).await?;
+    let mut base = Base::default();
+    let preview = if request.stop {
+        preview
+    } else {
+        seen_whole(&seen.state, &preview.plan)?;
+        let preview = checked(preview).await?;
+        base.clone_from(&preview.plan.base);
+        preview
+    };
     let answer = answer(&seen, &moves, &preview);
     let entry = Entry::Rebalanced {
-        base: preview.plan.base,
+        base,
         moves,
         author: who.author(),
     };
@@ -50,6 +58,7 @@ pub(crate) async fn apply(
 async fn think(
     portal: &Portal,
     seen: &Seen,
+    stop: bool,
 ) -> Result<(BTreeMap<Member, ServerId>, Preview), Box<Problem>> {
     let (desired, known, now) = (
         Arc::clone(&seen.state.committed),
@@ -58,7 +67,11 @@ async fn think(
     );
     preview::aside("make a plan", move || {
         let mut known = known;
-        let moves = coppice_plans::rebalance(&desired, &known, now);
+        let moves = if stop {
+            BTreeMap::new()
+        } else {
+            coppice_plans::rebalance(&desired, &known, now)
+        };
         known.ask_to_move(&moves);
         let mut plan = coppice_plans::plan(&desired, &known, now);
         keep_moves(&mut plan);
@@ -89,16 +102,25 @@ fn answer(
     moves: &BTreeMap<Member, ServerId>,
     preview: &Preview,
 ) -> axum::Json<Rebalance> {
-    let each = moves.iter().filter_map(|(member, to)| {
+    let told = |(member, to): (&Member, &ServerId)| {
         let desktop = seen.state.desktops.get(&member.desktop)?;
         Some(RebalanceMove {
             desktop: member.desktop.clone(),
             from: seen.server_name(desktop.server)?,
             to: seen.server_name(*to)?,
         })
-    });
+    };
+    let before = seen
+        .state
+        .requests
+        .values()
+        .filter_map(|request| match request {
+            Request::Move { member, to } => told((member, to)),
+            Request::Restart(_) | Request::Regrow(_) | Request::Discard { .. } => None,
+        });
     axum::Json(Rebalance {
-        moves: each.collect(),
+        moves: moves.iter().filter_map(told).collect(),
+        before: before.collect(),
         document: preview.document.clone(),
     })
 }

@@ -126,13 +126,14 @@ pub(super) fn pools(
                 Some(Task::Restart { .. } | Task::Stop { .. } | Task::Remove { .. })
             )
         };
-        let left = count(&|desktop| ready(&desktop.phase) && !going(desktop)).saturating_sub(gone);
+        let here = count(&|desktop| ready(&desktop.phase) && !going(desktop));
         let moved = shifted.get(name).copied().unwrap_or(0);
         judge(
-            moved == 0 || left >= pool.desktops.saturating_add(moved),
+            moved == 0 || here >= pool.desktops.saturating_add(moved),
             &object,
             "a desktop moves when another is ready in its place",
         );
+        let left = here.saturating_sub(gone).saturating_sub(moved);
         judge(
             gone == 0 || left >= floor,
             &object,

@@ -11,7 +11,7 @@ use coppice_schema::units::Timestamp;
 use super::{Host, Ledger, Need, Use, carried};
 use crate::draft::Draft;
 use crate::plan::{Finding, FindingKind, Severity, Step};
-use crate::pool::{Yard, is_idle};
+use crate::pool::{Yard, asked_to_move, is_idle};
 
 /// A move is worth it when the largest share of the server that a desktop leaves is by more than that above what the other's
 /// becomes, in parts of a million. A move costs a boot and what the host had cached; below a tenth of a server nobody notices the
@@ -90,8 +90,14 @@ pub fn rebalance(desired: &Desired, known: &Known, now: Timestamp) -> BTreeMap<M
 pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     let shares = || draft.ledger.hosts.iter().map(share);
     let (most, least) = (shares().max().unwrap_or(0), shares().min().unwrap_or(0));
-    let mut requests = known.requests.values();
-    let moving = requests.any(|request| matches!(request, Request::Move { .. }));
+    let mut asked = known.requests.keys();
+    let moves = |id: &DesktopId| {
+        let (name, pool) = desired.pools.get_key_value(&id.pool)?;
+        let yard = Yard::new(desired, known, name, pool)?;
+        asked_to_move(yard, &draft.ledger, id, known.desktops.get(id)?)
+    };
+    // What was decided is under way.
+    let moving = asked.any(|id| moves(id).is_some());
     if most.saturating_sub(least) <= WORTH || moving || !draft.complete() {
         return;
     }

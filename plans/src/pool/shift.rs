@@ -8,6 +8,8 @@ use super::Yard;
 use super::fate::{self, Deed};
 use super::rollout::{Rollout, is_ready};
 use crate::draft::Draft;
+use crate::place::{Host, Ledger};
+use crate::placement::Lack;
 use crate::plan::{Kind, Memory, Reason, Risk, Step, Wait};
 
 /// The moves of one pool.
@@ -28,10 +30,30 @@ struct Move<'a> {
     to: ServerId,
 }
 
-/// Where a desktop that is asked to move goes, as long as it is the life that was asked about.
-pub(crate) fn asked(yard: Yard<'_>, id: &DesktopId, desktop: &KnownDesktop) -> Option<ServerId> {
+/// Where a desktop that is asked to move goes, as long as it is the life that was asked about, and another could run there.
+pub(crate) fn asked(
+    yard: Yard<'_>,
+    ledger: &Ledger<'_>,
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+) -> Option<ServerId> {
     let Some(Request::Move { member, to }) = yard.known.requests.get(id) else {
         return None;
+    };
+    let image = yard.published().ok();
+    let possible = |host: &Host<'_>| match image.and_then(|image| host.unfit(&yard.need(image))) {
+        Some(Lack::Part { .. } | Lack::Cordoned | Lack::Labels { .. } | Lack::Feature { .. }) => {
+            false
+        }
+        // That passes.
+        None
+        | Some(
+            Lack::NotSeen
+            | Lack::DiskFilling
+            | Lack::Image
+            | Lack::Disk { .. }
+            | Lack::Memory { .. },
+        ) => true,
     };
     let there = !matches!(
         desktop.phase,
@@ -40,7 +62,8 @@ pub(crate) fn asked(yard: Yard<'_>, id: &DesktopId, desktop: &KnownDesktop) -> O
     let mine = *member == desktop.spec.member && desktop.server != *to;
     // Where its server is being emptied, that decides.
     let emptied = super::emptied(yard.known, desktop);
-    (mine && there && !desktop.personal && !emptied).then_some(*to)
+    let wanted = mine && there && !desktop.personal && !emptied;
+    (wanted && ledger.host(*to).is_some_and(possible)).then_some(*to)
 }
 
 impl<'a> Shift<'a> {
@@ -51,10 +74,18 @@ impl<'a> Shift<'a> {
             extra: 0,
             spare: 0,
         };
+        // Nobody can be grown beside them.
+        let full = yard
+            .pool
+            .slots
+            .is_some_and(|slots| slots <= yard.pool.desktops);
+        if full {
+            return shift;
+        }
         let mut idle = 0;
         let mut used = Vec::new();
         for (id, desktop) in yard.members() {
-            let Some(to) = asked(yard, id, desktop) else {
+            let Some(to) = asked(yard, &draft.ledger, id, desktop) else {
                 continue;
             };
             let one = Move {
@@ -88,8 +119,10 @@ impl<'a> Shift<'a> {
             ready += u32::from(is_ready(&desktop.phase) && !draft.busy.contains(id));
         }
         let moves = u32::try_from(shift.moves.len()).unwrap_or(u32::MAX);
-        // What is ready beyond the pool's size lets a server be emptied first.
-        if !emptied {
+        // What is ready beyond the pool's size lets a server be emptied first, and is a roll-out's surge. What that regrows is
+        // placed anew anyway.
+        let later = emptied || rollout.is_under_way();
+        if !later {
             shift.spare = u32::saturating_sub(ready, yard.pool.desktops);
         }
         shift.grown = u32::saturating_sub(alive, size).min(moves);
@@ -103,8 +136,7 @@ impl<'a> Shift<'a> {
             .pool
             .slots
             .map_or(u32::MAX, |slots| slots.saturating_sub(size));
-        // Nothing more is begun while a roll-out goes on: what it regrows is placed anew anyway.
-        let more = if rollout.is_under_way() || emptied {
+        let more = if later {
             0
         } else {
             share.max(1).min(slots).min(idle)

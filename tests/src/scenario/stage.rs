@@ -1,13 +1,13 @@
 //! Where a scenario plays: a simulated grid, and the files that are being edited.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
-use coppice_plans::plan::{GateKind, Memory, Plan, Verdict, Wait};
+use coppice_plans::plan::{Base, GateKind, Memory, Plan, Verdict, Wait};
 use coppice_plans::{check, markdown, placement, plan, rebalance, text, what_if};
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, ServerId, ServerName};
+use coppice_schema::ids::{Address, Member, ServerId, ServerName};
 use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
@@ -85,6 +85,7 @@ impl Stage {
             }
             ["rebalance"] => self.rebalance(false),
             ["rebalance", "apply"] => self.rebalance(true),
+            ["rebalance", "stop"] => self.agree_on_moves(Base::default(), BTreeMap::new()),
             ["lose", servers @ ..] => self.lose(servers, text_of),
             ["lose-markdown", servers @ ..] => self.lose(servers, markdown::render),
             ["apply", gates @ ..] => self.apply(gates),
@@ -220,8 +221,16 @@ impl Stage {
         if !apply {
             return Ok(show(&document));
         }
+        self.agree_on_moves(plan.base, moves)
+    }
+
+    fn agree_on_moves(
+        &mut self,
+        base: Base,
+        moves: BTreeMap<Member, ServerId>,
+    ) -> Result<String, String> {
         let outcome = self.world.log.append(Entry::Rebalanced {
-            base: plan.base,
+            base,
             moves,
             author: "ada".to_owned(),
         });

@@ -67,12 +67,14 @@ Examples:
     #[command(
         after_long_help = "Shows the plan, asks, and lets the grid carry it out. Only idle pooled desktops move: another is grown \
 first, and when it is ready the one in its place goes; as many at once as the pool's roll-outs may take away. A move has to \
-be worth a tenth of a server. New desktops go where the load is lowest anyway; nothing else moves by itself. Asked again, \
-what has not moved yet is decided anew.
+be worth a tenth of a server. New desktops go where the load is lowest anyway; nothing moves by itself. Who is at a desktop \
+keeps it. A server that is drained, cordoned or lost ends the moves to it and from it. Asked again, what has not moved yet is \
+decided anew.
 
 Examples:
-  coppice server rebalance --dry-run
-  coppice server rebalance"
+  coppice server rebalance --dry-run    what would move where
+  coppice server rebalance              looked at, and agreed to
+  coppice server rebalance --stop       what has not moved yet stays"
     )]
     Rebalance(rebalance::Args),
     /// Make this server a grid of its own, when the others are gone for good

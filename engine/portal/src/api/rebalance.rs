@@ -14,6 +14,9 @@ pub struct RebalanceRequest {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub expect_plan: Option<Digest>,
+    /// What was to move and has not yet stays where it is, and nothing else moves.
+    #[serde(default)]
+    pub stop: bool,
 }
 
 /// Which desktops move to level the load. Only idle pooled ones do, each once another is ready in its place.
@@ -21,6 +24,8 @@ pub struct RebalanceRequest {
 pub struct Rebalance {
     /// Each of them.
     pub moves: Vec<RebalanceMove>,
+    /// Those that were to move until now, and have not yet.
+    pub before: Vec<RebalanceMove>,
     /// The same as a plan document: what is done first, and what waits for its turn.
     pub document: Document,
 }

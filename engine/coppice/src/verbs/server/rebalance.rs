@@ -13,8 +13,11 @@ use crate::settings::Settings;
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
     /// Show what would move, and change nothing
-    #[arg(long, conflicts_with = "yes")]
+    #[arg(long, conflicts_with_all = ["yes", "stop"])]
     dry_run: bool,
+    /// Nothing moves any more: what has not moved yet stays where it is
+    #[arg(long)]
+    stop: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -25,13 +28,24 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
     let client = Client::new(settings)?;
+    if args.stop {
+        return stop(&client, screen).await;
+    }
     let found: Rebalance = client.get("/rebalance").await?;
     let count = found.moves.len();
     screen.text(&present::text(&found.document, args.detail, screen.colours));
     if args.dry_run || count == 0 {
         screen.value(&found)?;
         if count == 0 {
-            screen.note("no move is worth it: the load of the servers is level, or nobody is idle");
+            screen.note(
+                "no move is worth it: the load is level, or nothing that is idle fits elsewhere",
+            );
+            if !found.before.is_empty() {
+                screen.note(&format!(
+                    "{} still to move, as was decided before; to call that off: coppice server rebalance --stop",
+                    desktops(found.before.len())
+                ));
+            }
         } else {
             screen.advise("coppice server rebalance");
         }
@@ -46,6 +60,7 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     }
     let request = RebalanceRequest {
         expect_plan: Some(found.document.plan_id),
+        stop: false,
     };
     let agreed = client.post::<Rebalance>("/rebalance", &request).await;
     let agreed = agreed.map_err(|error| {
@@ -65,6 +80,21 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         desktops(agreed.moves.len())
     ));
     screen.advise("coppice status --watch");
+    Ok(Exit::Done)
+}
+
+async fn stop(client: &Client, screen: &Screen) -> Ended {
+    let request = RebalanceRequest {
+        expect_plan: None,
+        stop: true,
+    };
+    let answer: Rebalance = client.post("/rebalance", &request).await?;
+    screen.value(&answer)?;
+    match answer.before.len() {
+        0 => screen.note("nothing was to move"),
+        1 => screen.note("1 desktop was still to move, and stays"),
+        count => screen.note(&format!("{count} desktops were still to move, and stay")),
+    }
     Ok(Exit::Done)
 }
 
