@@ -186,7 +186,7 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let image = published.as_ref().ok().copied();
     removal::leaving(yard, draft);
     let rollout = rollout::Rollout::survey(yard, image, draft);
-    let mut shift = shift::Shift::survey(yard, &rollout, draft);
+    let mut shift = shift::Shift::survey(yard, image, &rollout, draft);
     let target = yard.pool.desktops + rollout.surge() + shift.extra();
     let surplus = removal::surplus(yard, image, target, draft);
     let mut going = BTreeSet::new();

@@ -253,7 +253,7 @@ pub(crate) fn is_ready(phase: &Phase) -> bool {
 }
 
 /// Whether a living desktop has to be regrown to become what is wanted. A personal one is not: no change regrows it.
-fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> bool {
+pub(super) fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> bool {
     if desktop.personal {
         return false;
     }

@@ -6,8 +6,9 @@ use coppice_schema::known::{KnownDesktop, Phase, Request, Task};
 
 use super::Yard;
 use super::fate::{self, Deed};
-use super::rollout::{Rollout, is_ready};
+use super::rollout::{Rollout, is_outdated, is_ready};
 use crate::draft::Draft;
+use crate::images::Published;
 use crate::place::{Host, Ledger};
 use crate::placement::Lack;
 use crate::plan::{Kind, Memory, Reason, Risk, Step, Wait};
@@ -67,7 +68,12 @@ pub(crate) fn asked(
 }
 
 impl<'a> Shift<'a> {
-    pub(crate) fn survey(yard: Yard<'a>, rollout: &Rollout<'_>, draft: &Draft<'_>) -> Self {
+    pub(crate) fn survey(
+        yard: Yard<'a>,
+        image: Option<Published<'_>>,
+        rollout: &Rollout<'_>,
+        draft: &Draft<'_>,
+    ) -> Self {
         let mut shift = Self {
             moves: Vec::new(),
             grown: 0,
@@ -88,6 +94,10 @@ impl<'a> Shift<'a> {
             let Some(to) = asked(yard, &draft.ledger, id, desktop) else {
                 continue;
             };
+            // What is regrown anyway is placed anew by that.
+            if image.is_some_and(|image| is_outdated(yard, image, desktop)) {
+                continue;
+            }
             let one = Move {
                 id,
                 from: desktop.server,
@@ -119,8 +129,7 @@ impl<'a> Shift<'a> {
             ready += u32::from(is_ready(&desktop.phase) && !draft.busy.contains(id));
         }
         let moves = u32::try_from(shift.moves.len()).unwrap_or(u32::MAX);
-        // What is ready beyond the pool's size lets a server be emptied first, and is a roll-out's surge. What that regrows is
-        // placed anew anyway.
+        // What is ready beyond the pool's size lets a server be emptied first, and is a roll-out's surge.
         let later = emptied || rollout.is_under_way();
         if !later {
             shift.spare = u32::saturating_sub(ready, yard.pool.desktops);

@@ -355,6 +355,10 @@ fn placement_a_loss_and_the_load_are_looked_at() {
         .code(0)
         .says("no move is worth it");
     served.run(&["server", "rebalance", "--yes"]).code(0);
+    served
+        .run(&["server", "rebalance", "--stop"])
+        .code(0)
+        .says("nothing was to move");
 }
 
 #[test]
