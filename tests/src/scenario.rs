@@ -57,6 +57,7 @@
 mod hands;
 mod lives;
 mod stage;
+mod what_if;
 
 use std::fmt::Write as _;
 

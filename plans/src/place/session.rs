@@ -55,7 +55,7 @@ pub fn place_session(
         *people.entry(desktop.server).or_default() += u64::from(desktop.people());
     }
     let (mut used, mut coming) = (false, false);
-    let mut best: Option<((u64, u64, ServerId, bool), &DesktopId)> = None;
+    let mut best = None;
     for (id, desktop) in members(known, pool) {
         match desktop.phase {
             Phase::Available { .. } if !desktop.personal => {}
@@ -89,7 +89,7 @@ pub fn place_session(
             desktop.server,
             moves,
         );
-        if best.is_none_or(|(lowest, _)| key < lowest) {
+        if best.is_none_or(|(lowest, _): (_, &DesktopId)| key < lowest) {
             best = Some((key, id));
         }
     }

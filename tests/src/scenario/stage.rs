@@ -1,13 +1,13 @@
 //! Where a scenario plays: a simulated grid, and the files that are being edited.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
-use coppice_plans::plan::{Base, GateKind, Memory, Plan, Verdict, Wait};
-use coppice_plans::{check, markdown, placement, plan, rebalance, text, what_if};
+use coppice_plans::plan::{GateKind, Memory, Plan, Verdict, Wait};
+use coppice_plans::{check, markdown, placement, plan, text};
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, Member, ServerId, ServerName};
+use coppice_schema::ids::{Address, ServerId};
 use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
@@ -83,11 +83,7 @@ impl Stage {
                 let (_, document) = self.preview(&self.desired()?)?;
                 Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
             }
-            ["rebalance"] => self.rebalance(false),
-            ["rebalance", "apply"] => self.rebalance(true),
-            ["rebalance", "stop"] => self.agree_on_moves(Base::default(), BTreeMap::new()),
-            ["lose", servers @ ..] => self.lose(servers, text_of),
-            ["lose-markdown", servers @ ..] => self.lose(servers, markdown::render),
+            ["rebalance" | "lose" | "lose-markdown", ..] => self.what_if(&words),
             ["apply", gates @ ..] => self.apply(gates),
             ["settle"] => self.settle(),
             ["rounds", count] => {
@@ -198,7 +194,7 @@ impl Stage {
         }
     }
 
-    fn desired(&self) -> Result<Desired, String> {
+    pub(super) fn desired(&self) -> Result<Desired, String> {
         coppice_schema::load(&self.bundle())
             .desired
             .ok_or_else(|| "the configuration has errors".to_owned())
@@ -211,61 +207,17 @@ impl Stage {
         self.make(desired, &known)
     }
 
-    /// What would move to level the load, and whether that is agreed.
-    fn rebalance(&mut self, apply: bool) -> Result<String, String> {
-        let state = self.world.log.state();
-        let mut known = state.known(self.world.log.term());
-        let moves = rebalance(&state.committed, &known, self.world.clock.now());
-        known.ask_to_move(&moves);
-        let (plan, document) = self.make(&state.committed, &known)?;
-        if !apply {
-            return Ok(show(&document));
-        }
-        self.agree_on_moves(plan.base, moves)
-    }
-
-    fn agree_on_moves(
-        &mut self,
-        base: Base,
-        moves: BTreeMap<Member, ServerId>,
-    ) -> Result<String, String> {
-        let outcome = self.world.log.append(Entry::Rebalanced {
-            base,
-            moves,
-            author: "ada".to_owned(),
-        });
-        Ok(match outcome {
-            Outcome::Refused(refusal) => format!("refused: {refusal}"),
-            Outcome::Done | Outcome::Already { .. } | Outcome::Committed { .. } => String::new(),
-        })
-    }
-
-    /// What if those servers were lost, with the files as they are.
-    fn lose(&self, servers: &[&str], render: fn(&Document) -> String) -> Result<String, String> {
-        let desired = self.desired()?;
-        let mut known = self.world.log.state().known(self.world.log.term());
-        known.runs.clear();
-        let now = self.world.clock.now();
-        let servers = servers
-            .iter()
-            .map(|name| name.parse().map_err(|e| format!("{e}")));
-        let servers: BTreeSet<ServerName> = servers.collect::<Result<_, _>>()?;
-        let what_if = what_if(&desired, &known, &servers, now);
-        let violations = check(&what_if.plan, &desired, &what_if.known);
-        if !violations.is_empty() {
-            return Err(format!("the plan breaks rules: {violations:#?}"));
-        }
-        let document = document::of_loss(&what_if, &desired.grid.name, now);
-        Ok(render(&document).replace(&document.plan_id.short(), "PLAN"))
-    }
-
     /// What is committed, as a round sees it.
     fn committed(&self) -> Result<(Plan, Document), String> {
         let state = self.world.log.state();
         self.make(&state.committed, &state.known(self.world.log.term()))
     }
 
-    fn make(&self, desired: &Desired, known: &Known) -> Result<(Plan, Document), String> {
+    pub(super) fn make(
+        &self,
+        desired: &Desired,
+        known: &Known,
+    ) -> Result<(Plan, Document), String> {
         let now = self.world.clock.now();
         let plan = plan(desired, known, now);
         let violations = check(&plan, desired, known);
@@ -594,11 +546,11 @@ fn is_approval(wait: &Wait) -> bool {
 }
 
 /// The document's text. Its number depends on every word of it, and says nothing to a reader.
-fn show(document: &Document) -> String {
+pub(super) fn show(document: &Document) -> String {
     text_of(document).replace(&document.plan_id.short(), "PLAN")
 }
 
-fn text_of(document: &Document) -> String {
+pub(super) fn text_of(document: &Document) -> String {
     let options = text::Options {
         colour: false,
         detail: text::Detail::Normal,
