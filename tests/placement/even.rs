@@ -1,12 +1,12 @@
 //! What moves to level the load.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_plans::plan::{FindingKind, Plan, Reason};
 use coppice_plans::{check, rebalance};
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{DesktopId, Member, ServerId};
-use coppice_schema::known::Phase;
+use coppice_schema::known::{Phase, ServerState};
 use coppice_tests::fleet::{self, Fleet};
 use coppice_world::sim::Chance;
 use proptest::prelude::*;
@@ -186,6 +186,53 @@ fn as_many_move_at_once_as_a_roll_out_may_take_away() {
     assert_eq!((made.count(), moved(&plan)), (4, 0));
     fleet.step(&plan);
     assert_eq!(moved(&fleet.plan(&desired)), 4);
+}
+
+/// Asks one desktop to move, and does `meanwhile` before the plan is made.
+fn meanwhile(deed: impl FnOnce(&mut Fleet, &Member)) -> Plan {
+    let (mut fleet, desired) = school();
+    let moves = rebalance(&desired, &fleet.known, fleet.now);
+    let one: BTreeMap<Member, ServerId> = moves.into_iter().take(1).collect();
+    fleet.known.ask_to_move(&one);
+    deed(&mut fleet, one.keys().next().unwrap());
+    fleet.plan(&desired)
+}
+
+fn begun(plan: &Plan) -> usize {
+    let moves = plan.actions.iter().filter(|action| {
+        is_move(&action.reason) && action.kind == coppice_plans::plan::Kind::Create
+    });
+    moves.count()
+}
+
+#[test]
+fn a_roll_out_and_a_server_that_is_emptied_go_first() {
+    assert_eq!(begun(&meanwhile(|_, _| {})), 1);
+    // It is as it is to be, and the others are not yet: one more of the new version would be no canary.
+    let changing = meanwhile(|fleet, member| {
+        for desktop in fleet.known.desktops.values_mut() {
+            if desktop.spec.member != *member {
+                desktop.spec.image = coppice_schema::Digest([9; 32]);
+            }
+        }
+    });
+    assert_eq!(begun(&changing), 0);
+    let emptied = meanwhile(|fleet, member| {
+        let here = fleet.known.desktops[&member.desktop].server;
+        let other = if here == ServerId(1) {
+            ServerId(2)
+        } else {
+            ServerId(1)
+        };
+        fleet.known.servers.get_mut(&other).unwrap().state = ServerState::Draining;
+    });
+    assert_eq!(begun(&emptied), 0);
+    assert!(
+        emptied
+            .actions
+            .iter()
+            .any(|action| action.kind == coppice_plans::plan::Kind::Create)
+    );
 }
 
 #[test]
