@@ -275,3 +275,38 @@ fn a_pool_without_a_free_slot_stays_where_it_is() {
         Default::default()
     );
 }
+
+#[test]
+fn what_was_to_move_and_cannot_any_more_stays() {
+    let (mut fleet, desired) = school();
+    let moves = rebalance(&desired, &fleet.known, fleet.now);
+    fleet.known.ask_to_move(&moves);
+    let edited = |edit: &dyn Fn(&mut Desired)| {
+        let mut desired = desired.clone();
+        edit(&mut desired);
+        let plan = fleet.plan(&desired);
+        plan.actions
+            .iter()
+            .filter(|action| is_move(&action.reason))
+            .count()
+    };
+    assert!(edited(&|_| {}) > 0);
+    let lab = fleet::name("lab");
+    assert_eq!(
+        edited(&|desired| desired.pools.get_mut(&lab).unwrap().slots = Some(40)),
+        0
+    );
+    let rule = coppice_schema::desired::ServerRule {
+        cordon: true,
+        ..Default::default()
+    };
+    assert_eq!(
+        edited(&|desired| drop(desired.servers.insert("*".to_owned(), rule.clone()))),
+        0
+    );
+    let label = || ["gpu".to_owned()].into();
+    assert_eq!(
+        edited(&|desired| desired.pools.get_mut(&lab).unwrap().servers = label()),
+        0
+    );
+}
