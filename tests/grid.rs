@@ -5,6 +5,8 @@
 
 #[path = "grid/alone.rs"]
 mod alone;
+#[path = "grid/authority.rs"]
+mod authority;
 #[path = "grid/joining.rs"]
 mod joining;
 #[path = "grid/leaving.rs"]

@@ -150,6 +150,22 @@ pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
     written.map_err(|e| Failure::new(format!("cannot write {}", path.display())).because(&e))
 }
 
+/// Writes a file anew: whoever reads it sees the one or the other, whole.
+pub(crate) fn replace(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = PathBuf::from(name);
+    // A leftover of an attempt that was cut off.
+    let _ = std::fs::remove_file(&temporary);
+    write(&temporary, text, mode)?;
+    std::fs::rename(&temporary, path)
+        .and_then(|()| match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+            Some(_) | None => Ok(()),
+        })
+        .map_err(|e| Failure::new(format!("cannot write {}", path.display())).because(&e))
+}
+
 /// Says that everything is in the directory.
 pub(crate) fn finish(layout: &Layout) -> Result<(), Failure> {
     std::fs::remove_file(layout.begun())

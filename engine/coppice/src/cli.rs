@@ -77,6 +77,9 @@ enum Verb {
     /// Who may use the grid's API
     #[command(subcommand)]
     Token(verbs::token::Verb),
+    /// The grid's certificate authority
+    #[command(subcommand)]
+    Ca(verbs::ca::Verb),
     /// Keep everything that the grid remembers in one file
     Backup(verbs::backup::Args),
     /// Make a grid of this server again, from a backup
@@ -160,6 +163,7 @@ async fn dispatch(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
         Verb::Desktop(verb) => verbs::desktop::run(verb, settings, screen).await,
         Verb::Secret(verb) => verbs::secret::run(verb, settings, screen).await,
         Verb::Token(verb) => verbs::token::run(verb, settings, screen).await,
+        Verb::Ca(verb) => verbs::ca::run(verb, settings, screen).await,
         Verb::Backup(args) => verbs::backup::run(args, settings, screen).await,
         Verb::Restore(args) => verbs::restore::run(args, screen).await,
         Verb::Pause(args) => verbs::pause::pause(args, settings, screen).await,

@@ -4,17 +4,21 @@
 //! certificate on behalf of a machine that joins through it, for a new one of its own, and, once it votes itself, for a
 //! copy of the key, which travels as it lies: sealed by the grid's key.
 
+mod succession;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, ServerId, ServerName};
 use coppice_schema::known::ServerState;
+use coppice_schema::units::Timestamp;
 use coppice_state::Agreement;
 use coppice_state::admission::{Admission, AdmissionError};
+use coppice_state::authority::Successor;
 use coppice_state::join::Role;
 use coppice_world::clock::Clock;
 use coppice_world::hypervisor::ByteStream;
@@ -23,7 +27,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::authority::{self, AuthorityError, Enrolment, Identity, Subject};
+use crate::authority::{self, AuthorityError, Enrolment, Renewal, Subject};
 use crate::vault::GridKey;
 use crate::wire::{WIRE, WIRE_OLDEST, read_frame, write_frame};
 
@@ -47,6 +51,8 @@ enum Ask {
     },
     /// The authority's key.
     Key,
+    /// An authority that can take over from the one that signs.
+    Successor,
 }
 
 /// What it is answered.
@@ -55,6 +61,7 @@ enum Ask {
 enum Told {
     Certificate(String),
     Key(#[serde(with = "serde_bytes")] Vec<u8>),
+    Successor(Box<Successor>),
     /// In words.
     Refused(String),
 }
@@ -67,8 +74,9 @@ struct Files {
     me: ServerId,
     grid: GridId,
     identity: PathBuf,
-    authority: String,
-    fingerprint: Digest,
+    shown: Renewal,
+    /// Held while the authority's files are read or changed: they belong together.
+    hand: Mutex<()>,
     grid_key: Option<Arc<GridKey>>,
     agreement: Arc<dyn Agreement>,
     peers: Arc<dyn Peers>,
@@ -94,9 +102,9 @@ pub struct Means {
 }
 
 impl Gate {
-    /// The gate of the server that `identity` is of.
+    /// The gate of a server that shows `shown`.
     #[must_use]
-    pub fn new(identity: &Identity, means: Means) -> Self {
+    pub fn new(shown: Renewal, means: Means) -> Self {
         let Means {
             me,
             grid,
@@ -110,8 +118,8 @@ impl Gate {
             me,
             grid,
             identity: directory,
-            authority: identity.ca_pem().to_owned(),
-            fingerprint: identity.ca_fingerprint(),
+            shown,
+            hand: Mutex::default(),
             grid_key,
             agreement,
             peers,
@@ -132,10 +140,12 @@ impl Gate {
         };
         let certificate = match self.ask_others(&ask).await? {
             Told::Certificate(certificate) => certificate,
-            Told::Key(_) | Told::Refused(_) => return Err(unreachable("their answer is none")),
+            Told::Key(_) | Told::Successor(_) | Told::Refused(_) => {
+                return Err(unreachable("their answer is none"));
+            }
         };
         enrolment
-            .finish(&self.0.identity, &self.0.authority, &certificate)
+            .finish(&self.0.identity, &self.authority(), &certificate)
             .map_err(|e| files(&e))
     }
 
@@ -152,10 +162,11 @@ impl Gate {
         }
         let sealed = match self.ask_others(&Ask::Key).await? {
             Told::Key(sealed) => sealed,
-            Told::Certificate(_) | Told::Refused(_) => {
+            Told::Certificate(_) | Told::Successor(_) | Told::Refused(_) => {
                 return Err(unreachable("their answer is none"));
             }
         };
+        let _hand = self.hand();
         authority::adopt_key(&self.0.identity, grid_key, &sealed).map_err(|e| files(&e))
     }
 
@@ -183,6 +194,7 @@ impl Gate {
             names,
         };
         let now = self.0.clock.now();
+        let _hand = self.hand();
         Enrolment::certify(&self.0.identity, grid_key, request, &subject, now).map_err(|e| {
             if matches!(e, AuthorityError::NoKey) {
                 unreachable("the one that was asked has it not")
@@ -233,6 +245,13 @@ impl Gate {
     fn answer(&self, from: ServerId, ask: Ask) -> Told {
         let state = self.0.agreement.local();
         let certified = match ask {
+            Ask::Successor => {
+                let made = self.succeed();
+                return made.map_or_else(
+                    |e| Told::Refused(e.to_string()),
+                    |made| Told::Successor(Box::new(made)),
+                );
+            }
             Ask::Renew { request, names } => self.sign(&request, from, names),
             Ask::Admit {
                 server,
@@ -252,6 +271,7 @@ impl Gate {
                 if member.is_none_or(|member| member.role == Role::Witness) {
                     return Told::Refused("a witness has no key of the authority".to_owned());
                 }
+                let _hand = self.hand();
                 let sealed = authority::sealed_key(&self.0.identity);
                 return sealed.map_or_else(|e| Told::Refused(e.to_string()), Told::Key);
             }
@@ -289,11 +309,33 @@ impl Serves for Gate {
 
 impl Admission for Gate {
     fn authority(&self) -> String {
-        self.0.authority.clone()
+        self.0.shown.authority().pem.clone()
     }
 
     fn fingerprint(&self) -> Digest {
-        self.0.fingerprint
+        self.0.shown.authority().fingerprint
+    }
+
+    fn expires(&self) -> Timestamp {
+        self.0.shown.authority().expires
+    }
+
+    fn successor(&self) -> BoxFuture<'_, Result<Successor, AdmissionError>> {
+        async move {
+            match self.succeed() {
+                Err(AdmissionError::Unreachable(_)) => {}
+                here @ (Ok(_) | Err(AdmissionError::Request(_) | AdmissionError::Failed(_))) => {
+                    return here;
+                }
+            }
+            match self.ask_others(&Ask::Successor).await? {
+                Told::Successor(made) => Ok(*made),
+                Told::Certificate(_) | Told::Key(_) | Told::Refused(_) => {
+                    Err(unreachable("their answer is none"))
+                }
+            }
+        }
+        .boxed()
     }
 
     fn speaks(&self) -> RangeInclusive<u32> {
@@ -325,7 +367,9 @@ impl Admission for Gate {
             };
             match self.ask_others(&ask).await? {
                 Told::Certificate(certificate) => Ok(certificate),
-                Told::Key(_) | Told::Refused(_) => Err(unreachable("their answer is none")),
+                Told::Key(_) | Told::Successor(_) | Told::Refused(_) => {
+                    Err(unreachable("their answer is none"))
+                }
             }
         }
         .boxed()

@@ -9,6 +9,7 @@
 mod enrolment;
 mod issuer;
 mod renewal;
+mod succession;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,8 +22,8 @@ use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, ServerId, ServerName};
 use coppice_schema::units::{Span, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, SanType,
+    SerialNumber,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -30,10 +31,11 @@ use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-pub use self::enrolment::{Enrolment, fingerprint};
+pub use self::enrolment::{Enrolment, fingerprint, fingerprints, key_of};
 pub use self::renewal::Renewal;
 
 pub(crate) use self::issuer::{adopt_key, has_key, sealed_key};
+pub(crate) use self::succession::{follow, succeed};
 
 use self::issuer::Authority;
 
@@ -140,6 +142,8 @@ pub struct Identity {
     grid: GridId,
     ca_pem: String,
     ca_fingerprint: Digest,
+    ca_expires: Timestamp,
+    current: bool,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     expires: Timestamp,
@@ -165,15 +169,7 @@ impl Identity {
             return Err(PrivateFileError::Exists(certificate).into());
         }
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let mut params = params(&format!("Coppice grid {}", subject.grid), now, CA_LIFE)?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
-        params.subject_alt_names = vec![uri(&grid_uri(subject.grid))?];
-        let made = params.self_signed(&pair)?;
+        let made = succession::root(subject.grid, &pair, now)?.self_signed(&pair)?;
         private::create(&key, &grid_key.wrap(pair.serialize_pem().as_bytes()))?;
         write(&certificate, &made.pem())?;
         Self::open(identity, subject, now, Some(grid_key))
@@ -201,20 +197,23 @@ impl Identity {
             Some(_) | None => authority.issue(identity, subject, &wanted, now)?,
         };
         let (certificate, key, expires) = (kept.certificate, kept.key, kept.until);
+        let chain = std::iter::once(certificate).chain(authority.cross.clone());
         Ok(Self {
             grid: subject.grid,
             issues: authority.issues(),
             due: due && !renewed,
             ca_pem: authority.pem,
             ca_fingerprint: authority.fingerprint,
-            chain: vec![certificate],
+            ca_expires: authority.until,
+            current: kept.signed,
+            chain: chain.collect(),
             key,
             expires,
             renewed,
         })
     }
 
-    /// The authority's certificate: what a client needs to trust every server of the grid.
+    /// The authority's certificate, and behind it another while one takes over: what a client needs to trust every server of the grid.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
         &self.ca_pem
@@ -224,6 +223,18 @@ impl Identity {
     #[must_use]
     pub fn ca_fingerprint(&self) -> Digest {
         self.ca_fingerprint
+    }
+
+    /// Until when the authority's certificate is valid.
+    #[must_use]
+    pub fn ca_expires(&self) -> Timestamp {
+        self.ca_expires
+    }
+
+    /// Whether the authority that signs signed this server's certificate: not one that it takes over from.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.current
     }
 
     /// Until when this server's certificate is valid.

@@ -38,10 +38,12 @@
 //! | `DELETE tokens/{name}` | | 204 |
 //! | `GET join-tokens` · `POST join-tokens` | [`JoinTokenRequest`] | [`JoinTokenInfo`]s · [`JoinTokenCreated`] |
 //! | `GET join` · `POST join` | [`JoinRequest`] | [`JoinTerms`] · [`JoinResponse`] |
+//! | `GET authority` · `POST authority/rotate` · `POST authority/finish` | | [`AuthorityInfo`] |
 //! | `GET pauses` · `POST pauses` | [`PauseRequest`] | [`Pause`]s · [`Pause`] |
 //! | `DELETE pauses/{address}` | | 204 |
 //! | `POST backup` | [`BackupRequest`] | the file that `coppice restore` goes on from |
 
+mod authority;
 mod backup;
 mod desktops;
 mod events;
@@ -54,6 +56,7 @@ mod secrets;
 mod status;
 mod tokens;
 
+pub use authority::{AuthorityInfo, AuthorityRotation};
 pub use backup::BackupRequest;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};

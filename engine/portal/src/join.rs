@@ -114,6 +114,7 @@ pub(crate) async fn invite(
 pub(crate) async fn terms(portal: Portal) -> axum::Json<JoinTerms> {
     axum::Json(JoinTerms {
         authority: portal.app.admission.authority(),
+        former: portal.app.agreement.local().authorities.former.clone(),
         version: portal.app.version.clone(),
         wire: *portal.app.admission.speaks().end(),
         wire_oldest: *portal.app.admission.speaks().start(),
@@ -292,7 +293,7 @@ pub(crate) fn not_joined(refusal: &JoinRefusal) -> Box<Problem> {
     }
 }
 
-fn not_admitted(error: &AdmissionError) -> Box<Problem> {
+pub(crate) fn not_admitted(error: &AdmissionError) -> Box<Problem> {
     let detail = error.to_string();
     match error {
         AdmissionError::Request(_) => Problem::new(
@@ -303,7 +304,7 @@ fn not_admitted(error: &AdmissionError) -> Box<Problem> {
         AdmissionError::Unreachable(_) => Problem::new(
             Code::Quorum,
             detail,
-            "start a server that votes, and run `coppice join` again: it goes on where it stopped",
+            "start a server that votes, and try again",
         ),
         AdmissionError::Failed(_) => Problem::internal("sign a certificate", &detail),
     }

@@ -10,6 +10,7 @@
 pub mod api;
 mod apply;
 mod auth;
+mod authority;
 mod backup;
 mod bodies;
 mod console;

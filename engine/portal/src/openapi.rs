@@ -23,6 +23,7 @@ use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
         crate::history::history, crate::history::revisions, crate::events::events,
         crate::secrets::list, crate::secrets::set, crate::secrets::remove,
         crate::tokens::list, crate::tokens::create, crate::tokens::revoke,
+        crate::authority::look, crate::authority::rotate, crate::authority::finish,
         crate::backup::make,
         crate::join::list, crate::join::invite, crate::join::terms, crate::join::join,
         crate::pauses::list, crate::pauses::pause, crate::pauses::resume,

@@ -16,8 +16,9 @@ use futures::future::{Either, select};
 use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
-    apply, auth, backup, console, desktops, events, explain, health, history, images, imports,
-    join, openapi, pauses, plans, rebalance, secrets, servers, status, tokens, upgrade, uploads,
+    apply, auth, authority, backup, console, desktops, events, explain, health, history, images,
+    imports, join, openapi, pauses, plans, rebalance, secrets, servers, status, tokens, upgrade,
+    uploads,
 };
 
 /// How long an answer may take to begin.
@@ -148,6 +149,9 @@ fn table() -> Vec<Route> {
         write("/join-tokens", Scope::Admin, post(join::invite)),
         open("/join", get(join::terms)),
         route(Method::POST, "/join", Access::Join, post(join::join)),
+        read("/authority", Scope::Viewer, get(authority::look)),
+        write("/authority/rotate", Scope::Admin, post(authority::rotate)),
+        write("/authority/finish", Scope::Admin, post(authority::finish)),
         read("/pauses", Scope::Viewer, get(pauses::list)),
         write("/pauses", Scope::Operator, post(pauses::pause)),
         remove("/pauses/{address}", Scope::Operator, delete(pauses::resume)),

@@ -7,6 +7,7 @@ use coppice_schema::units::Timestamp;
 use coppice_state::State;
 
 use crate::api::{Code, Problem};
+use crate::authority;
 use crate::portal::Portal;
 
 /// Why nothing can be changed, and what is to be done about it.
@@ -35,6 +36,7 @@ pub(crate) fn findings(portal: &Portal, state: &State) -> Vec<Finding> {
             remedy: ways_out(&others(portal, state)),
         });
     }
+    findings.extend(authority::findings(portal, state));
     for (id, epoch) in portal.app.agreement.apart() {
         let Some(server) = state.servers.get(&id) else {
             continue;

@@ -5,15 +5,27 @@ use std::ops::RangeInclusive;
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{ServerId, ServerName};
+use coppice_schema::units::Timestamp;
 use futures::future::BoxFuture;
+
+use crate::authority::Successor;
 
 /// The grid's authority and its key, which are on members' disks and in no state, log or backup.
 pub trait Admission: Send + Sync {
-    /// The authority's certificate, in PEM.
+    /// The authority's certificate, in PEM; behind it another one, while one takes over from another.
     fn authority(&self) -> String;
 
     /// Digest of its public key: what a join token carries.
     fn fingerprint(&self) -> Digest;
+
+    /// Until when it is valid.
+    fn expires(&self) -> Timestamp;
+
+    /// A new authority that can take over from this one. Nothing is changed by making it.
+    ///
+    /// # Errors
+    /// When no server that has the authority's key answers.
+    fn successor(&self) -> BoxFuture<'_, Result<Successor, AdmissionError>>;
 
     /// The forms in which this server speaks with others, the oldest and the newest.
     fn speaks(&self) -> RangeInclusive<u32>;

@@ -1,5 +1,6 @@
 //! From one state to the next.
 
+mod authority;
 mod catalogue;
 mod commit;
 mod life;
@@ -27,7 +28,10 @@ pub fn apply(state: &mut State, term: u64, index: u64, envelope: &Envelope) -> O
     state.term = term;
     state.index = index;
     match step(state, &envelope.entry) {
-        Ok(outcome) => outcome,
+        Ok(outcome) => {
+            authority::advance(state);
+            outcome
+        }
         Err(refusal) => Outcome::Refused(refusal),
     }
 }
@@ -149,6 +153,11 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             people::token_created(state, id, token, author)
         }
         Entry::TokenRevoked { id, author } => people::token_revoked(state, id, author),
+        Entry::AuthorityBegun { successor, author } => authority::begun(state, successor, author),
+        Entry::AuthorityFollowed { server, key, shows } => {
+            authority::followed(state, *server, *key, *shows)
+        }
+        Entry::AuthorityDropped { key, author } => authority::dropped(state, *key, author),
         Entry::SecretSet {
             name,
             sealed,

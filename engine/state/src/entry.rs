@@ -17,6 +17,7 @@ use coppice_schema::review::Reviewed;
 use coppice_schema::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::authority::Successor;
 use crate::join::{JoinRefusal, JoinToken, Joiner};
 use crate::token::{Token, TokenId};
 
@@ -216,6 +217,29 @@ pub enum Entry {
         /// Its name.
         id: TokenId,
         /// Who revoked it.
+        author: String,
+    },
+    /// Another authority is to take over.
+    AuthorityBegun {
+        /// From which, and which.
+        successor: Box<Successor>,
+        /// Who wants it.
+        author: String,
+    },
+    /// A server trusts the authority that takes over.
+    AuthorityFollowed {
+        /// Who.
+        server: ServerId,
+        /// Digest of that authority's public key.
+        key: Digest,
+        /// It also shows a certificate of that one.
+        shows: bool,
+    },
+    /// The old authority is no longer trusted, whoever is away and has a certificate of it.
+    AuthorityDropped {
+        /// Digest of the public key of the one that takes over.
+        key: Digest,
+        /// Who says so.
         author: String,
     },
     /// A secret was set.

@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod agreement;
 pub mod apply;
+pub mod authority;
 pub mod backup;
 pub mod clocks;
 pub mod entry;

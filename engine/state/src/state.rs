@@ -18,6 +18,7 @@ use coppice_schema::review::Reviewed;
 use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::authority::Authorities;
 use crate::join::{JoinToken, Role};
 use crate::secret::Secret;
 use crate::token::{Token, TokenId};
@@ -77,6 +78,8 @@ pub struct State {
     pub tokens: BTreeMap<TokenId, Token>,
     /// By which machines may join; only hashes.
     pub join_tokens: BTreeMap<TokenId, JoinToken>,
+    /// Who signs the members' certificates.
+    pub authorities: Authorities,
     /// Secrets, sealed.
     pub secrets: BTreeMap<SecretName, Secret>,
     /// What keeps its protection although its block may be gone.

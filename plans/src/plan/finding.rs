@@ -158,6 +158,17 @@ pub enum FindingKind {
     },
     /// No majority of the voters answers the server that was asked.
     NoMajority,
+    /// The grid's certificate authority is not valid for much longer.
+    AuthorityEnds {
+        /// Until when it is.
+        #[schema(value_type = u64)]
+        at: Timestamp,
+    },
+    /// Another certificate authority takes over.
+    AuthorityChanges {
+        /// Servers that it waits for.
+        waits_for: Vec<String>,
+    },
     /// A server is of a former life of the grid, which goes on without it.
     FormerLife {
         /// Which life.

@@ -40,6 +40,17 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::NoMajority => {
             "no majority of the voters answers: desktops run on, and nothing can be changed".to_owned()
         }
+        FindingKind::AuthorityEnds { at } => format!(
+            "the grid's certificate authority is valid until {}: after that no server and no client trusts another",
+            moment(*at)
+        ),
+        FindingKind::AuthorityChanges { waits_for } if waits_for.is_empty() => {
+            "a new certificate authority takes over".to_owned()
+        }
+        FindingKind::AuthorityChanges { waits_for } => format!(
+            "a new certificate authority takes over, and waits for {}",
+            waits_for.join(", ")
+        ),
         FindingKind::FormerLife { epoch } => {
             format!("is of life {epoch} of the grid, which goes on without it until it joins again")
         }

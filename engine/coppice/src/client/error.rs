@@ -121,7 +121,8 @@ fn untrusted(server: &str, cause: &str) -> Failure {
     let failure = Failure::new(format!("{server} is not trusted to be your grid")).cause(cause);
     if cause.contains("UnknownIssuer") || cause.contains("BadSignature") {
         return failure
-            .hint("its certificate is not from the authority in your --ca-file (COPPICE_CA_FILE): is that file this grid's ca.pem?");
+            .hint("its certificate is not from the authority in your --ca-file (COPPICE_CA_FILE): is that file this grid's ca.pem?")
+            .hint("if the authority was replaced (coppice ca rotate), copy ca.pem anew from the data directory of a server");
     }
     if cause.contains("not valid for name") || cause.contains("NotValidForName") {
         return failure.hint("use a name or address of the server that is in its certificate, such as the one in `listen` of its coppice.toml");

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coppice_grid::authority;
 use coppice_portal::api::{JoinSecret, JoinTerms};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -37,6 +38,9 @@ pub(crate) enum NotIntroduced {
     /// A grid, and not the one that made the token.
     #[error("the grid at {0} is not the one that made this token")]
     OtherGrid(Target),
+    /// The grid, which has had another authority since.
+    #[error("the token is of an authority that the grid at {0} had before")]
+    OldToken(Target),
     /// Of our own making.
     #[error("{}", .0.what)]
     Ours(Failure),
@@ -55,11 +59,18 @@ impl Introduced {
         let from = reach(&target, timeout).await?;
         let stranger = Client::over(target.clone(), anyone, timeout);
         let terms: JoinTerms = stranger.get("/join").await?;
-        let pem = terms.authority.as_bytes();
-        if coppice_grid::authority::fingerprint(pem) != Some(token.authority) {
-            return Err(NotIntroduced::OtherGrid(target));
-        }
-        let vouched = vouched(pem, provider).map_err(NotIntroduced::Ours)?;
+        // While one authority takes over from another, both are told, and servers show what the old one vouches for too.
+        let each = CertificateDer::pem_slice_iter(terms.authority.as_bytes());
+        let mut each = each.map_while(Result::ok);
+        let named = each.find(|der| authority::key_of(der) == Some(token.authority));
+        let Some(named) = named else {
+            return Err(if terms.former.contains(&token.authority) {
+                NotIntroduced::OldToken(target)
+            } else {
+                NotIntroduced::OtherGrid(target)
+            });
+        };
+        let vouched = vouched(named, provider).map_err(NotIntroduced::Ours)?;
         let tls = connect::checked_by(Arc::new(vouched)).map_err(NotIntroduced::Ours)?;
         let client = Client::over(target, tls, timeout);
         Ok(Self {
@@ -88,12 +99,14 @@ async fn reach(target: &Target, timeout: Duration) -> Result<IpAddr, ClientError
         })
 }
 
-fn vouched(pem: &[u8], provider: Arc<CryptoProvider>) -> Result<Vouched, Failure> {
+fn vouched(
+    authority: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Vouched, Failure> {
     let failed = |e: &dyn std::error::Error| {
         Failure::new("the certificate of the grid's authority cannot be used").because(e)
     };
     let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_slice(pem).map_err(|e| failed(&e))?;
     roots.add(authority).map_err(|e| failed(&e))?;
     let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()

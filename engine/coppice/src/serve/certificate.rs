@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coppice_grid::{Gate, Grid, GridKey, Identity, Means, Renewal, Subject};
+use coppice_schema::Digest;
 use coppice_schema::ids::ServerId;
 use coppice_schema::units::Span;
 use coppice_state::Agreement;
+use coppice_state::authority::{Authorities, Step};
 use coppice_world::clock::Clock;
 use coppice_world::peers::Purpose;
 use futures::StreamExt;
@@ -15,6 +17,7 @@ use futures::future::{Either, select};
 use futures::stream::BoxStream;
 use rustls::ServerConfig;
 
+use crate::begin;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::layout::Layout;
@@ -78,7 +81,7 @@ pub(super) fn open(
     let tls = renewal.tls(&["http/1.1"]).map_err(|e| failed(&e))?;
     let between = grid.connect(&renewal).map_err(|e| failed(&e))?;
     let gate = Gate::new(
-        &identity,
+        renewal.clone(),
         Means {
             me: server_id,
             grid: grid.id(),
@@ -92,12 +95,19 @@ pub(super) fn open(
     grid.serve(Purpose::Keys, Arc::new(gate.clone()));
     let address = {
         let agreed = Arc::clone(grid);
-        move || agreed.local().committed.grid.address
+        move || {
+            let state = agreed.local();
+            (
+                state.committed.grid.address,
+                Following::of(&state.authorities),
+            )
+        }
     };
     let changed = grid.watch().map(move |_| address()).boxed();
     let kept = Kept {
         renewal,
         directory: layout.identity(),
+        for_clients: Some(layout.ca()),
         grid_key: grid_key.cloned(),
         others: Some(gate.clone()),
     };
@@ -110,18 +120,41 @@ pub(super) fn open(
     })
 }
 
+/// How far a change of authority is: with each step there is something to do.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Following {
+    signs: Option<Digest>,
+    step: Option<Step>,
+}
+
+impl Following {
+    fn of(authorities: &Authorities) -> Self {
+        Self {
+            signs: authorities.wanted().map(|wanted| wanted.signs.key),
+            step: authorities.rotation.as_ref().map(|it| it.step),
+        }
+    }
+}
+
 /// What is kept valid, and by what.
 struct Kept {
     renewal: Renewal,
     directory: PathBuf,
+    /// Where the authority's certificates lie for clients to copy.
+    for_clients: Option<PathBuf>,
     grid_key: Option<Arc<GridKey>>,
     /// Who gives a certificate where the authority's key is not here.
     others: Option<Gate>,
 }
 
 impl Kept {
-    /// Shows what is on the disk, renewed if it must be and can be. Whether it is to be looked at again soon.
-    async fn look(&self, subject: &Subject, clock: &dyn Clock) -> bool {
+    /// Shows what is on the disk, renewed if it must be and can be, and follows a change of authority. When it is to be
+    /// looked at again.
+    async fn look(&self, subject: &Subject, clock: &dyn Clock) -> Span {
+        if let Some(Err(error)) = self.others.as_ref().map(Gate::follow) {
+            tracing::warn!(%error, "the grid's authority could not be changed here; the old one stays");
+            return LOOK_AGAIN;
+        }
         let look = || {
             let key = self.grid_key.as_deref();
             self.renewal
@@ -131,22 +164,64 @@ impl Kept {
             Ok(identity) => identity,
             Err(error) => {
                 tracing::warn!(%error, "the API's certificate could not be looked at; the old one stays");
-                return false;
+                let follows = self.others.as_ref().is_some_and(Gate::follows);
+                return if follows { LOOK_AGAIN } else { LOOK_EVERY };
             }
         };
         tell(&identity);
-        let Some(others) = self.others.as_ref().filter(|_| identity.due()) else {
-            return false;
+        self.keep_for_clients(&identity);
+        let Some(others) = self.others.as_ref() else {
+            return LOOK_EVERY;
         };
+        if !identity.due() {
+            return self.told(others, &identity).await;
+        }
         if let Err(error) = others.renew(subject.names.clone()).await {
             tracing::warn!(%error, "no other server gave a new certificate; the old one stays");
-            return true;
+            return if identity.is_current() {
+                LOOK_AGAIN
+            } else {
+                // Those that sign have just followed, or are about to.
+                LOOK_SOON
+            };
         }
         tracing::info!("this server has a new certificate");
-        if let Err(error) = look() {
-            tracing::warn!(%error, "the new certificate could not be looked at; the old one stays");
+        match look() {
+            Ok(identity) => self.told(others, &identity).await,
+            Err(error) => {
+                tracing::warn!(%error, "the new certificate could not be looked at; the old one stays");
+                LOOK_AGAIN
+            }
         }
-        false
+    }
+
+    /// Says to the grid what this server trusts and shows.
+    async fn told(&self, others: &Gate, identity: &Identity) -> Span {
+        if others.tell(identity).await {
+            LOOK_SOON
+        } else {
+            LOOK_EVERY
+        }
+    }
+
+    /// The file that clients copy holds what they are to trust.
+    fn keep_for_clients(&self, identity: &Identity) {
+        let Some(file) = &self.for_clients else {
+            return;
+        };
+        let pem = identity.ca_pem();
+        if std::fs::read(file).is_ok_and(|kept| kept == pem.as_bytes()) {
+            return;
+        }
+        match begin::replace(file, pem, 0o644) {
+            Ok(()) => tracing::info!(
+                file = %file.display(),
+                "the grid's authority is another now: clients get it with `coppice ca update`"
+            ),
+            Err(error) => {
+                tracing::warn!(error = %error.what, "clients would copy an old authority")
+            }
+        }
     }
 }
 
@@ -155,14 +230,15 @@ impl Kept {
 async fn keep(
     kept: Kept,
     subject: impl Fn() -> Subject,
-    mut due: bool,
-    mut addresses: BoxStream<'static, Option<IpAddr>>,
+    due: bool,
+    mut addresses: BoxStream<'static, (Option<IpAddr>, Following)>,
     clock: Arc<dyn Clock>,
 ) {
     // What it is at first is in the certificate already, or comes with the first entry that is applied.
     let mut named = None;
+    let mut pause = if due { LOOK_AGAIN } else { LOOK_EVERY };
     loop {
-        let mut day = clock.sleep(if due { LOOK_AGAIN } else { LOOK_EVERY });
+        let mut day = clock.sleep(pause);
         loop {
             match select(day, addresses.next()).await {
                 Either::Left(_) => break,
@@ -179,7 +255,7 @@ async fn keep(
                 }
             }
         }
-        due = kept.look(&subject(), clock.as_ref()).await;
+        pause = kept.look(&subject(), clock.as_ref()).await;
     }
 }
 
@@ -241,6 +317,7 @@ mod tests {
         let kept = Kept {
             renewal,
             directory,
+            for_clients: None,
             grid_key: key,
             others: None,
         };
@@ -290,6 +367,7 @@ mod tests {
         let kept = Kept {
             renewal,
             directory,
+            for_clients: None,
             grid_key: key,
             others: None,
         };
@@ -298,7 +376,7 @@ mod tests {
         let mut after = |now: Option<&str>| {
             let now = now.map(|text| text.parse().unwrap());
             *address.lock().unwrap() = now;
-            say.unbounded_send(now).unwrap();
+            say.unbounded_send((now, Following::default())).unwrap();
             assert!((&mut work).now_or_never().is_none(), "it ended");
             std::fs::read(dir.path().join("server.pem")).unwrap()
         };

@@ -243,7 +243,7 @@ fn member_already(layout: &Layout, token: &JoinSecret) -> Result<Option<Joined>,
     }
     let config = config::load(&layout.config())?;
     let ca = std::fs::read(layout.ca()).unwrap_or_default();
-    if coppice_grid::authority::fingerprint(&ca) != Some(token.authority) {
+    if !coppice_grid::authority::fingerprints(&ca).contains(&token.authority) {
         return Err(begin::occupied(&layout.data(), layout));
     }
     let grid = coppice_grid::directory::whose(&layout.grid())
@@ -414,6 +414,10 @@ fn not_introduced(error: NotIntroduced, target: &Target) -> Failure {
         ))
         .hint("give the address of a server of the grid on which `coppice token create` was run")
         .hint("or make a token on this one: coppice token create --role server"),
+        NotIntroduced::OldToken(_) => Failure::new(format!(
+            "the token cannot be used any more: the grid at {target} has another authority by now than when it was made"
+        ))
+        .hint("make another, on a server of the grid: coppice token create --role server"),
         NotIntroduced::Ours(failure) => failure,
     }
 }

@@ -82,12 +82,13 @@ impl Enrolment {
         let wrong = |why: &str| AuthorityError::NotOurs(why.to_owned());
         let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
         let der = read(certificate).map_err(|e| wrong(&e.to_string()))?;
-        let authority_der = read(authority).map_err(|e| wrong(&e.to_string()))?;
+        let mut authorities = CertificateDer::pem_slice_iter(authority.as_bytes());
         let parsed = parse(&der).ok_or_else(|| wrong("it does not parse"))?;
         if parsed.public_key != self.pair.subject_public_key_info() {
             return Err(wrong("it is for another key"));
         }
-        if !signed_by(&der, &authority_der) {
+        // While one takes over from another, either may have.
+        if !authorities.any(|one| one.is_ok_and(|one| signed_by(&der, &one))) {
             return Err(wrong("the grid's authority did not sign it"));
         }
         write(&identity.join(CA_CERTIFICATE), authority)?;
@@ -120,10 +121,22 @@ impl Enrolment {
     }
 }
 
-/// Digest of an authority's public key, by which a machine that joins knows the grid; `None` when `pem` holds no
+/// Digest of the public key of the authority that signs, by which a machine that joins knows the grid; `None` when `pem` holds no
 /// certificate.
 #[must_use]
 pub fn fingerprint(pem: &[u8]) -> Option<Digest> {
-    let der = CertificateDer::from_pem_slice(pem).ok()?;
-    parse(&der).map(|parsed| Digest::of(&parsed.public_key))
+    fingerprints(pem).into_iter().next()
+}
+
+/// The same of each that is trusted: there are two while one takes over from another.
+#[must_use]
+pub fn fingerprints(pem: &[u8]) -> Vec<Digest> {
+    let each = CertificateDer::pem_slice_iter(pem).map_while(Result::ok);
+    each.map_while(|der| key_of(&der)).collect()
+}
+
+/// The same of one.
+#[must_use]
+pub fn key_of(authority: &CertificateDer<'_>) -> Option<Digest> {
+    parse(authority).map(|parsed| Digest::of(&parsed.public_key))
 }

@@ -15,6 +15,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::succession::{CROSS, NEXT_KEY, read, take_over};
 use super::{
     AuthorityError, CA_CERTIFICATE, CA_KEY, CERTIFICATE, KEY, LIFE, Names, Subject, grid_uri,
     params, parse, signed_by, text, write,
@@ -26,8 +27,14 @@ use crate::vault::GridKey;
 pub(super) struct Authority {
     pub(super) pem: String,
     pub(super) fingerprint: Digest,
+    /// Until when it is valid.
+    pub(super) until: Timestamp,
+    /// Its certificate as the one before it signed it.
+    pub(super) cross: Option<CertificateDer<'static>>,
     issuer: Option<Issuer<'static, KeyPair>>,
     der: CertificateDer<'static>,
+    /// Others that are trusted while one takes over from another.
+    beside: Vec<CertificateDer<'static>>,
 }
 
 /// A certificate with its key.
@@ -35,7 +42,9 @@ pub(super) struct Kept {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) key: PrivateKeyDer<'static>,
     pub(super) until: Timestamp,
-    /// A third of its life is left, and it says what it should.
+    /// The authority that signs signed it.
+    pub(super) signed: bool,
+    /// A third of its life is left, it says what it should, and it is of the authority that signs.
     pub(super) fresh: bool,
 }
 
@@ -47,7 +56,7 @@ impl Authority {
         grid_key: Option<&GridKey>,
     ) -> Result<Self, AuthorityError> {
         let file = identity.join(CA_CERTIFICATE);
-        let pair = key_pair(identity, grid_key)?;
+        let mut pair = key_pair(identity, CA_KEY, grid_key)?;
         let pem = match fs::read(&file) {
             Ok(bytes) => text(&file, bytes)?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -59,10 +68,25 @@ impl Authority {
             file: file.clone(),
             why,
         };
-        let der =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged(e.to_string()))?;
+        let mut all = Vec::new();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            all.push(certificate.map_err(|e| damaged(e.to_string()))?);
+        }
+        if all.is_empty() {
+            return Err(damaged("it holds no certificate".to_owned()));
+        }
+        let beside = all.split_off(1);
+        let der = all.remove(0);
         let parsed = parse(&der).ok_or_else(|| damaged("it does not parse".to_owned()))?;
         let other = |pair: &KeyPair| parsed.public_key != pair.subject_public_key_info();
+        if pair.as_ref().is_some_and(other) {
+            // It was cut off while one authority took over from another.
+            let next = key_pair(identity, NEXT_KEY, grid_key)?;
+            if next.as_ref().is_some_and(|next| !other(next)) {
+                take_over(identity)?;
+                pair = next;
+            }
+        }
         if pair.as_ref().is_some_and(other) {
             return Err(damaged("its key is another".to_owned()));
         }
@@ -83,15 +107,30 @@ impl Authority {
             });
         }
         let fingerprint = Digest::of(&parsed.public_key);
+        let cross = read(&identity.join(CROSS))?;
+        // What is damaged is not shown: only whoever knows the former authority alone needs it.
+        let cross = cross.and_then(|cross| CertificateDer::from_pem_slice(cross.as_bytes()).ok());
+        let of_this = |cross: &CertificateDer<'_>| {
+            parse(cross).is_some_and(|cross| cross.public_key == parsed.public_key)
+        };
+        let cross = cross.filter(of_this);
         let issuer = pair
             .map(|pair| Issuer::from_ca_cert_der(&der, pair))
             .transpose()?;
         Ok(Self {
             pem,
             fingerprint,
+            until: parsed.until,
+            cross,
             issuer,
             der,
+            beside,
         })
+    }
+
+    /// What signs.
+    pub(super) fn issuer(&self) -> Result<&Issuer<'static, KeyPair>, AuthorityError> {
+        self.issuer.as_ref().ok_or(AuthorityError::NoKey)
     }
 
     pub(super) fn issues(&self) -> bool {
@@ -123,16 +162,18 @@ impl Authority {
             let key = PrivateKeyDer::from_pem_slice(&key).ok()?;
             let parsed = parse(&der)?;
             let ours = parsed.public_key == pair.subject_public_key_info()
-                && parsed.uris == BTreeSet::from([wanted.uri.clone()])
-                && signed_by(&der, &self.der);
+                && parsed.uris == BTreeSet::from([wanted.uri.clone()]);
+            let signed = signed_by(&der, &self.der);
+            let trusted = signed || self.beside.iter().any(|other| signed_by(&der, other));
             let life = parsed.until.since(parsed.from).0;
             let left = parsed.until.since(now).0;
             let lasts = now >= parsed.from && left.saturating_mul(3) >= life;
-            (ours && left > 0).then_some(Kept {
+            (ours && trusted && left > 0).then_some(Kept {
                 certificate: der,
                 key,
                 until: parsed.until,
-                fresh: lasts && parsed.names == wanted.texts,
+                signed,
+                fresh: lasts && signed && parsed.names == wanted.texts,
             })
         };
         Ok(read())
@@ -146,7 +187,7 @@ impl Authority {
         wanted: &Names,
         now: Timestamp,
     ) -> Result<Kept, AuthorityError> {
-        let issuer = self.issuer.as_ref().ok_or(AuthorityError::NoKey)?;
+        let issuer = self.issuer()?;
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let made = server(subject, wanted, now)?.signed_by(&pair, issuer)?;
         let (file, key) = (identity.join(CERTIFICATE), identity.join(KEY));
@@ -160,6 +201,7 @@ impl Authority {
             certificate: made.der().clone(),
             key,
             until: now.after(LIFE),
+            signed: true,
             fresh: true,
         })
     }
@@ -172,7 +214,7 @@ impl Authority {
         subject: &Subject,
         now: Timestamp,
     ) -> Result<String, AuthorityError> {
-        let issuer = self.issuer.as_ref().ok_or(AuthorityError::NoKey)?;
+        let issuer = self.issuer()?;
         let params = server(subject, &Names::of(subject)?, now)?;
         let ours = CertificateSigningRequestParams { params, ..request };
         Ok(ours.signed_by(issuer)?.pem())
@@ -198,9 +240,10 @@ fn server(
 /// The authority's key, where it is here. One that an earlier version left unsealed is sealed.
 fn key_pair(
     identity: &Path,
+    name: &str,
     grid_key: Option<&GridKey>,
 ) -> Result<Option<KeyPair>, AuthorityError> {
-    let file = identity.join(CA_KEY);
+    let file = identity.join(name);
     let kept = match private::read(&file) {
         Ok(kept) => kept,
         Err(PrivateFileError::Missing(_)) => return Ok(None),

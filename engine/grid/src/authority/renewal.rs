@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use coppice_schema::Digest;
 use coppice_schema::units::Timestamp;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -25,6 +26,17 @@ struct Shown(Mutex<Now>);
 struct Now {
     certified: Arc<CertifiedKey>,
     trust: Arc<Trust>,
+    authority: Arc<Vouching>,
+}
+
+/// What others are told of the authority.
+pub(crate) struct Vouching {
+    /// Its certificate, and that of another which is trusted beside it.
+    pub(crate) pem: String,
+    /// Digest of its public key.
+    pub(crate) fingerprint: Digest,
+    /// Until when it is valid.
+    pub(crate) expires: Timestamp,
 }
 
 impl Now {
@@ -32,6 +44,11 @@ impl Now {
         Ok(Self {
             certified: Arc::new(identity.certified()?),
             trust: Arc::new(Trust::of(identity.grid(), identity.ca_pem())?),
+            authority: Arc::new(Vouching {
+                pem: identity.ca_pem().to_owned(),
+                fingerprint: identity.ca_fingerprint(),
+                expires: identity.ca_expires(),
+            }),
         })
     }
 }
@@ -60,6 +77,10 @@ impl Renewal {
         let now = Now::of(&identity)?;
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
         Ok(identity)
+    }
+
+    pub(crate) fn authority(&self) -> Arc<Vouching> {
+        self.0.now().authority
     }
 
     /// TLS 1.3 between two servers, which show each other their newest certificates: for the side that is called, and

@@ -70,8 +70,12 @@ pub struct JoinTokenInfo {
 /// as the machine's own token confirms it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JoinTerms {
-    /// The certificate of the grid's authority, in PEM.
+    /// The certificate of the grid's authority, in PEM; behind it another one, while one takes over from another.
     pub authority: String,
+    /// Digests of the public keys of authorities that the grid had before: tokens of that time open nothing any more.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub former: Vec<Digest>,
     /// Version of the program that answers.
     pub version: String,
     /// The newest form of what servers say to each other that the one which answers speaks.

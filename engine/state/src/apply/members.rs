@@ -125,6 +125,7 @@ pub(super) fn joined(state: &mut State, joiner: &Joiner) -> Result<Outcome, Refu
     // What it held is still remembered as its own, and is looked at when it reports.
     let id = parted.unwrap_or(ServerId(state.index));
     state.servers.insert(id, server);
+    state.authorities.forget(id);
     state.record(
         Address::Server(name.clone()),
         Happening::Changed {

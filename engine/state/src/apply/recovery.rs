@@ -43,6 +43,8 @@ pub(super) fn recovered(state: &mut State, recovery: &Recovery) -> Result<Outcom
         // What is on its disk is not what the orders of that time were about.
         Arc::make_mut(&mut state.orders).clear();
         if !keys {
+            // The server that goes on makes itself another.
+            state.authorities = Default::default();
             for secret in state.secrets.values_mut() {
                 secret.sealed.clear();
             }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{ServerId, ServerName};
+use coppice_schema::units::Timestamp;
 use coppice_state::admission::{Admission, AdmissionError};
+use coppice_state::authority::{Authority, Successor};
 use futures::future::{BoxFuture, FutureExt, ready};
 
 pub(crate) struct Gate;
@@ -21,6 +23,24 @@ impl Admission for Gate {
 
     fn fingerprint(&self) -> Digest {
         Digest::of(b"the authority")
+    }
+
+    fn expires(&self) -> Timestamp {
+        Timestamp(u64::MAX)
+    }
+
+    fn successor(&self) -> BoxFuture<'_, Result<Successor, AdmissionError>> {
+        let authority = |name: &str| Authority {
+            key: Digest::of(name.as_bytes()),
+            certificate: name.to_owned(),
+        };
+        ready(Ok(Successor {
+            old: authority("the authority"),
+            new: authority("the next authority"),
+            cross: "the next authority, by the authority".to_owned(),
+            sealed: b"its key".to_vec(),
+        }))
+        .boxed()
     }
 
     fn speaks(&self) -> std::ops::RangeInclusive<u32> {
