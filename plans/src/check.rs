@@ -1,6 +1,7 @@
 //! An independent judge of plans. It shares no code with the planner: what both got wrong the same way would be
 //! found by neither. Every plan is checked before it is committed or ordered; a violation is a fault of ours.
 
+mod moves;
 mod people;
 mod places;
 mod pools;
@@ -106,6 +107,10 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 Task::Create { .. }
                 | Task::Redefine { .. }
                 | Task::Start { .. }
+                | Task::Receive { .. }
+                | Task::Send { .. }
+                | Task::Enter { .. }
+                | Task::Stay { .. }
                 | Task::VerifyImage { .. }
                 | Task::DropImage { .. } => false,
             };
@@ -233,7 +238,16 @@ fn one(
         Address::Desktop(id.clone()),
     ];
     paused.retain(|address| matches!(known.pauses.get(address), Some(None)));
-    judge(paused.is_empty(), object, "what is paused is let be");
+    // One that stands still between two servers goes on, on one of them.
+    let stands = matches!(
+        step.task,
+        Task::Enter { .. } | Task::Stay { .. } | Task::Send { .. }
+    );
+    judge(
+        paused.is_empty() || stands,
+        object,
+        "what is paused is let be",
+    );
     match (&step.task, &step.memory) {
         (
             Task::Create { spec, .. },
@@ -329,6 +343,7 @@ fn one(
             });
             let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
             let superseded = last > member.incarnation.0 && present.is_some_and(|d| !d.personal);
+            let left = moves::is_elsewhere(present, member.incarnation, server.0, known);
             let look = server.1.look.as_ref();
             let apart = look.is_some_and(|look| look.quarantine.contains_key(member));
             let given_up = known.requests.get(id)
@@ -337,7 +352,7 @@ fn one(
                     server: server.0,
                 });
             judge(
-                apart || leaving || superseded,
+                apart || leaving || superseded || left,
                 object,
                 "a stray goes only when it was superseded",
             );
@@ -361,7 +376,12 @@ fn one(
             let written = match memory {
                 Memory::Rewritten { spec } => Some(spec.as_ref()),
                 Memory::Unchanged => present.map(|desktop| &desktop.spec),
-                Memory::Grown { .. } | Memory::Leaving => None,
+                Memory::Grown { .. }
+                | Memory::Leaving
+                | Memory::Moving { .. }
+                | Memory::Copying
+                | Memory::Switched
+                | Memory::Returning => None,
             };
             judge(
                 written == Some(spec),
@@ -393,6 +413,10 @@ fn one(
                 "a personal desktop is asked before its power goes",
             );
         }
+        (
+            Task::Receive { .. } | Task::Send { .. } | Task::Enter { .. } | Task::Stay { .. },
+            _,
+        ) => moves::judge(action, step, present, server, judge),
         (Task::VerifyImage { .. } | Task::DropImage { .. }, _) => {}
     }
 }

@@ -307,9 +307,12 @@ fn summary(plan: &Plan) -> Summary {
             Kind::ReplaceCreateFirst | Kind::ReplaceDeleteFirst => &mut summary.replace,
             Kind::Delete => &mut summary.delete,
             Kind::Reboot | Kind::PowerOn | Kind::PowerOff => &mut summary.power,
-            Kind::Forget | Kind::Adopt | Kind::Move | Kind::CopyImage | Kind::Drain => {
-                &mut summary.other
-            }
+            Kind::Forget
+            | Kind::Adopt
+            | Kind::Move
+            | Kind::Migrate
+            | Kind::CopyImage
+            | Kind::Drain => &mut summary.other,
         };
         *count += 1;
         summary.risk = summary.risk.max(Some(action.risk));

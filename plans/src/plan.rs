@@ -179,6 +179,19 @@ pub enum Memory {
     },
     /// It goes away.
     Leaving,
+    /// It is to move to another server.
+    Moving {
+        /// Which.
+        to: ServerId,
+        /// What it is to be there.
+        spec: Box<DesktopSpec>,
+    },
+    /// It is copied there.
+    Copying,
+    /// It goes on there.
+    Switched,
+    /// It does not move after all.
+    Returning,
 }
 
 /// Why an action is in the plan.
@@ -225,6 +238,18 @@ pub enum Reason {
         /// Which.
         #[schema(value_type = u64)]
         server: ServerId,
+    },
+    /// Its server is being emptied.
+    Draining {
+        /// Its name.
+        server: String,
+    },
+    /// It is on its way to another server.
+    Moving {
+        /// From which.
+        from: String,
+        /// To which.
+        to: String,
     },
     /// A person asked for it.
     Requested,

@@ -6,6 +6,7 @@ mod forecast;
 mod grow;
 mod heal;
 mod kept;
+mod moving;
 mod personal;
 mod power;
 mod quarantine;
@@ -30,6 +31,7 @@ use crate::specs;
 
 pub(crate) use kept::{is_kept, plan as kept_pools, protected};
 pub(crate) use quarantine::survey as quarantine;
+pub(crate) use moving::{leaving, proceed as moves};
 pub(crate) use removal::{forgotten_pools, strays};
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.

@@ -18,7 +18,7 @@ use crate::ids::{
 use crate::review::KnownRun;
 use crate::units::{Size, Timestamp};
 
-pub use desktop::{BrokenReason, Failures, KnownDesktop, Phase, SlotMemory, Wear};
+pub use desktop::{BrokenReason, Failures, KnownDesktop, MoveStep, Phase, SlotMemory, Wear};
 
 /// Everything a plan may look at beside the configuration and the time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -114,6 +114,8 @@ pub struct Capacity {
     pub missing: BTreeSet<Feature>,
     /// Networks that its own file maps otherwise.
     pub networks: BTreeMap<NetworkName, NetworkTarget>,
+    /// How running desktops leave and come, if they can: between servers that say the same.
+    pub moves: Option<String>,
 }
 
 /// What a template may need of a hypervisor.
@@ -464,6 +466,28 @@ pub enum Task {
         /// The desktop.
         member: Member,
     },
+    /// Make room for a desktop that comes from another server: an overlay of the same image.
+    Receive {
+        /// What it is to be.
+        spec: DesktopSpec,
+    },
+    /// Send it to another server, running, and let it stand still at the end.
+    Send {
+        /// The desktop.
+        member: Member,
+        /// To which server.
+        to: ServerId,
+    },
+    /// Let one that has come go on.
+    Enter {
+        /// What it is to be.
+        spec: DesktopSpec,
+    },
+    /// Let one that was to be sent go on where it is.
+    Stay {
+        /// The desktop.
+        member: Member,
+    },
     /// Read every chunk of an image back.
     VerifyImage {
         /// Its root.
@@ -493,8 +517,13 @@ impl Task {
     #[must_use]
     pub fn member(&self) -> Option<&Member> {
         match self {
-            Self::Create { spec, .. } | Self::Redefine { spec } => Some(&spec.member),
+            Self::Create { spec, .. }
+            | Self::Redefine { spec }
+            | Self::Receive { spec }
+            | Self::Enter { spec } => Some(&spec.member),
             Self::Start { member }
+            | Self::Send { member, .. }
+            | Self::Stay { member }
             | Self::Stop { member }
             | Self::Restart { member, .. }
             | Self::Remove { member } => Some(member),
@@ -512,6 +541,10 @@ impl Task {
             Self::Stop { member } => format!("stop {}", member.desktop),
             Self::Restart { member, .. } => format!("restart {}", member.desktop),
             Self::Remove { member } => format!("remove {member}"),
+            Self::Receive { spec } => format!("make room for {}", spec.member.desktop),
+            Self::Send { member, .. } => format!("send {} away", member.desktop),
+            Self::Enter { spec } => format!("let {} go on here", spec.member.desktop),
+            Self::Stay { member } => format!("let {} stay", member.desktop),
             Self::VerifyImage { root } => format!("verify image {}", root.short()),
             Self::DropImage { root } => format!("drop image {}", root.short()),
         }

@@ -3,6 +3,7 @@
 mod catalogue;
 mod commit;
 mod members;
+mod moves;
 mod observation;
 mod orders;
 mod people;

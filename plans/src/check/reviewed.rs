@@ -32,6 +32,8 @@ pub(super) fn approved(
             Reason::PendingHardware => !known.repairs.contains_key(id),
             Reason::Drift { .. }
             | Reason::HostGone { .. }
+            | Reason::Draining { .. }
+            | Reason::Moving { .. }
             | Reason::Requested
             | Reason::Broken { .. }
             | Reason::Refresh { .. }

@@ -165,6 +165,7 @@ fn ends_there(action: &Action, desktop: &KnownDesktop, clonable: bool) -> bool {
         | Kind::Forget
         | Kind::Adopt
         | Kind::Move
+        | Kind::Migrate
         | Kind::CopyImage
         | Kind::Drain => false,
     }
@@ -182,7 +183,13 @@ fn stays_or_comes(yard: Yard<'_>, id: &DesktopId, desktop: &KnownDesktop, clonab
     match (&desktop.phase, order.map(|order| &order.task)) {
         (Phase::Unknown { .. }, _) | (_, Some(Task::Stop { .. })) => false,
         (Phase::Deleting { .. }, _) => clonable,
-        (Phase::Available { .. } | Phase::InUse { .. } | Phase::Provisioning { .. }, _) => true,
+        (
+            Phase::Available { .. }
+            | Phase::InUse { .. }
+            | Phase::Provisioning { .. }
+            | Phase::Migrating { .. },
+            _,
+        ) => true,
         (Phase::Off { .. } | Phase::Broken { .. }, Some(task)) => {
             matches!(task, Task::Start { .. } | Task::Restart { .. })
         }

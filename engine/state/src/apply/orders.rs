@@ -73,6 +73,9 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
         return Ok(());
     };
     let known = state.desktops.get(&member.desktop);
+    if let Some(verdict) = super::moves::acceptable(order, known) {
+        return verdict;
+    }
     match (&order.memory, known) {
         (Memory::Grown { .. }, Some(_)) => {
             Err(Refusal::Exists(format!("desktop {}", member.desktop)))
@@ -111,9 +114,11 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
                 )))
             }
         }
-        (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, None) => {
-            Err(Refusal::Absent(format!("desktop {}", member.desktop)))
-        }
+        (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, None)
+        | (
+            Memory::Moving { .. } | Memory::Copying | Memory::Switched | Memory::Returning,
+            _,
+        ) => Err(Refusal::Absent(format!("desktop {}", member.desktop))),
     }
 }
 
@@ -138,6 +143,11 @@ fn give(state: &mut State, new: &NewOrder, ordinal: u32) {
         Memory::Rewritten { spec } => {
             if let Some(desktop) = state.desktop_mut(&spec.member.desktop) {
                 desktop.spec = spec.as_ref().clone();
+            }
+        }
+        Memory::Moving { .. } | Memory::Copying | Memory::Switched | Memory::Returning => {
+            if let Address::Desktop(id) = &address {
+                super::moves::ordered(state, id, &new.memory);
             }
         }
         Memory::Leaving => {
@@ -178,6 +188,7 @@ fn grow(state: &mut State, server: ServerId, spec: &DesktopSpec, personal: bool)
         failures: slot.failures,
         grown: state.time,
         wear: Wear::default(),
+        stayed: Default::default(),
     };
     Arc::make_mut(&mut state.desktops).insert(id, desktop);
 }
@@ -207,6 +218,10 @@ fn remember_repair(state: &mut State, order: &NewOrder) {
             | Task::Start { .. }
             | Task::Stop { .. }
             | Task::Remove { .. }
+            | Task::Receive { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::VerifyImage { .. }
             | Task::DropImage { .. },
             _,
@@ -243,6 +258,7 @@ pub(super) fn receipt(
             }
             if let Task::DropImage { root } = &task {
                 super::catalogue::dropped(state, server, *root);
+            } else if super::moves::done(state, &task) {
             } else if let Some(member) = task.member() {
                 // What it changed was reported before; while the order was open, what was seen meant less.
                 rederive(state, &member.desktop);
@@ -321,7 +337,13 @@ fn refuse(state: &mut State, id: &DesktopId, incarnation: Incarnation, error: &s
         .desktops
         .get(id)
         .filter(|desktop| desktop.incarnation == incarnation);
-    if present.is_some_and(|desktop| !matches!(desktop.phase, Phase::Deleting { .. })) {
+    // What becomes of a move that came to nothing is decided by the next plan.
+    if present.is_some_and(|desktop| {
+        !matches!(
+            desktop.phase,
+            Phase::Deleting { .. } | Phase::Migrating { .. }
+        )
+    }) {
         let reason = BrokenReason::Refused(error.to_owned());
         set_phase(state, id, Phase::Broken { since, reason });
     }
