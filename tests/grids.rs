@@ -117,7 +117,10 @@ fn planted_bugs_are_found() {
             ..of_seed(seed)
         };
         let found = (0..FEW).find_map(|seed| grid(course(seed)).err());
-        let Some(found) = found else { println!("{plant:?} is not found in {FEW} seeds"); continue };
+        let Some(found) = found else {
+            println!("{plant:?} is not found in {FEW} seeds");
+            continue;
+        };
         println!(
             "{plant:?}: seed {}: {}",
             found.seed,

@@ -33,7 +33,7 @@ pub(crate) use flow::{Flow, Flows};
 pub use pace::Pace;
 pub use partial::HalfImage;
 pub use receive::receive;
-pub use serve::serve;
+pub use serve::{serve, watch};
 
 /// Time for those who may not know a runtime.
 pub trait Timer: Send + Sync {

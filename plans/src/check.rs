@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
 use coppice_schema::desired::{Desired, Pool};
-use coppice_schema::ids::{Address, DesktopId, Generation, PoolName};
+use coppice_schema::ids::{Address, DesktopId, Generation, PoolName, ServerId};
 use coppice_schema::known::{
     CopyState, Ending, Known, KnownDesktop, Phase, Request, ServerState, Task,
 };
@@ -78,6 +78,22 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         .values()
         .filter_map(|o| Some(&o.task.member()?.desktop))
         .collect();
+    let gets = known.orders.values().filter_map(|order| match &order.task {
+        Task::CopyImage { root, .. } => Some((order.server, *root)),
+        Task::Create { .. }
+        | Task::Redefine { .. }
+        | Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::Receive { .. }
+        | Task::Send { .. }
+        | Task::Enter { .. }
+        | Task::Stay { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. } => None,
+    });
+    let mut copied: BTreeSet<(ServerId, Digest)> = gets.collect();
     for (action, step) in due(plan) {
         if let Some(member) = step.task.member() {
             judge(
@@ -91,6 +107,32 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 "a round reads what it orders",
             );
         }
+        if let Task::CopyImage { root, from } = &step.task {
+            let server = action.server.unwrap_or_default();
+            judge(
+                copied.insert((server, *root)),
+                &action.object,
+                "a server gets an image once at a time",
+            );
+            judge(
+                !from.is_empty() && !from.contains(&server),
+                &action.object,
+                "an image is got from others",
+            );
+            let look = known.servers.get(&server).and_then(|s| s.look.as_ref());
+            let here = look.and_then(|look| look.images.get(root));
+            judge(
+                here != Some(&CopyState::Verified),
+                &action.object,
+                "a copy that is whole is not made again",
+            );
+            let mut versions = known.images.values().flat_map(|all| all.values());
+            judge(
+                versions.any(|version| version.root == *root),
+                &action.object,
+                "only what the catalogue names is copied",
+            );
+        }
         let drops = matches!(step.task, Task::DropImage { .. });
         judge(
             !(drops && *desired == known.committed && known.protections.contains(&action.object)),
@@ -100,7 +142,9 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         one(action, step, desired, known, &mut judge);
         if let Some((member, desktop)) = step.task.member().and_then(|member| {
             let desktop = known.desktops.get(&member.desktop)?;
-            (desktop.incarnation == member.incarnation).then_some((member, desktop))
+            // What is left of it on another server is nobody's.
+            let here = action.server.is_none_or(|server| server == desktop.server);
+            (here && desktop.incarnation == member.incarnation).then_some((member, desktop))
         }) {
             let ends = match step.task {
                 Task::Remove { .. } | Task::Stop { .. } | Task::Restart { .. } => true,
@@ -112,7 +156,8 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 | Task::Enter { .. }
                 | Task::Stay { .. }
                 | Task::VerifyImage { .. }
-                | Task::DropImage { .. } => false,
+                | Task::DropImage { .. }
+                | Task::CopyImage { .. } => false,
             };
             let again = matches!(desktop.phase, Phase::Deleting { .. });
             judge(
@@ -413,11 +458,10 @@ fn one(
                 "a personal desktop is asked before its power goes",
             );
         }
-        (
-            Task::Receive { .. } | Task::Send { .. } | Task::Enter { .. } | Task::Stay { .. },
-            _,
-        ) => moves::judge(action, step, present, server, judge),
-        (Task::VerifyImage { .. } | Task::DropImage { .. }, _) => {}
+        (Task::Receive { .. } | Task::Send { .. } | Task::Enter { .. } | Task::Stay { .. }, _) => {
+            moves::judge(action, step, present, server, judge)
+        }
+        (Task::VerifyImage { .. } | Task::DropImage { .. } | Task::CopyImage { .. }, _) => {}
     }
 }
 

@@ -11,6 +11,7 @@ use coppice_schema::units::{Size, Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::lose::{Lost, WhatIf};
 use crate::plan::{
     Action, Base, Basis, Drift, Edit, Estimate, Finding, Gate, Impact, Intent, Kind, Plan,
     PoolForecast, Reason, Risk, UnderWay, Wait,
@@ -46,6 +47,9 @@ pub struct Document {
     #[serde(default)]
     #[schema(value_type = BTreeSet<String>)]
     pub targets: BTreeSet<Address>,
+    /// Of a what-if: the servers that would be lost, and what would come of it. Such a plan cannot be applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
     /// What would be done, the worst first, alike actions together.
     pub actions: Vec<Group>,
     /// What other hands changed.
@@ -168,6 +172,7 @@ pub fn of(plan: &Plan, known: &Known, grid: &str, now: Timestamp) -> Document {
         complete: plan.complete,
         unseen: plan.unseen.clone(),
         targets: plan.targets.clone(),
+        lost: None,
         actions: groups(plan, &name),
         drift: Vec::new(),
         gates: plan.gates.clone(),
@@ -197,6 +202,15 @@ pub fn of(plan: &Plan, known: &Known, grid: &str, now: Timestamp) -> Document {
     document
 }
 
+/// Writes a what-if down.
+#[must_use]
+pub fn of_loss(what_if: &WhatIf, grid: &str, now: Timestamp) -> Document {
+    let mut document = of(&what_if.plan, &what_if.known, grid, now);
+    document.lost = Some(what_if.lost.clone());
+    document.plan_id = identity(&document, &what_if.known);
+    document
+}
+
 /// The digest of what a plan means. Two previews of one configuration on one state have the same; a grid that went
 /// on in the meantime, without touching what was read, does not change it as long as the actions are the same.
 fn identity(document: &Document, known: &Known) -> Digest {
@@ -207,6 +221,8 @@ fn identity(document: &Document, known: &Known) -> Digest {
         // The actions have them.
         drift.drift.waits.clear();
     }
+    body.observed = BTreeMap::new();
+    body.under_way = Vec::new();
     // How pools stand, and how long their desktops took so far, changes by itself.
     body.pools = BTreeMap::new();
     let impacts = body.actions.iter_mut().map(|group| &mut group.impact);

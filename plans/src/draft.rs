@@ -9,6 +9,7 @@ use coppice_schema::units::{Span, Timestamp};
 use coppice_schema::{Digest, Known};
 use jiff::tz::TimeZone;
 
+use crate::copies::Awaited;
 use crate::place::Ledger;
 use crate::plan::{Action, Drift, DriftKind, Finding, PoolForecast, Response, UnderWay, Wait};
 use crate::review::Review;
@@ -39,6 +40,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) review: Review<'a>,
     /// A window that denies is open: what it is called and when it closes.
     pub(crate) freeze: Option<Wait>,
+    /// Images that servers are still to get.
+    pub(crate) copies: Awaited,
 }
 
 impl<'a> Draft<'a> {
@@ -64,6 +67,7 @@ impl<'a> Draft<'a> {
             leaving: crate::pool::leaving(known),
             review: Review::default(),
             freeze: None,
+            copies: Awaited::default(),
             zone,
         };
         for (name, window) in desired.windows.iter().filter(|(_, window)| window.deny) {

@@ -1,4 +1,4 @@
-//! Which bytes an image block means now, and what is wrong with the copies.
+//! Which bytes an image block means now, and which copies nothing needs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +9,7 @@ use coppice_schema::{Digest, Known};
 
 use crate::draft::Draft;
 use crate::plan::{
-    Action, Drift, DriftKind, Finding, FindingKind, Impact, Intent, Kind, Memory, Reason, Response,
-    Risk, Severity, Step, Wait,
+    Action, Finding, FindingKind, Impact, Intent, Kind, Memory, Reason, Risk, Severity, Step, Wait,
 };
 
 /// A version that can be cloned.
@@ -88,7 +87,8 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
         | Task::Restart { .. }
         | Task::Remove { .. }
         | Task::VerifyImage { .. }
-        | Task::DropImage { .. } => None,
+        | Task::DropImage { .. }
+        | Task::CopyImage { .. } => None,
     });
     let mut needed: BTreeSet<Digest> = cloned.chain(ordered).collect();
     // The same bytes may have several names: all of them must be beyond.
@@ -117,7 +117,10 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
 }
 
 /// Versions that `keep` does not keep, by their stored form.
-fn beyond_keep<'a>(desired: &'a Desired, known: &Known) -> BTreeSet<(&'a ImageName, Digest)> {
+pub(crate) fn beyond_keep<'a>(
+    desired: &'a Desired,
+    known: &Known,
+) -> BTreeSet<(&'a ImageName, Digest)> {
     let mut beyond = BTreeSet::new();
     for (name, image) in &desired.images {
         let Some(versions) = known.images.get(name) else {
@@ -214,7 +217,8 @@ pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
             });
         }
         match published(known, name, image) {
-            Ok(published) => copies(known, name, &object, published, rule(desired, name), draft),
+            Ok(_) if rule(desired, name) == DriftRule::Ignore => {}
+            Ok(published) => lost(known, name, &object, published, draft),
             Err(_) => absent(known, name, image, object, draft),
         }
     }
@@ -251,7 +255,7 @@ fn absent(known: &Known, name: &ImageName, image: &Image, object: Address, draft
 }
 
 /// What is done about the image's copies: the strictest rule of the pools that use it.
-fn rule(desired: &Desired, name: &ImageName) -> DriftRule {
+pub(crate) fn rule(desired: &Desired, name: &ImageName) -> DriftRule {
     let uses = |template: &coppice_schema::ids::TemplateName| {
         desired
             .templates
@@ -272,47 +276,22 @@ fn rule(desired: &Desired, name: &ImageName) -> DriftRule {
         .unwrap_or(DriftRule::Warn)
 }
 
-fn copies(
+/// A version of which no copy is left.
+fn lost(
     known: &Known,
     name: &ImageName,
     object: &Address,
     published: Published<'_>,
-    rule: DriftRule,
     draft: &mut Draft<'_>,
 ) {
-    if rule == DriftRule::Ignore {
-        return;
-    }
     let root = published.record.root;
-    let mut well = 0;
-    let mut bad = Vec::new();
-    for (id, server) in known.servers.iter().filter(|(_, server)| server.current) {
-        let Some(look) = &server.look else { continue };
-        match look.images.get(&root) {
-            Some(CopyState::Verified) => well += 1,
-            Some(CopyState::Copying) => {}
-            Some(CopyState::Bad) => bad.push((*id, DriftKind::ImageBad)),
-            None => bad.push((*id, DriftKind::ImageMissing)),
-        }
-    }
-    for (server, kind) in bad {
-        let since = draft.since(object, kind);
-        // Copying from another holder comes with the second server; until then a person brings the file again.
-        let response = Response::NeedsAdmin;
-        draft.drift(Drift {
-            object: object.clone(),
-            server: Some(server),
-            kind,
-            edits: Vec::new(),
-            since,
-            response,
-            waits: Vec::new(),
-        });
-    }
     // What is on a server that was given up is not to be had.
     let given_up = |part| matches!(part, ServerState::Lost | ServerState::Removed);
     let mut there = known.servers.values().filter(|s| !given_up(s.state));
-    if well == 0 && !known.servers.is_empty() && there.all(|server| server.current) {
+    let looks = there.clone().filter_map(|server| server.look.as_ref());
+    let mut copies = looks.filter_map(|look| look.images.get(&root));
+    let held = copies.any(|state| *state == CopyState::Verified);
+    if !held && !known.servers.is_empty() && there.all(|server| server.current) {
         draft.finding(Finding {
             object: object.clone(),
             kind: FindingKind::ImageLost {

@@ -6,12 +6,15 @@
 mod base;
 pub mod check;
 mod configuration;
+mod copies;
 pub mod document;
 mod draft;
 mod foreseen;
 mod gates;
 mod images;
 mod language;
+pub mod lose;
+pub mod loss;
 pub mod markdown;
 mod needs;
 mod place;
@@ -31,7 +34,8 @@ use coppice_schema::known::Known;
 use coppice_schema::units::Timestamp;
 
 pub use check::{Violation, check};
-pub use place::placement;
+pub use lose::what_if;
+pub use place::{NoDesktop, ServerLoad, place_session, placement};
 pub use plan::Plan;
 pub use review::reviewed;
 
@@ -52,6 +56,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     servers::survey(known, &mut draft);
     pool::moves(known, &mut draft);
     images::survey(desired, known, &mut draft);
+    copies::plan(desired, known, &mut draft);
     images::farewell(known, &changes, &mut draft);
     language::survey(desired, known, &mut draft);
     for (name, pool) in place::largest_first(desired, known) {
@@ -71,7 +76,9 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     review::survey(&mut draft);
     draft.drift_waits();
     needs::note(desired, &mut draft.actions);
-    let gates = gates::judge(desired, known, &draft);
+    let loss = loss::survey(desired, known, &mut draft);
+    let mut gates = gates::judge(desired, known, &draft);
+    gates.extend(loss);
     let looked = known.servers.iter().map(|(id, server)| {
         let look = server.look.as_ref();
         let looked = Looked {

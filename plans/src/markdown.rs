@@ -20,6 +20,7 @@ pub const LONGEST: usize = 60_000;
 pub fn render(document: &Document) -> String {
     let mut page = Page::new(LONGEST);
     head(document, &mut page);
+    losses(document, &mut page);
     actions(document, &mut page);
     pools(document, &mut page);
     findings(document, &mut page);
@@ -43,7 +44,8 @@ fn head(document: &Document, page: &mut Page) {
         document.base.revision,
         lines::looked(document)
     )));
-    for warning in [lines::unseen(document), lines::only(document)]
+    let what_if = lines::what_if(document);
+    for warning in [lines::unseen(document), lines::only(document), what_if]
         .into_iter()
         .flatten()
     {
@@ -56,8 +58,20 @@ fn head(document: &Document, page: &mut Page) {
     }
 }
 
+fn losses(document: &Document, page: &mut Page) {
+    let Some(lost) = &document.lost else { return };
+    page.line("");
+    for line in lines::lost(lost) {
+        page.line(&format!("- {}", escape(&line)));
+    }
+}
+
 fn verdict(document: &Document) -> String {
     use crate::plan::Verdict;
+    if let Some(lost) = &document.lost {
+        let servers: Vec<&str> = lost.servers.iter().map(String::as_str).collect();
+        return format!("what if {} were lost", escape(&servers.join(", ")));
+    }
     let approvals: Vec<String> = document
         .gates
         .iter()

@@ -7,6 +7,7 @@
 mod batch;
 mod growth;
 mod host;
+mod session;
 mod trace;
 
 use std::collections::BTreeSet;
@@ -18,8 +19,9 @@ use coppice_schema::ids::{PoolName, ServerId};
 use coppice_schema::known::{Hardware, KnownDesktop, KnownServer, Phase, Task};
 
 pub(crate) use batch::Batch;
-pub(crate) use growth::of as growth;
-pub(crate) use host::{Host, Use};
+pub(crate) use growth::{of as growth, stored};
+pub(crate) use host::{Host, Use, shares};
+pub use session::{NoDesktop, ServerLoad, place_session};
 pub use trace::placement;
 
 /// What a desktop needs of a server.
@@ -62,7 +64,8 @@ impl<'a> Ledger<'a> {
                 | Task::Enter { .. }
                 | Task::Stay { .. }
                 | Task::VerifyImage { .. }
-                | Task::DropImage { .. } => None,
+                | Task::DropImage { .. }
+                | Task::CopyImage { .. } => None,
             })
             .collect();
         for (id, desktop) in &known.desktops {
@@ -110,6 +113,18 @@ impl<'a> Ledger<'a> {
         if let Some(host) = self.host_mut(desktop.server) {
             host.less(carried(known, desktop));
             host.people = host.people.saturating_sub(u64::from(desktop.people()));
+        }
+    }
+
+    /// Counts a desktop that is there as what it is to be.
+    pub(crate) fn becomes(&mut self, known: &Known, desktop: &KnownDesktop, takes: Use) {
+        if let Some(host) = self.host_mut(desktop.server) {
+            let present = carried(known, desktop);
+            host.less(present);
+            host.add(Use {
+                disk: present.disk.max(takes.disk),
+                ..takes
+            });
         }
     }
 

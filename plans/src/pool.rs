@@ -29,9 +29,9 @@ use crate::place::{Need, Use};
 use crate::plan::{Finding, FindingKind, Severity, Wait};
 use crate::specs;
 
-pub(crate) use kept::{is_kept, plan as kept_pools, protected};
-pub(crate) use quarantine::survey as quarantine;
+pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
 pub(crate) use moving::{leaving, proceed as moves};
+pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.

@@ -2,7 +2,7 @@
 
 use coppice_schema::Known;
 use coppice_schema::ids::{Address, ServerId};
-use coppice_schema::known::{DiskLevel, Health, KnownServer, Phase, ServerState};
+use coppice_schema::known::{DiskLevel, Health, KnownServer, Phase, ServerState, Task};
 
 use crate::draft::Draft;
 use crate::plan::{Finding, FindingKind, Severity, UnderWay};
@@ -37,7 +37,23 @@ pub(crate) fn survey(known: &Known, draft: &mut Draft<'_>) {
                     attempts: order.attempts,
                 },
                 severity: Severity::Error,
-                remedy: format!("coppice explain {object}"),
+                remedy: match &order.task {
+                    Task::CopyImage { .. } => "where the disk is full: free space there, or want fewer copies; where nobody answers: \
+                         look after the servers that hold it (coppice image status); what has arrived is kept"
+                        .to_owned(),
+                    Task::Create { .. }
+                    | Task::Redefine { .. }
+                    | Task::Start { .. }
+                    | Task::Stop { .. }
+                    | Task::Restart { .. }
+                    | Task::Remove { .. }
+                    | Task::Receive { .. }
+                    | Task::Send { .. }
+                    | Task::Enter { .. }
+                    | Task::Stay { .. }
+                    | Task::VerifyImage { .. }
+                    | Task::DropImage { .. } => format!("coppice explain {object}"),
+                },
             });
         }
         draft.under_way.push(UnderWay {

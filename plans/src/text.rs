@@ -38,6 +38,7 @@ pub fn render(document: &Document, options: Options) -> String {
         colour: options.colour,
     };
     head(document, &mut page);
+    losses(document, &mut page);
     if options.detail > Detail::Summary {
         actions(document, options.detail, &mut page);
         drift(document, &mut page);
@@ -91,8 +92,22 @@ fn head(document: &Document, page: &mut Page) {
         looked = page.paint("33;1", &format!("{looked}; {unseen}"));
     }
     page.line(&looked);
-    if let Some(only) = lines::only(document) {
-        page.line(&only);
+    for line in [lines::only(document), lines::what_if(document)]
+        .into_iter()
+        .flatten()
+    {
+        page.line(&line);
+    }
+}
+
+fn losses(document: &Document, page: &mut Page) {
+    let Some(lost) = &document.lost else { return };
+    page.line("");
+    let servers: Vec<&str> = lost.servers.iter().map(String::as_str).collect();
+    let title = page.paint("31;1", &format!("LOSS OF {}", servers.join(", ")));
+    page.line(&title);
+    for line in lines::lost(lost) {
+        page.line(&format!("  {line}"));
     }
 }
 

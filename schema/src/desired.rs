@@ -72,8 +72,10 @@ pub struct Grid {
     pub tolerate_server_loss: u8,
     /// Silence after which a server counts as lost.
     pub lost_after: Span,
-    /// Bytes per second that image copies may use in the grid; unlimited without.
+    /// Bytes per second at which a server receives images, and at which it sends them; unlimited without.
     pub image_bandwidth: Option<Size>,
+    /// Images are copied only within that window; at any time without.
+    pub image_window: Option<WindowName>,
     /// One address for the whole grid.
     pub address: Option<std::net::IpAddr>,
     /// The portal's certificate; the grid's own CA without.
@@ -90,6 +92,7 @@ impl Default for Grid {
             tolerate_server_loss: 0,
             lost_after: Span::seconds(5),
             image_bandwidth: None,
+            image_window: None,
             address: None,
             certificate: None,
             keep_revisions: 50,

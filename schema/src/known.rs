@@ -295,6 +295,8 @@ pub enum CopyState {
     Verified,
     /// Present, and not what it should be.
     Bad,
+    /// A part of it is here, and nothing brings the rest.
+    Partial,
 }
 
 /// How full a disk is. The marks are those of the design: no new clones from 80 %, regrowing from 90 %.
@@ -498,6 +500,13 @@ pub enum Task {
         /// Its root.
         root: Digest,
     },
+    /// Get an image from other servers; one that is bad is repaired.
+    CopyImage {
+        /// Its root.
+        root: Digest,
+        /// Which to ask, in this order. What one lacks, the next may have.
+        from: Vec<ServerId>,
+    },
 }
 
 /// How a guest is stopped that is to be started again.
@@ -527,7 +536,7 @@ impl Task {
             | Self::Stop { member }
             | Self::Restart { member, .. }
             | Self::Remove { member } => Some(member),
-            Self::VerifyImage { .. } | Self::DropImage { .. } => None,
+            Self::VerifyImage { .. } | Self::DropImage { .. } | Self::CopyImage { .. } => None,
         }
     }
 
@@ -547,6 +556,7 @@ impl Task {
             Self::Stay { member } => format!("let {} stay", member.desktop),
             Self::VerifyImage { root } => format!("verify image {}", root.short()),
             Self::DropImage { root } => format!("drop image {}", root.short()),
+            Self::CopyImage { root, .. } => format!("copy image {}", root.short()),
         }
     }
 }

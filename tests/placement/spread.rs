@@ -7,17 +7,8 @@ use coppice_schema::ids::{Address, ServerId};
 use coppice_tests::fleet::{self, Fleet};
 use coppice_world::sim::Chance;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
-fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        max_shrink_iters: 0,
-        rng_seed: RngSeed::Fixed(2026),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
+use crate::config;
 
 /// A grid by chance, and what somebody wants of it next: more desktops, or others.
 fn growing(seed: u64) -> (Fleet, Desired) {

@@ -250,6 +250,7 @@ impl Fleet {
                         failures: Default::default(),
                         grown: self.now,
                         wear: Default::default(),
+                        stayed: Default::default(),
                     };
                     self.known.desktops.insert(id, desktop);
                 }

@@ -274,7 +274,10 @@ async fn live(grid: Arc<Grid>, rounds: bool) {
         drop(lives::spawn(None, Arc::clone(&grid).people(until)));
     }
     for number in 1..=CLIENTS {
-        drop(lives::spawn(None, clients::client(Arc::clone(&grid), number)));
+        drop(lives::spawn(
+            None,
+            clients::client(Arc::clone(&grid), number),
+        ));
     }
     SimRuntime::sleep(Duration::from_millis(2_500)).await;
     grid.wires(|wires, _| wires.set_rough(true));

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use coppice_reconcile::server::Ports;
 use coppice_schema::Digest;
 use coppice_schema::desired::Display;
-use coppice_schema::ids::Member;
+use coppice_schema::ids::{Member, ServerId};
 use coppice_schema::known::{Capacity, CopyState, GuestState};
-use coppice_schema::units::Span;
+use coppice_schema::units::{Size, Span};
 use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, Standing, State};
 use coppice_world::disks::{
-    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage,
+    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage, Transfer,
 };
 use coppice_world::hypervisor::{ByteStream, Definition, Domain, Hypervisor, HypervisorError};
+use coppice_world::peers::Peers;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::BoxStream;
 use uuid::Uuid;
@@ -55,6 +56,8 @@ pub fn planted(plant: Option<Plant>, ports: Ports) -> Ports {
         hypervisor: Arc::new(Faulty(plant, ports.hypervisor)),
         disks: Arc::new(Faulty(plant, ports.disks)),
         stamps: ports.stamps,
+        moves: ports.moves,
+        peers: ports.peers,
     }
 }
 
@@ -197,6 +200,26 @@ impl Disks for Faulty<dyn Disks> {
 
     fn verify_image(&self, root: Digest) -> Done<'_, CopyState> {
         self.1.verify_image(root)
+    }
+
+    fn scrub_image(&self, root: Digest, rate: Size) -> Done<'_, CopyState> {
+        self.1.scrub_image(root, rate)
+    }
+
+    fn receive_image(&self, root: Digest, from: Vec<ServerId>) -> Done<'_, ()> {
+        self.1.receive_image(root, from)
+    }
+
+    fn limit_images(&self, rate: Option<Size>) {
+        self.1.limit_images(rate);
+    }
+
+    fn meet(&self, peers: Arc<dyn Peers>) {
+        self.1.meet(peers);
+    }
+
+    fn transfers(&self, server: Option<ServerId>) -> Done<'_, Vec<Transfer>> {
+        self.1.transfers(server)
     }
 
     fn drop_image(&self, root: Digest) -> Done<'_, ()> {

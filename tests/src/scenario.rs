@@ -12,10 +12,12 @@
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
 //! | `edit OLD -> NEW` | changes those files: every OLD in them becomes NEW; `\n` stands for a new line |
 //! | `plan`, `plan markdown` | what those files would change |
+//! | `lose SERVER ...`, `lose-markdown SERVER ...` | what if those servers were lost |
 //! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
 //! | `lead` | lets the leader decide, and no server hear of it yet |
 //! | `desktops`, `findings`, `waits`, `drift` | looks |
+//! | `copies IMAGE`, `orders` | which server holds which version, and who was told to copy from whom |
 //! | `place ADDRESS` | where a desktop would go, or the next one of a pool, and why there |
 //! | `domain DESKTOP` | the form in which a hypervisor has it |
 //! | `revisions` | the configurations that are kept |
@@ -26,13 +28,16 @@
 //! | `foreign NAME [SERVER]` | a domain that is not ours appears |
 //! | `spoil DESKTOP`, `grow DESKTOP MIB` | a desktop's disk loses its header, or takes more room |
 //! | `stray MEMBER` | a disk of a life that the grid does not have, such as `lab-001@1` |
-//! | `spoil NAME VERSION` | an image's copies rot, and are noticed |
+//! | `spoil NAME VERSION [SERVER]` | an image's copies rot, or one does, and are noticed |
+//! | `lose NAME VERSION SERVER` | a copy is deleted by hand |
+//! | `wire FROM TO cut`, `wire FROM TO whole` | one server cannot reach another, and can again |
 //! | `dead NAME VERSION`, `mended NAME VERSION` | guests of a version do not come up when they are started; do again |
-//! | `fill PERCENT` | others fill the disks |
+//! | `fill PERCENT [SERVER]` | others fill the disks, or one |
 //! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
 //! | `slow SERVER OPERATION DURATION` | its next `start`, `stop` or `define` takes that long |
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |
+//! | `drain SERVER` | a person has a server emptied |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |
 //! | `backup`, `restore SERVER` | keeps the state; the grid goes on from it on that server, which may be a new one |
 //! | `recover SERVER [SERVER ...]` | that server goes on alone; the others named are proven to be off |

@@ -6,8 +6,8 @@ mod hands;
 use coppice_plans::plan::{Bounds, GateKind};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Digest, Known};
-use coppice_state::{Entry, State};
 use coppice_state::entry::Commit;
+use coppice_state::{Entry, State};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, CrashPoint, Moment, Weather};
 

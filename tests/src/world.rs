@@ -1,12 +1,14 @@
 //! A simulated grid: servers, their daemons, and one log.
 
-use std::future::Future;
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use coppice_reconcile::server::{Description, Ports, Server, ServerReport};
+use coppice_reconcile::server::{Carrier, Description, Ports, Server, ServerReport};
 use coppice_reconcile::{leader, leader::LeaderReport, server};
 use coppice_schema::Digest;
 use coppice_schema::ids::{Epoch, GridId, ServerId, ServerName};
@@ -16,8 +18,11 @@ use coppice_state::entry::NewServer;
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Entry, Envelope, State, apply};
 use coppice_world::clock::Clock;
-use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps};
-use futures::future::{FutureExt, select_all};
+use coppice_world::disks::Disks;
+use coppice_world::hypervisor::ByteStream;
+use coppice_world::peers::{Purpose, Serves};
+use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps, SimWires};
+use futures::future::{BoxFuture, FutureExt, select_all};
 
 use crate::agreement::{SimAgreement, SimLog};
 use crate::configs;
@@ -36,7 +41,22 @@ pub struct World {
     pub machines: Vec<Machine>,
     /// Its identity.
     pub grid: GridId,
+    /// What lies between them.
+    pub wires: SimWires,
+    lines: Lines,
     plant: Option<Plant>,
+}
+
+/// What servers give others, while they do.
+#[derive(Clone, Default)]
+struct Lines(SimWires, Rc<RefCell<Vec<BoxFuture<'static, ()>>>>);
+
+impl Lines {
+    fn go_on(&self, context: &mut Context<'_>) {
+        let mut all = self.1.borrow_mut();
+        all.extend(self.0.served());
+        all.retain_mut(|served| served.poll_unpin(context).is_pending());
+    }
 }
 
 /// A server that may be crashed, and its daemon.
@@ -55,6 +75,9 @@ pub struct Machine {
     pub boot: u64,
     ports: Ports,
     daemon: Server,
+    /// How many daemons have died: what one served dies with it.
+    daemons: Arc<AtomicU64>,
+    lines: Lines,
 }
 
 impl World {
@@ -74,7 +97,18 @@ impl World {
         let clock = SimClock::new(DAWN);
         let grid = GridId([7; 16]);
         let log = SimLog::new(clock.clone(), founded(grid, count));
-        let each = |raft_id| machine(chance, &clock, &log, grid, (raft_id, capacity), plant);
+        let lines = Lines::default();
+        let each = |raft_id| {
+            machine(
+                chance,
+                &clock,
+                &log,
+                grid,
+                (raft_id, capacity),
+                plant,
+                &lines,
+            )
+        };
         let machines: Vec<Machine> = (1..=count).map(each).collect();
         let first = log.state().servers.keys().next().copied();
         for (image, version, record) in configs::catalogue() {
@@ -94,6 +128,8 @@ impl World {
             log,
             machines,
             grid,
+            wires: lines.0.clone(),
+            lines,
             plant,
         }
     }
@@ -134,6 +170,7 @@ impl World {
                 for machine in &self.machines {
                     machine.agreement.catch_up();
                 }
+                self.lines.go_on(&mut Context::from_waker(&waker));
                 let polled = loops.poll_unpin(&mut Context::from_waker(&waker));
                 assert!(polled.is_pending(), "a loop has ended");
             }
@@ -159,7 +196,8 @@ impl World {
             None => {
                 let (clock, log) = (&self.clock, &self.log);
                 let part = (raft_id, &Setup::default().capacity);
-                machine(&mut chance, clock, log, self.grid, part, self.plant)
+                let (plant, lines) = (self.plant, &self.lines);
+                machine(&mut chance, clock, log, self.grid, part, plant, lines)
             }
         };
         survivor.name = name.clone();
@@ -178,7 +216,13 @@ impl World {
         let machine = machines.find(|machine| machine.raft_id == leader)?;
         let agreement = plants::leading(self.plant, Arc::clone(&machine.agreement) as _);
         let dead = || machine.agreement.crashed();
-        let report = drive(&self.clock, dead, leader::round(agreement.as_ref(), now));
+        let lines = &self.lines;
+        let report = drive(
+            &self.clock,
+            lines,
+            dead,
+            leader::round(agreement.as_ref(), now),
+        );
         if report.is_none() {
             machine.restart();
         }
@@ -194,7 +238,7 @@ impl Machine {
         loop {
             let now = clock.now();
             let round = server::round(&mut self.daemon, &self.ports, now);
-            let report = drive(clock, dead, round)?;
+            let report = drive(clock, &self.lines, dead, round)?;
             all = ServerReport {
                 begun: [all.begun, report.begun].concat(),
                 tried: [all.tried, report.tried].concat(),
@@ -202,12 +246,19 @@ impl Machine {
                 reported: all.reported || report.reported,
                 ..report
             };
-            let mut context = Context::from_waker(Waker::noop());
-            let landed = pin!(self.daemon.landing()).poll(&mut context);
-            if dead() {
-                return None;
+            // Acts and those whom they talk to go on as far as they get without time passing.
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut landed = false;
+            while woken.0.swap(false, Ordering::SeqCst) {
+                let mut context = Context::from_waker(&waker);
+                landed |= pin!(self.daemon.landing()).poll(&mut context).is_ready();
+                self.lines.go_on(&mut context);
+                if dead() {
+                    return None;
+                }
             }
-            if landed.is_pending() {
+            if !landed {
                 return Some(all);
             }
         }
@@ -217,6 +268,7 @@ impl Machine {
     pub fn restart(&mut self) {
         self.sim.revive();
         self.agreement.revive();
+        self.daemons.fetch_add(1, Ordering::SeqCst);
         self.daemon = self.start();
     }
 
@@ -284,6 +336,7 @@ fn machine(
     grid: GridId,
     (raft_id, capacity): (u64, &Capacity),
     plant: Option<Plant>,
+    lines: &Lines,
 ) -> Machine {
     let setup = Setup {
         seed: chance.bits(),
@@ -293,6 +346,9 @@ fn machine(
         ..Setup::default()
     };
     let sim = SimServer::new(setup, Arc::new(clock.steady()));
+    let id = ServerId(raft_id);
+    sim.meet(Arc::new(lines.0.peers(id)));
+    lines.0.serve(id, Purpose::Images, sim.giver());
     let agreement = log.access(raft_id, chance.split());
     let stamps = SimStamps::default();
     let ports = Ports {
@@ -300,17 +356,48 @@ fn machine(
         hypervisor: Arc::clone(&sim) as _,
         disks: Arc::clone(&sim) as _,
         stamps: Arc::new(stamps.clone()),
+        moves: Arc::clone(&sim) as _,
+        peers: Arc::new(lines.0.peers(id)),
     };
     let name = server_name(raft_id);
+    let ports = plants::planted(plant, ports);
+    let daemons = Arc::new(AtomicU64::new(0));
+    let carrier = Mortal {
+        daemons: Arc::clone(&daemons),
+        serves: Arc::new(Carrier::new(name.clone(), ports.clone())),
+    };
+    lines.0.serve(id, Purpose::Desktops, Arc::new(carrier));
     Machine {
         sim,
         stamps,
         agreement,
         raft_id,
         boot: 1,
-        ports: plants::planted(plant, ports),
+        ports,
+        daemons,
         daemon: Server::new(name.clone(), 1, description(&name)),
         name,
+        lines: lines.clone(),
+    }
+}
+
+/// What a daemon serves, until it dies.
+struct Mortal {
+    daemons: Arc<AtomicU64>,
+    serves: Arc<dyn Serves>,
+}
+
+impl Serves for Mortal {
+    fn serve(&self, from: ServerId, stream: ByteStream) -> BoxFuture<'static, ()> {
+        let daemons = Arc::clone(&self.daemons);
+        let mine = daemons.load(Ordering::SeqCst);
+        let mut served = self.serves.serve(from, stream);
+        Box::pin(poll_fn(move |context| {
+            if daemons.load(Ordering::SeqCst) != mine {
+                return Poll::Ready(());
+            }
+            served.poll_unpin(context)
+        }))
     }
 }
 
@@ -336,12 +423,14 @@ impl Wake for Woken {
 /// When it waits for nothing that will ever come.
 fn drive<T>(
     clock: &SimClock,
+    lines: &Lines,
     dead: impl Fn() -> bool,
     round: impl Future<Output = T>,
 ) -> Option<T> {
     let mut round = pin!(round);
     let mut context = Context::from_waker(Waker::noop());
     loop {
+        lines.go_on(&mut context);
         let polled = round.as_mut().poll(&mut context);
         // Also when the round itself got to its end: what was under way beside it had died.
         if dead() {

@@ -174,6 +174,10 @@ const PORTS_ONLY: &[Ban] = &[
 /// Adapters of those rooms: files that meet the real runtime, and why. They have simulated twins.
 const ADAPTER_FILES: &[(&str, &str)] = &[
     (
+        "engine/grid/src/dial.rs",
+        "connects over TCP and TLS; its twin is any Dial or Link of a simulation",
+    ),
+    (
         "engine/grid/src/grid.rs",
         "opens the real store under the real runtime; the simulated grid opens its twin",
     ),

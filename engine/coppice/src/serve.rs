@@ -3,17 +3,21 @@
 mod boot;
 mod certificate;
 pub(crate) mod hypervisor;
+mod others;
+mod witness;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use coppice_grid::{Grid, GridKey};
+use coppice_grid::{Grid, GridKey, keeper};
 use coppice_portal::App;
-use coppice_reconcile::server::{Description, Ports, Server};
+use coppice_reconcile::scrub;
+use coppice_reconcile::server::{Carrier, Description, Ports, Server};
 use coppice_schema::ids::ServerId;
 use coppice_state::Agreement;
 use coppice_world::addresses::LinuxAddresses;
 use coppice_world::clock::{Clock, SystemClock};
+use coppice_world::peers::Purpose;
 use coppice_world::stamps::{StampFile, Stamps};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -28,6 +32,8 @@ pub(crate) struct Running {
     grid: Arc<Grid>,
     api: JoinHandle<()>,
     rounds: Vec<(&'static str, JoinHandle<()>)>,
+    /// Says that this server is there again.
+    wake: JoinHandle<()>,
     stop_api: oneshot::Sender<()>,
     /// What to tell when it is ready.
     pub(crate) ready: String,
@@ -63,67 +69,68 @@ impl Running {
         listener: TcpListener,
     ) -> Result<Self, Failure> {
         let server = member(config, &grid)?;
-        let vault = GridKey::open(&layout.identity())
-            .map_err(|e| Failure::new("cannot open the grid's key").because(&e))?;
-        let vault = Arc::new(vault);
-        let shown = certificate::open(config, layout, &grid, Some(&vault), &clock)?;
-        let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
-        let stamps = StampFile::open(layout.stamps())
-            .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;
-        let boot = boot::count(&layout.boot(), clock.now())?;
-        let agreement: Arc<dyn Agreement> = grid.clone();
-        let app = App {
-            agreement: Arc::clone(&agreement),
-            clock: Arc::clone(&clock),
-            vault: Arc::clone(&vault) as _,
-            admission: Arc::new(shown.gate),
-            hypervisor: Arc::clone(&world.hypervisor),
-            disks: Arc::clone(&world.disks),
-            server,
-            uploads: layout.uploads(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+        let key = if config.witness {
+            None
+        } else {
+            let key = GridKey::open(&layout.identity());
+            Some(Arc::new(key.map_err(|e| {
+                Failure::new("cannot open the grid's key").because(&e)
+            })?))
         };
-        let ports = Ports {
-            agreement: Arc::clone(&agreement),
-            hypervisor: world.hypervisor,
-            disks: world.disks,
-            stamps: Arc::new(stamps) as Arc<dyn Stamps>,
-        };
+        let shown = certificate::open(config, layout, &grid, server, key.as_ref(), &clock)?;
         let listens = listener.local_addr().unwrap_or(config.listen);
-        let description = Description {
-            labels: config.labels.clone(),
-            networks: config.networks.clone(),
-            api: config.reached_at(listens),
+        let api = config.reached_at(listens);
+        let agreement: Arc<dyn Agreement> = grid.clone();
+        let mut rounds = vec![("the certificate's renewal", tokio::spawn(shown.renewal))];
+        let router = match key {
+            None => {
+                let describe =
+                    witness::describe(Arc::clone(&grid), server, api, Arc::clone(&clock));
+                rounds.push(("the witness's word", tokio::spawn(describe)));
+                coppice_portal::witness()
+            }
+            Some(key) => {
+                let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
+                let app = App {
+                    agreement: Arc::clone(&agreement),
+                    clock: Arc::clone(&clock),
+                    vault: key,
+                    admission: Arc::new(shown.gate),
+                    hypervisor: Arc::clone(&world.hypervisor),
+                    disks: Arc::clone(&world.disks),
+                    server,
+                    uploads: layout.uploads(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                };
+                world.disks.meet(grid.peers());
+                grid.serve(Purpose::Images, Arc::clone(&world.images));
+                let scrub = scrub::run(Arc::clone(&world.disks), Arc::clone(&clock));
+                rounds.push(("reading images at rest", tokio::spawn(scrub)));
+                rounds.extend(carry(config, layout, api, world, &grid, &clock)?);
+                coppice_portal::router(app)
+            }
         };
-        let mine = Server::new(config.name.clone(), boot, description);
+        let callers = others::callers(&grid, &shown.certificate)?;
+        let replica = grid.replica();
+        let keeper = keeper::keep(replica.clone());
+        rounds.push(("the keeper of voters", tokio::spawn(keeper)));
+        let wake = tokio::spawn(keeper::wake(replica.clone()));
         let (stop_api, stopped) = oneshot::channel::<()>();
-        let router = coppice_portal::router(app);
-        let limits = coppice_portal::Limits::default();
         let api = tokio::spawn(coppice_portal::serve(
             listener,
             shown.tls,
             router,
-            limits,
+            Some(callers),
+            coppice_portal::Limits::default(),
             async move {
                 // Also when nobody is left to say so.
                 let _ = stopped.await;
             },
         ));
-        let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(&clock));
-        let address = coppice_reconcile::address::run(
-            Arc::clone(&agreement),
-            Arc::new(LinuxAddresses),
-            Arc::clone(&clock),
-        );
-        let own = coppice_reconcile::server::run(mine, ports, clock);
-        let rounds = vec![
-            ("the leader's rounds", tokio::spawn(leader)),
-            ("this server's rounds", tokio::spawn(own)),
-            ("the grid's address", tokio::spawn(address)),
-            ("the certificate's renewal", tokio::spawn(shown.renewal)),
-        ];
+        others::introduced(&grid, &clock).await;
         let ready = format!(
-            "ready: server {} of grid {} answers at https://{listens}",
+            "ready: {} {} of grid {} answers at https://{listens}",
+            if config.witness { "witness" } else { "server" },
             config.name,
             grid.id()
         );
@@ -131,6 +138,7 @@ impl Running {
             grid,
             api,
             rounds,
+            wake,
             stop_api,
             ready,
         })
@@ -142,6 +150,7 @@ impl Running {
         stop: impl Future<Output = &'static str>,
     ) -> Result<(), Failure> {
         let storage = self.grid.failed();
+        let removed = others::removed(Arc::clone(&self.grid));
         let failed = {
             let rounds = self.rounds.iter_mut().map(|(name, task)| async move {
                 let ended = task.await;
@@ -154,9 +163,13 @@ impl Running {
             tokio::select! {
                 signal = stop => {
                     tracing::info!(signal, "stopping; desktops run on");
+                    // The others need not find out by themselves that this server is gone.
+                    self.wake.abort();
+                    keeper::rest(self.grid.replica()).await;
                     None
                 }
                 why = storage => Some(storage_failed(&why)),
+                failure = removed => Some(failure),
                 ((name, why), ..) = any_round => Some(Failure::new(format!("{name} ended")).cause(why).hint("this is a bug; start it again: coppice serve")),
                 ended = &mut self.api => {
                     let why = ended.map_or_else(|e| e.to_string(), |()| "it ended".to_owned());
@@ -169,6 +182,7 @@ impl Running {
 
     async fn close(self, failed: Option<Failure>) -> Result<(), Failure> {
         // Rounds can be cut off anywhere; requests get a moment to end.
+        self.wake.abort();
         for (_, task) in &self.rounds {
             task.abort();
         }
@@ -185,6 +199,46 @@ impl Running {
             (None, Ok(())) => Ok(()),
         }
     }
+}
+
+/// The rounds of a server that carries desktops.
+fn carry(
+    config: &Config,
+    layout: &Layout,
+    api: String,
+    world: hypervisor::World,
+    grid: &Arc<Grid>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Vec<(&'static str, JoinHandle<()>)>, Failure> {
+    let stamps = StampFile::open(layout.stamps())
+        .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;
+    let boot = boot::count(&layout.boot(), clock.now())?;
+    let agreement: Arc<dyn Agreement> = grid.clone();
+    let ports = Ports {
+        agreement: Arc::clone(&agreement),
+        hypervisor: world.hypervisor,
+        disks: world.disks,
+        stamps: Arc::new(stamps) as Arc<dyn Stamps>,
+        moves: world.moves,
+        peers: grid.peers(),
+    };
+    let carrier = Carrier::new(config.name.clone(), ports.clone());
+    grid.serve(Purpose::Desktops, Arc::new(carrier));
+    let description = Description {
+        labels: config.labels.clone(),
+        networks: config.networks.clone(),
+        api,
+    };
+    let mine = Server::new(config.name.clone(), boot, description);
+    let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(clock));
+    let address =
+        coppice_reconcile::address::run(agreement, Arc::new(LinuxAddresses), Arc::clone(clock));
+    let own = coppice_reconcile::server::run(mine, ports, Arc::clone(clock));
+    Ok(vec![
+        ("the leader's rounds", tokio::spawn(leader)),
+        ("this server's rounds", tokio::spawn(own)),
+        ("the grid's address", tokio::spawn(address)),
+    ])
 }
 
 fn storage_failed(why: &str) -> Failure {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use futures::future::{BoxFuture, ready};
 
 use crate::authority::{AuthorityError, Enrolment, Identity, Subject};
 use crate::vault::GridKey;
+use crate::wire::{WIRE, WIRE_OLDEST};
 
 /// A member's own files, with which it admits others.
 pub struct Gate {
@@ -84,6 +86,10 @@ impl Admission for Gate {
         self.fingerprint
     }
 
+    fn speaks(&self) -> RangeInclusive<u32> {
+        WIRE_OLDEST..=WIRE
+    }
+
     fn examine(&self, request: &str) -> Result<Digest, AdmissionError> {
         Enrolment::examine(request).map_err(|e| unusable(&e))
     }
@@ -91,13 +97,14 @@ impl Admission for Gate {
     fn certify(
         &self,
         request: String,
-        _: ServerId,
+        id: ServerId,
         server: ServerName,
         names: BTreeSet<String>,
     ) -> BoxFuture<'_, Result<String, AdmissionError>> {
         let grid = self.grid;
         let subject = Subject {
             grid,
+            id,
             server,
             names,
         };

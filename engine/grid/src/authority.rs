@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{GridId, ServerName};
+use coppice_schema::ids::{GridId, ServerId, ServerName};
 use coppice_schema::units::{Span, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
@@ -43,6 +43,8 @@ const CA_CERTIFICATE: &str = "ca.pem";
 const CA_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "server.pem";
 const KEY: &str = "server.key";
+
+const GRID_URI: &str = "coppice://grid/";
 
 const DAY: u64 = 24;
 const CA_LIFE: Span = Span::hours(3_653 * DAY);
@@ -122,7 +124,9 @@ pub enum AuthorityError {
 pub struct Subject {
     /// The grid.
     pub grid: GridId,
-    /// The server.
+    /// Which member.
+    pub id: ServerId,
+    /// Its name.
     pub server: ServerName,
     /// Host names and addresses under which it answers. `localhost`, the loopback addresses and the server's own name
     /// are added; unspecified addresses (`0.0.0.0`, `::`) are left out, since nobody connects to them.
@@ -131,6 +135,7 @@ pub struct Subject {
 
 /// The grid's authority and this server's certificate.
 pub struct Identity {
+    grid: GridId,
     ca_pem: String,
     ca_fingerprint: Digest,
     chain: Vec<CertificateDer<'static>>,
@@ -197,6 +202,7 @@ impl Identity {
         Ok(Self {
             issues: authority.issues(),
             due: due && !renewed,
+            grid: subject.grid,
             ca_pem: authority.pem,
             ca_fingerprint: authority.fingerprint,
             chain: vec![certificate],
@@ -251,6 +257,11 @@ impl Identity {
         Renewal::of(self)?.tls(protocols)
     }
 
+    /// Which grid's.
+    pub(crate) fn grid(&self) -> GridId {
+        self.grid
+    }
+
     fn certified(&self) -> Result<CertifiedKey, AuthorityError> {
         let provider = rustls::crypto::ring::default_provider();
         let key = self.key.clone_key();
@@ -274,7 +285,7 @@ impl Names {
             .map(str::to_owned)
             .chain(subject.names.iter().cloned())
             .collect();
-        let uri = format!("{}/server/{}", grid_uri(subject.grid), subject.server);
+        let uri = server_uri(subject.grid, subject.id);
         let mut alternatives = vec![self::uri(&uri)?];
         let mut texts = BTreeSet::new();
         for name in all {
@@ -401,7 +412,25 @@ fn moment(at: Timestamp) -> OffsetDateTime {
 }
 
 fn grid_uri(grid: GridId) -> String {
-    format!("coppice://grid/{grid}")
+    format!("{GRID_URI}{grid}")
+}
+
+fn server_uri(grid: GridId, server: ServerId) -> String {
+    format!("{}/servers/{server}", grid_uri(grid))
+}
+
+/// Which member of which grid a certificate is of, by what it says; `None` where it is no server's. Whether it may
+/// say so is the authority's signature to tell.
+#[must_use]
+pub fn bearer(certificate: &CertificateDer<'_>) -> Option<(GridId, ServerId)> {
+    let mut uris = parse(certificate)?.uris.into_iter();
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return None;
+    };
+    let (grid, server) = uri.strip_prefix(GRID_URI)?.split_once("/servers/")?;
+    let bearer = (grid.parse().ok()?, ServerId(server.parse().ok()?));
+    // One way of writing it only.
+    (server_uri(bearer.0, bearer.1) == uri).then_some(bearer)
 }
 
 fn uri(text: &str) -> Result<SanType, AuthorityError> {

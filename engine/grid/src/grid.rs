@@ -1,5 +1,6 @@
 //! A server's part of a grid, on its disk.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +11,8 @@ use coppice_state::{
     Agreement, AgreementError, Entry, Leadership, Outcome, Refusal, Standing, State,
 };
 use coppice_world::clock::Clock;
+use coppice_world::hypervisor::ByteStream;
+use coppice_world::peers::{Peers, Purpose, Serves};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
 use futures::stream::BoxStream;
@@ -17,15 +20,22 @@ use openraft::async_runtime::WatchSender;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::WatchReceiverOf;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 
+use crate::authority::{AuthorityError, Renewal};
+use crate::dial::Caller;
 use crate::directory::{Directory, DirectoryError, FORMAT_VERSION, Format};
-use crate::introduction::Introduction;
+use crate::link::Link;
 use crate::log::{Log, LogError};
 use crate::machine::Machine;
-use crate::network::Alone;
+use crate::peers::OverWire;
 use crate::replica::{Fate, Replica};
+use crate::roster::{Introduction, Roster};
 use crate::snapshots::{SnapshotError, SnapshotFiles};
+use crate::tls;
 use crate::types::Real;
+use crate::wire::{Door, PROTOCOL, Wire};
 
 /// What a grid begins with.
 #[derive(Clone, Debug)]
@@ -85,6 +95,10 @@ pub struct Grid {
     log: Log<Real>,
     log_failed: WatchReceiverOf<Real, Option<String>>,
     format: Format,
+    /// Whether it was joined, not founded here.
+    joined: bool,
+    wire: Wire<Real>,
+    door: Door<Real>,
     /// Keeps the directory locked until this is shut down.
     directory: Mutex<Option<Arc<Directory>>>,
 }
@@ -102,13 +116,13 @@ impl Grid {
     ) -> Result<Self, GridError> {
         let path = dir.to_owned();
         let directory = blocking(move || Ok(Arc::new(Directory::claim(&path)?))).await?;
-        let format = Format {
+        let mut format = Format {
             version: FORMAT_VERSION,
             grid: founding.grid,
             raft_id: founding.server.raft_id,
-            introduction: None,
+            server: ServerId(0),
         };
-        let grid = Self::start(&directory, clock, format.clone()).await?;
+        let mut grid = Self::start(&directory, clock, format.clone()).await?;
         grid.replica.initialize(founding.server.api.clone()).await?;
         let entry = Entry::Founded {
             grid: founding.grid,
@@ -120,32 +134,36 @@ impl Grid {
             Outcome::Refused(refusal) => return Err(GridError::Refused(refusal)),
             Outcome::Done | Outcome::Committed { .. } | Outcome::Already { .. } => {}
         }
+        format.server = grid.server().unwrap_or(format.server);
+        grid.format = format.clone();
         blocking(move || Ok(directory.complete(&format)?)).await?;
         Ok(grid)
     }
 
-    /// Prepares an empty or new directory for a server that joins a grid: with an empty log, and what the server was
-    /// told. Nothing happens where it was told the same before.
+    /// Makes a server's part of a grid that took it in, in an empty or new directory: nothing but what it was told. What
+    /// the grid agreed on comes once it is opened, connected, and in the log of whoever leads. One that was cut short is
+    /// begun again by calling this again.
     ///
     /// # Errors
     /// When the directory holds a grid, or cannot be written.
     pub async fn enter(dir: &Path, introduction: Introduction) -> Result<(), GridError> {
         let path = dir.to_owned();
-        let format = Format {
-            version: FORMAT_VERSION,
-            grid: introduction.grid,
-            raft_id: introduction.raft_id,
-            introduction: Some(introduction),
-        };
         blocking(move || {
             let directory = Directory::claim(&path)?;
-            Ok(directory.complete(&format)?)
+            directory.introduce(&introduction)?;
+            Ok(directory.complete(&Format {
+                version: FORMAT_VERSION,
+                grid: introduction.grid,
+                raft_id: introduction.raft_id,
+                server: introduction.server,
+            })?)
         })
         .await
     }
 
-    /// Opens the grid of a directory; with `expected`, that grid only. On return this server leads, if it is the
-    /// only voter, and everything that was ever acknowledged here is applied.
+    /// Opens the grid of a directory; with `expected`, that grid only. On return, if it is the only voter, this server
+    /// leads, and everything that was ever acknowledged here is applied. One of several catches up once it is
+    /// [connected](Self::connect); until then it has what it knew when it ended.
     ///
     /// # Errors
     /// When the directory is another grid's, a newer version's, in use, or damaged in a way that loses something.
@@ -166,12 +184,18 @@ impl Grid {
             expected: grid.format.grid,
             found,
         };
-        // A founded grid's log never is empty: without its first entry nobody votes.
-        if grid.log.bounds().1.is_none() {
+        // A founded grid's log never is empty: without its first entry nobody votes. One that was joined may be.
+        if grid.log.bounds().1.is_none() && !grid.joined {
             return Err(mixed(None));
         }
-        let state = grid.replica.caught_up().await?;
-        if state.grid != Some(grid.format.grid) {
+        let members = grid.replica.members();
+        let alone = members.voters == BTreeSet::from([grid.raft_id()]);
+        let state = if alone {
+            grid.replica.caught_up().await?
+        } else {
+            grid.local()
+        };
+        if state.grid != Some(grid.format.grid) && (alone || state.grid.is_some()) {
             return Err(mixed(state.grid));
         }
         Ok(grid)
@@ -187,7 +211,8 @@ impl Grid {
         let log_fate = fate.clone();
         let held = Arc::clone(directory);
         let directory = Arc::clone(directory);
-        let (log, files, latest) = blocking(move || {
+        let (log, files, latest, introduction) = blocking(move || {
+            let introduction = directory.introduction()?;
             let log = Log::<Real>::open(&directory, move |why| {
                 log_fate.close(&why);
                 // Nobody is left to be told when the receivers are gone.
@@ -195,7 +220,7 @@ impl Grid {
             })?;
             let (purged, _) = log.bounds();
             match SnapshotFiles::open(&directory, purged) {
-                Ok((files, latest)) => Ok((log, files, latest)),
+                Ok((files, latest)) => Ok((log, files, latest, introduction)),
                 Err(e) => {
                     // Nothing was written; what counts is that the directory is free when this is told.
                     let _closed = futures::executor::block_on(log.close());
@@ -205,22 +230,70 @@ impl Grid {
         })
         .await?;
         let machine = Machine::new(Arc::new(files), latest);
-        let replica = Replica::start(
-            format.raft_id,
-            log.clone(),
-            machine,
-            Alone::new(),
-            clock,
-            fate,
-        )
-        .await?;
+        let joined = introduction.is_some();
+        let me = introduction.unwrap_or_else(|| Introduction {
+            grid: format.grid,
+            epoch: Epoch::default(),
+            server: format.server,
+            raft_id: format.raft_id,
+            members: BTreeMap::new(),
+        });
+        let roster = Roster::new(me, machine.published());
+        let wire = Wire::new(roster.clone());
+        let link: Arc<dyn Link<Real>> = Arc::new(wire.clone());
+        let id = format.raft_id;
+        let replica = Replica::linked(id, log.clone(), machine, link, clock, fate).await?;
+        let door = Door::new(replica.clone(), roster);
         Ok(Self {
             replica,
             log,
             log_failed,
             format,
+            joined,
+            wire,
+            door,
             directory: Mutex::new(Some(held)),
         })
+    }
+
+    /// Connects this server to the others, as the one that `identity` shows it to be. Returns what their connections to
+    /// it are told in the TLS handshake; whoever listens hands them to [`admit`](Self::admit) after that. Until this is
+    /// called, nobody is reached.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn connect(&self, identity: &Renewal) -> Result<Arc<ServerConfig>, AuthorityError> {
+        let (called, calls) = identity.between_servers(PROTOCOL)?;
+        self.wire.connect(Arc::new(Caller::new(calls)));
+        Ok(called)
+    }
+
+    /// Serves a connection that another server opened, to its end. `certificates` are those that it showed in a
+    /// handshake by what [`connect`](Self::connect) returned.
+    pub fn admit(
+        &self,
+        certificates: &[CertificateDer<'_>],
+        stream: ByteStream,
+    ) -> BoxFuture<'static, ()> {
+        let door = self.door.clone();
+        let server = tls::shown(certificates);
+        async move {
+            if let Some(server) = server {
+                door.serve(server, stream).await;
+            }
+        }
+        .boxed()
+    }
+
+    /// The other servers.
+    #[must_use]
+    pub fn peers(&self) -> Arc<dyn Peers> {
+        Arc::new(OverWire::new(self.wire.clone()))
+    }
+
+    /// From now on `serves` takes the streams that other servers open for `purpose`.
+    pub fn serve(&self, purpose: Purpose, serves: Arc<dyn Serves>) {
+        self.door.register(purpose, serves);
     }
 
     #[cfg(test)]
@@ -246,13 +319,15 @@ impl Grid {
         self.format.raft_id
     }
 
-    /// Which member this server is; `None` where the state, as applied here, does not list it.
+    /// Which member this server is; `None` where the state, as applied here, says that it is none.
     #[must_use]
     pub fn server(&self) -> Option<ServerId> {
         let state = self.local();
         let mine = |s: &&coppice_state::state::Server| s.raft_id == self.format.raft_id;
         let found = state.servers.iter().find(|(_, s)| mine(s));
-        found.map(|(id, _)| *id)
+        // Ids are indexes of the log: the entry that made this server a member may not have come yet.
+        let told = Some(self.format.server).filter(|told| told.0 > state.index);
+        found.map(|(id, _)| *id).or(told)
     }
 
     /// Resolves with the reason when nothing can be agreed on here any more, because storage failed or the grid was
@@ -304,9 +379,10 @@ impl Grid {
 
     /// Ends as a killed process would, but for what its system still keeps: no snapshot, no farewell.
     #[cfg(test)]
-    pub(crate) async fn abandon(self) {
+    pub(crate) async fn abandon(&self) {
         self.replica.stop("abandoned").await;
         self.log.close().await.unwrap();
+        self.release();
     }
 }
 
@@ -337,6 +413,10 @@ impl Agreement for Grid {
 
     fn leadership(&self) -> Leadership {
         self.replica.leadership()
+    }
+
+    fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
+        self.replica.standing_as_led()
     }
 
     fn standing(&self) -> Standing {

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //!   Agreement ──▶ Replica ──▶ openraft ──▶ Log        one fjall database, one writer, synced before acknowledged
-//!                                     └──▶ Machine    State in memory ──▶ Snapshots (files)
+//!                    │                ├──▶ Machine    State in memory ──▶ Snapshots (files)
+//!                    │                └──▶ Network ─┐
+//!                    └── forwarding ────────────────┴──▶ Link ──▶ Wire (TLS) ──▶ the other servers' Door
 //! ```
 //!
 //! Log, vote and bookkeeping are in one database; the state is a value in memory, durable as its last snapshot and
@@ -12,27 +14,36 @@
 //! state has to fit into memory, which readers want anyway, and that a start replays up to
 //! [`types::SNAPSHOT_EVERY`] entries.
 //!
-//! Everything but files, threads and [`Grid`] itself is generic over openraft's runtime.
+//! Everything but files, threads, sockets and [`Grid`] itself is generic over openraft's runtime.
 
 pub mod admission;
 pub mod authority;
+mod dial;
 pub mod directory;
 pub mod grid;
-pub mod introduction;
+pub mod keeper;
+pub mod link;
 pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod network;
+pub mod peers;
 pub mod private;
 pub mod replica;
+pub mod roster;
 pub mod snapshots;
+mod tls;
 pub mod types;
 pub mod vault;
+pub mod voters;
+pub mod wire;
 
 pub use admission::Gate;
 pub use authority::{Enrolment, Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
+pub use link::Link;
 pub use replica::{Former, Members, MembersError, Replica};
+pub use roster::{Introduction, Member};
 pub use vault::GridKey;
 
 #[cfg(test)]

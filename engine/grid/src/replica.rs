@@ -1,5 +1,7 @@
 //! One server's copy of the grid's log and state, whatever they are kept on and whatever runs them.
 
+mod answer;
+mod forward;
 mod members;
 
 use std::collections::BTreeMap;
@@ -26,9 +28,12 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::InstantOf;
 use openraft::{Config, Instant, RaftMetrics, ServerState};
 
+pub use self::forward::ENTRY_MOST;
 pub use self::members::{Former, Members, MembersError};
 
+use crate::link::Link;
 use crate::machine::{Machine, Published};
+use crate::network::Network;
 use crate::types::{GridTypes, Proposal, settings};
 
 /// How long a call waits for a leader and a majority. Longer than two elections on a slow machine.
@@ -70,6 +75,8 @@ pub struct Replica<C: GridTypes> {
     /// order of their times.
     stamped: Arc<futures::lock::Mutex<Timestamp>>,
     fate: Fate,
+    /// The way to whoever leads, for calls; `None` where there is none.
+    link: Option<Arc<dyn Link<C>>>,
 }
 
 impl<C: GridTypes> Clone for Replica<C> {
@@ -81,8 +88,19 @@ impl<C: GridTypes> Clone for Replica<C> {
             clock: Arc::clone(&self.clock),
             stamped: Arc::clone(&self.stamped),
             fate: self.fate.clone(),
+            link: self.link.clone(),
         }
     }
+}
+
+/// What a proposal or a read came to on this server.
+enum Here<C: GridTypes, T> {
+    Done(T),
+    /// Nothing happened: this server does not lead.
+    Elsewhere(ForwardToLeader<C>),
+    /// Nothing happened; another attempt may go better.
+    Again(String),
+    Failed(AgreementError),
 }
 
 /// What a proposal or a read came to within one attempt.
@@ -142,17 +160,48 @@ impl<C: GridTypes> Replica<C> {
             clock,
             stamped: Arc::default(),
             fate,
+            link: None,
         };
+        // What the metrics say at first is that nothing is there, and everybody else goes by them.
+        let found = replica.raft.with_raft_state(move |state| {
+            let effective = state.membership_state.effective();
+            (*effective.log_id(), effective.voter_ids().eq([id]))
+        });
+        let (at, alone) = found.await.map_err(|e| closed(&e))?;
+        replica
+            .wait_for(|m| (*m.membership_config.log_id() >= at).then_some(()))
+            .await?;
         // A single voter has nobody to wait for: without this it would sit out an election timeout.
-        if replica.raft.voter_ids().eq([id]) {
-            replica
-                .raft
-                .trigger()
-                .elect(false)
-                .await
-                .map_err(|e| closed(&e))?;
+        if alone {
+            let stood = replica.raft.trigger().elect(false).await;
+            stood.map_err(|e| closed(&e))?;
         }
         Ok(replica)
+    }
+
+    /// As [`start`](Self::start), one of several: `link` is the way to the others, for agreement and for calls that
+    /// only whoever leads can answer.
+    ///
+    /// # Errors
+    /// When the log or the machine cannot be read.
+    pub async fn linked(
+        id: u64,
+        log: impl RaftLogStorage<C>,
+        machine: Machine<C>,
+        link: Arc<dyn Link<C>>,
+        clock: Arc<dyn Clock>,
+        fate: Fate,
+    ) -> Result<Self, AgreementError> {
+        let network = Network::over(Arc::clone(&link));
+        let mut replica = Self::start(id, log, machine, network, clock, fate).await?;
+        replica.link = Some(link);
+        Ok(replica)
+    }
+
+    /// This replica's number.
+    #[must_use]
+    pub fn raft_id(&self) -> u64 {
+        self.id
     }
 
     /// Raft itself: for whoever brings it what other servers sent, and changes who takes part.
@@ -287,7 +336,8 @@ impl<C: GridTypes> Replica<C> {
         .boxed()
     }
 
-    async fn propose_once(&self, entry: Entry) -> Attempt<Outcome> {
+    /// Here, if this server leads: what applying `entry` gave, and its index.
+    async fn propose_here(&self, entry: Entry) -> Here<C, (Outcome, u64)> {
         let answers = {
             let mut stamped = self.stamped.lock().await;
             let at = self
@@ -305,30 +355,42 @@ impl<C: GridTypes> Replica<C> {
             Err(fatal) => Some(Err(fatal)),
         };
         match answer {
-            Some(Ok(Ok(written))) => Attempt::Done(written.response),
-            Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
-                Attempt::Again(leaderless(&forward))
-            }
+            Some(Ok(Ok(written))) => Here::Done((written.response, written.log_id.index())),
+            Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Here::Elsewhere(forward),
             Some(Ok(Err(
                 error @ (ClientWriteError::LogEntryDiscarded(_)
                 | ClientWriteError::ChangeMembershipError(_)
                 | ClientWriteError::PreconditionFailed(_)),
-            ))) => Attempt::Failed(AgreementError::NoQuorum(error.to_string())),
-            Some(Err(fatal)) => Attempt::Failed(self.closed(&fatal)),
-            None => Attempt::Failed(self.closed(&Fatal::Stopped)),
+            ))) => Here::Failed(AgreementError::NoQuorum(error.to_string())),
+            Some(Err(fatal)) => Here::Failed(self.closed(&fatal)),
+            None => Here::Failed(self.closed(&Fatal::Stopped)),
         }
     }
 
-    async fn read_once(&self) -> Attempt<Arc<State>> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Attempt::Done(self.published.state()),
+    /// Here, if this server leads: the index up to which one must have applied to see all that is agreed on.
+    async fn read_here(&self) -> Here<C, u64> {
+        let found = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+        match found {
+            Ok((upto, _)) => Here::Done(upto.log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                Attempt::Again(leaderless(&forward))
+                Here::Elsewhere(forward)
             }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(e))) => {
-                Attempt::Again(e.to_string())
+                Here::Again(e.to_string())
             }
-            Err(RaftError::Fatal(fatal)) => Attempt::Failed(self.closed(&fatal)),
+            Err(RaftError::Fatal(fatal)) => Here::Failed(self.closed(&fatal)),
+        }
+    }
+
+    /// Waits until everything up to `index` is applied here.
+    async fn applied(&self, index: u64) -> Arc<State> {
+        let mut moved = self.published.subscribe();
+        loop {
+            let state = self.published.state();
+            // The watch ends with the machine, and this replica holds that.
+            if state.index >= index || moved.changed().await.is_err() {
+                return state;
+            }
         }
     }
 
@@ -345,15 +407,11 @@ fn closed<C: GridTypes>(fatal: &Fatal<C>) -> AgreementError {
     AgreementError::Closed(fatal.to_string())
 }
 
-fn leaderless<C: GridTypes>(forward: &ForwardToLeader<C>) -> String {
-    match forward.leader_id {
-        Some(id) => format!("the server with raft id {id} leads, and there is no connection to it"),
-        None => "no leader is known".to_owned(),
-    }
-}
-
 impl<C: GridTypes> Agreement for Replica<C> {
     fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>> {
+        if let Err(error) = forward::fits(&entry) {
+            return futures::future::ready(Err(error)).boxed();
+        }
         self.attempt(move || self.propose_once(entry.clone()).boxed())
     }
 
@@ -383,6 +441,10 @@ impl<C: GridTypes> Agreement for Replica<C> {
             (Some(raft_id), _) if raft_id != self.id => Leadership::There { raft_id, term },
             (Some(_) | None, _) => Leadership::Nobody,
         }
+    }
+
+    fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
+        self.standing_of_leader().boxed()
     }
 
     fn standing(&self) -> Standing {

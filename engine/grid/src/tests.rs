@@ -2,11 +2,15 @@
 
 mod crash;
 mod damage;
+mod frames;
 mod full;
 mod grid;
+mod many;
 mod replay;
 mod simulated;
+mod sites;
 #[path = "../../../tests/skip.rs"]
 mod skip;
+mod strangers;
 mod suite;
 mod world;

@@ -35,6 +35,8 @@ impl fmt::Display for Proposal {
             Entry::ServerSet { .. } => "server set",
             Entry::JoinTokenCreated { .. } => "join token created",
             Entry::ServerJoined(_) => "server joined",
+            Entry::ServerRests { .. } => "server rests",
+            Entry::FeatureRaised { .. } => "feature level raised",
             Entry::ServerRemoved { .. } => "server removed",
             Entry::TokenCreated { .. } => "token created",
             Entry::TokenRevoked { .. } => "token revoked",

@@ -51,11 +51,11 @@ mod tokens;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{
-    Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
+    CopyProgress, Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,
 };
 pub use join::{
     CLOCKS_APART, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated,
-    JoinTokenInfo, JoinTokenRequest, NotAJoinToken, WIRE_FORM,
+    JoinTokenInfo, JoinTokenRequest, NotAJoinToken,
 };
 pub use plans::{
     ApplyRequest, ApplyResponse, Configuration, DriftReport, Explanation, OpenOrder, PlanRequest,
@@ -64,8 +64,8 @@ pub use plans::{
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
 pub use secrets::SecretInfo;
 pub use status::{
-    GridInfo, HealthReport, Pause, PauseRequest, PoolStatus, RunStatus, Server, ServerStatus,
-    Status,
+    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, RunStatus, Server,
+    ServerStatus, Status,
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 

@@ -281,7 +281,10 @@ fn touches(seen: &Seen, address: &Address, order: &Order) -> bool {
         None => false,
     };
     let by_image = match (address, &order.task) {
-        (Address::Image(name), Task::VerifyImage { root } | Task::DropImage { root }) => {
+        (
+            Address::Image(name),
+            Task::VerifyImage { root } | Task::DropImage { root } | Task::CopyImage { root, .. },
+        ) => {
             let versions = seen.state.images.get(name);
             versions.is_some_and(|versions| versions.values().any(|version| version.root == *root))
         }

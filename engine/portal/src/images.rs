@@ -1,13 +1,17 @@
 //! Images: looked at, removed.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::http::StatusCode;
 use coppice_schema::Digest;
 use coppice_schema::desired::Origin;
-use coppice_schema::ids::{ImageName, ServerId, VersionName};
-use coppice_schema::known::{CopyState, ImageVersion};
+use coppice_schema::ids::{ImageName, ServerId, ServerName, VersionName};
+use coppice_schema::known::{CopyState, ImageVersion, ServerState};
 use coppice_state::entry::Entry;
+use coppice_world::disks::Transfer;
+use futures::future::{FutureExt, join_all};
 
-use crate::api::{Code, Image, ImageCopy, Problem};
+use crate::api::{Code, CopyProgress, Image, ImageCopy, Problem};
 use crate::auth::Who;
 use crate::params::NamedTwo;
 use crate::portal::{Portal, Seen};
@@ -24,7 +28,40 @@ pub(crate) async fn list(portal: Portal) -> axum::Json<Vec<Image>> {
                 .map(|(version, record)| show(&seen, name, version, record)),
         );
     }
+    tell_progress(&portal, &seen, &mut all).await;
     axum::Json(all)
+}
+
+/// Asks the servers to which images are on their way how far these are. One that does not answer in time is shown without.
+async fn tell_progress(portal: &Portal, seen: &Seen, images: &mut [Image]) {
+    let on_its_way = |copy: &&ImageCopy| match copy.state {
+        CopyState::Copying | CopyState::Partial => true,
+        CopyState::Verified | CopyState::Bad => false,
+    };
+    let copies = images.iter().flat_map(|image| image.copies.iter());
+    let names: BTreeSet<ServerName> = copies
+        .filter(on_its_way)
+        .map(|copy| copy.server.clone())
+        .collect();
+    let asked = names.into_iter().filter_map(|name| {
+        let (id, _) = seen.state.server_named(&name)?;
+        let other = (id != portal.app.server).then_some(id);
+        let asked = portal.app.disks.transfers(other);
+        Some(asked.map(|answer| (name, answer.unwrap_or_default())))
+    });
+    let told: BTreeMap<ServerName, Vec<Transfer>> = join_all(asked).await.into_iter().collect();
+    for image in images {
+        let root = image.root;
+        for copy in &mut image.copies {
+            let transfers = told.get(&copy.server).into_iter().flatten();
+            let mut mine = transfers.filter(|transfer| transfer.root == root);
+            copy.progress = mine.next().map(|transfer| CopyProgress {
+                here: transfer.here.0,
+                total: transfer.data.0,
+                rate: transfer.rate.0,
+            });
+        }
+    }
 }
 
 /// Removes a version that is neither published nor used.
@@ -102,8 +139,17 @@ pub(crate) fn show(
         Some(ImageCopy {
             server: server.name.clone(),
             state,
+            progress: None,
         })
     });
+    let part = seen.state.servers.values().filter(|server| {
+        let holds = server
+            .look
+            .as_ref()
+            .is_some_and(|look| look.images.contains_key(&record.root));
+        server.state != ServerState::Removed && !holds
+    });
+    let absent = part.map(|server| server.name.clone()).collect();
     Image {
         name: name.clone(),
         version: version.clone(),
@@ -115,5 +161,6 @@ pub(crate) fn show(
         published,
         used_by: u32::try_from(used_by).unwrap_or(u32::MAX),
         copies: copies.collect(),
+        absent,
     }
 }

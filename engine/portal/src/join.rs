@@ -15,7 +15,7 @@ use coppice_state::token::TokenId;
 
 use crate::api::{
     CLOCKS_APART, Code, JoinMember, JoinRequest, JoinResponse, JoinSecret, JoinTerms,
-    JoinTokenCreated, JoinTokenInfo, JoinTokenRequest, Problem, WIRE_FORM,
+    JoinTokenCreated, JoinTokenInfo, JoinTokenRequest, Problem,
 };
 use crate::auth::{Peer, Who, failed};
 use crate::bodies::Json;
@@ -115,7 +115,8 @@ pub(crate) async fn terms(portal: Portal) -> axum::Json<JoinTerms> {
     axum::Json(JoinTerms {
         authority: portal.app.admission.authority(),
         version: portal.app.version.clone(),
-        wire: WIRE_FORM,
+        wire: *portal.app.admission.speaks().end(),
+        wire_oldest: *portal.app.admission.speaks().start(),
         time: portal.now(),
     })
 }
@@ -140,12 +141,13 @@ pub(crate) async fn join(
         let unknown = JoinRefusal::Unknown(request.token);
         return Err(failed(&portal, peer, not_joined(&unknown)));
     }
-    if request.wire != WIRE_FORM {
+    let ours = portal.app.admission.speaks();
+    if request.wire < *ours.start() || *ours.end() < request.wire_oldest {
         return Err(Problem::new(
             Code::Conflict,
             format!(
-                "this grid's servers ({}) speak form {WIRE_FORM} with each other, and {} ({}) speaks form {}",
-                portal.app.version, request.name, request.version, request.wire
+                "this server's version is {}, that of {} is {}, and they have no form in common to speak with each other",
+                portal.app.version, request.name, request.version
             ),
             "install the version of the program that the grid has, and join again",
         ));

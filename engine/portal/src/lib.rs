@@ -38,5 +38,5 @@ mod uploads;
 
 pub use auth::{mint, parse_token};
 pub use portal::App;
-pub use routes::{Access, access, router};
-pub use serve::{Limits, keep_alive, serve};
+pub use routes::{Access, access, router, witness};
+pub use serve::{Callers, Limits, keep_alive, serve};

@@ -24,7 +24,15 @@ pub(crate) async fn plan(
         bundle,
         targets,
         save,
+        lose,
     } = request;
+    if save && !lose.is_empty() {
+        return Err(Problem::new(
+            Code::Incomplete,
+            "a plan for the loss of servers cannot be applied, so it is not saved",
+            "leave out the servers, or do not save it",
+        ));
+    }
     if save && !targets.is_empty() {
         return Err(Problem::new(
             Code::Incomplete,
@@ -32,9 +40,35 @@ pub(crate) async fn plan(
             "leave out the targets, or do not save it",
         ));
     }
-    let read = preview::read(bundle).await?;
+    let committed = bundle.texts.is_empty() && !lose.is_empty();
+    let read = if committed {
+        None
+    } else {
+        Some(preview::read(bundle).await?)
+    };
     let seen = portal.look_surely().await?;
-    let preview = preview::of(&portal, &seen, Arc::new(read.desired), targets.clone()).await?;
+    if let Some(name) = lose
+        .iter()
+        .find(|name| seen.state.server_named(name).is_none())
+    {
+        return Err(Problem::absent(
+            format!("server {name}"),
+            "`coppice server list` shows all of them",
+        ));
+    }
+    let (desired, texts, diagnostics) = match read {
+        Some(read) => (Arc::new(read.desired), read.texts, read.diagnostics),
+        None => (
+            Arc::clone(&seen.state.committed),
+            Digest([0; 32]),
+            Vec::new(),
+        ),
+    };
+    let preview = if lose.is_empty() {
+        preview::of(&portal, &seen, desired, targets.clone()).await?
+    } else {
+        preview::without(&portal, &seen, desired, targets.clone(), lose).await?
+    };
     for target in &targets {
         let (state, desired) = (&seen.state, preview.desired.as_ref());
         let absent = |asked| explain::word(state, asked, target) == "absent";
@@ -54,7 +88,7 @@ pub(crate) async fn plan(
             grid: seen.state.grid.unwrap_or(GridId([0; 16])),
             bounds: bounds(&preview.plan),
             desired: preview.desired.as_ref().clone(),
-            texts: read.texts,
+            texts,
             base: preview.plan.base,
             document: preview.document.clone(),
             seal: Digest([0; 32]),
@@ -66,7 +100,7 @@ pub(crate) async fn plan(
     };
     Ok(axum::Json(PlanResponse {
         document: preview.document,
-        diagnostics: read.diagnostics,
+        diagnostics,
         saved,
     }))
 }

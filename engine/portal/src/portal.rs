@@ -11,12 +11,12 @@ use coppice_schema::units::Timestamp;
 use coppice_state::admission::Admission;
 use coppice_state::entry::{Entry, Outcome, Refusal};
 use coppice_state::secret::Vault;
-use coppice_state::{Agreement, AgreementError, Leadership, State};
+use coppice_state::{Agreement, AgreementError, Leadership, Standing, State};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
 
-use crate::api::{Code, Problem};
+use crate::api::{Code, LogPart, LogRole, Problem};
 use crate::auth::Failures;
 
 /// What the API stands on.
@@ -58,6 +58,10 @@ pub(crate) struct Seen {
     pub(crate) quorum: bool,
     /// The term of whoever leads; `None`: nobody is known to.
     term: Option<u64>,
+    /// Who that is, by raft id.
+    leader: Option<u64>,
+    /// Who takes part in the log, as that one sees it.
+    standing: Standing,
 }
 
 /// Holds an upload for one request; lets it go when dropped.
@@ -87,29 +91,38 @@ impl Portal {
         }
         let quorum = read.is_ok();
         let state = read.unwrap_or_else(|_| self.app.agreement.local());
-        let term = match self.app.agreement.leadership() {
-            Leadership::Here { term } | Leadership::There { term, .. } => Some(term),
-            Leadership::Nobody => None,
+        self.seen(state, quorum)
+    }
+
+    /// The same, and who takes part in the log.
+    pub(crate) async fn look_at_all(&self) -> Seen {
+        let seen = self.look().await;
+        let standing = self.app.agreement.standing_as_led().await;
+        Seen { standing, ..seen }
+    }
+
+    fn seen(&self, state: Arc<State>, quorum: bool) -> Seen {
+        let (leader, term) = match self.app.agreement.leadership() {
+            Leadership::Here { term } => {
+                let me = state.servers.get(&self.app.server);
+                (me.map(|server| server.raft_id), Some(term))
+            }
+            Leadership::There { raft_id, term } => (Some(raft_id), Some(term)),
+            Leadership::Nobody => (None, None),
         };
         Seen {
             state,
             quorum,
             term,
+            leader,
+            standing: Standing::default(),
         }
     }
 
     /// The newest state, by a majority.
     pub(crate) async fn look_surely(&self) -> Result<Seen, Box<Problem>> {
         let state = self.app.agreement.read().await.map_err(no_quorum)?;
-        let term = match self.app.agreement.leadership() {
-            Leadership::Here { term } | Leadership::There { term, .. } => Some(term),
-            Leadership::Nobody => None,
-        };
-        Ok(Seen {
-            state,
-            quorum: true,
-            term,
-        })
+        Ok(self.seen(state, true))
     }
 
     /// Agrees on an entry, or says why not.
@@ -145,6 +158,22 @@ impl Seen {
             Some(server) => Some(server.name.clone()),
             None => format!("server-{id}").parse().ok(),
         }
+    }
+
+    /// A server's part in what the grid agrees on.
+    pub(crate) fn log_part(&self, raft_id: u64) -> Option<LogPart> {
+        let part = self.standing.parts.get(&raft_id)?;
+        let leads = self.leader == Some(raft_id);
+        let last = self.standing.last;
+        Some(LogPart {
+            part: match (leads, part.voter) {
+                (true, _) => LogRole::Leader,
+                (false, true) => LogRole::Voter,
+                (false, false) => LogRole::Learner,
+            },
+            behind: part.holds.map(|holds| last.saturating_sub(holds)),
+            heard: part.heard,
+        })
     }
 
     /// Whether that server's last look is whole and of this term.
@@ -226,6 +255,11 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             "let another join first: `coppice token create --role server`",
         ),
         Refusal::Join(refusal) => crate::join::not_joined(&refusal),
+        Refusal::FeatureLevel { .. } => Problem::new(
+            Code::Conflict,
+            detail,
+            "upgrade that server first: `coppice server upgrade-check`",
+        ),
         Refusal::Founded(_) | Refusal::OutOfOrder { .. } => {
             Problem::new(Code::Conflict, detail, "nothing is to be done")
         }

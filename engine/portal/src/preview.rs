@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{Action, Plan, Wait};
-use coppice_schema::ids::Address;
+use coppice_schema::ids::{Address, ServerName};
 use coppice_schema::{Bundle, Desired, Diagnostic, Digest, Known, Loaded, Severity, load};
 
 use crate::api::{Code, Problem};
@@ -78,6 +78,32 @@ pub(crate) async fn of(
     let mut known = seen.known();
     known.runs.clear();
     make(portal, desired, known, targets).await
+}
+
+/// The same on the grid as it would be without those servers.
+pub(crate) async fn without(
+    portal: &Portal,
+    seen: &Seen,
+    desired: Arc<Desired>,
+    targets: BTreeSet<Address>,
+    servers: BTreeSet<ServerName>,
+) -> Result<Preview, Box<Problem>> {
+    let mut known = seen.known();
+    known.runs.clear();
+    let now = portal.now();
+    aside("make a plan", move || {
+        let mut what_if = coppice_plans::what_if(&desired, &known, &servers, now);
+        if !targets.is_empty() {
+            what_if.plan = only(what_if.plan, &targets);
+        }
+        Preview {
+            document: document::of_loss(&what_if, &desired.grid.name, now),
+            plan: what_if.plan,
+            desired,
+            known: what_if.known,
+        }
+    })
+    .await
 }
 
 async fn make(

@@ -201,6 +201,21 @@ pub fn router(app: App) -> Router {
         .with_state(portal)
 }
 
+/// What a witness answers: that it has no API.
+pub fn witness() -> Router {
+    Router::new()
+        .fallback(no_api)
+        .layer(middleware::from_fn(sheltered))
+}
+
+async fn no_api() -> Box<Problem> {
+    Problem::new(
+        Code::Elsewhere,
+        "this is a witness of the grid: it votes, and has no API",
+        "ask another server of the grid: --server https://HOST:PORT, or COPPICE_SERVER",
+    )
+}
+
 /// Answers in time, if only to say that it could not.
 async fn in_time(State(portal): State<Portal>, request: Request, next: Next) -> Response {
     match select(std::pin::pin!(next.run(request)), portal.app.clock.sleep(ANSWER_WITHIN)).await {

@@ -1,5 +1,6 @@
 //! The API on a TLS port.
 
+mod callers;
 mod crowd;
 mod keep_alive;
 
@@ -18,11 +19,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
-use tokio_rustls::TlsAcceptor;
 
+use self::callers::Doors;
 use self::crowd::{Crowd, Place};
 use crate::auth::Peer;
 
+pub use self::callers::Callers;
 pub use self::keep_alive::keep_alive;
 
 /// What a client may take of the server.
@@ -60,6 +62,7 @@ impl Default for Limits {
 }
 
 /// Answers on `listener`, within `limits`, until `shutdown` is ready; then what is under way has a few seconds to end.
+/// Other servers of the grid call on the same port: `callers` takes them.
 ///
 /// Speaks HTTP/1.1 only, whatever `tls` says about protocols: WebSockets need it. A failing connection harms no
 /// other; slow clients are given up.
@@ -67,12 +70,16 @@ pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     router: Router,
+    callers: Option<Callers>,
     limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let mut tls = (*tls).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let doors = Arc::new(Doors {
+        api: Arc::new(tls),
+        callers,
+    });
     let places = Arc::new(Semaphore::new(limits.connections));
     let crowd = Arc::new(Crowd::new(limits.per_network, limits.count_loopback));
     let (stop, stopping) = watch::channel(false);
@@ -87,11 +94,10 @@ pub async fn serve(
         let Some((stream, peer, place)) = accepted else {
             continue;
         };
-        let (acceptor, router, stopping) = (acceptor.clone(), router.clone(), stopping.clone());
+        let (doors, router, stopping) = (Arc::clone(&doors), router.clone(), stopping.clone());
         let limits = limits.clone();
         connections.spawn(async move {
-            answer(acceptor, stream, peer, router, &limits, stopping).await;
-            drop(place);
+            answer(&doors, stream, peer, router, &limits, stopping, place).await;
         });
     }
     drop(listener);
@@ -128,12 +134,13 @@ async fn accept(
 }
 
 async fn answer(
-    acceptor: TlsAcceptor,
+    doors: &Doors,
     stream: TcpStream,
     peer: SocketAddr,
     router: Router,
     limits: &Limits,
     mut stopping: watch::Receiver<bool>,
+    place: (OwnedSemaphorePermit, Place),
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "a connection is slower than it need be");
@@ -143,8 +150,13 @@ async fn answer(
     }
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write));
-    let stream = match timeout(limits.handshake, acceptor.accept(Box::pin(stream))).await {
-        Ok(Ok(stream)) => stream,
+    let stream = match timeout(limits.handshake, doors.accept(Box::pin(stream))).await {
+        Ok(Ok((stream, None))) => stream,
+        Ok(Ok((stream, Some(callers)))) => {
+            // The others must reach this server however many clients it has.
+            drop(place);
+            return callers.take(stream).await;
+        }
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "a TLS handshake failed"),
         Err(_) => return tracing::debug!(%peer, "a TLS handshake took too long"),
     };

@@ -14,11 +14,10 @@ use crate::portal::{Portal, Seen};
 /// All members.
 #[utoipa::path(get, path = "/api/v1/servers", responses((status = 200, body = Vec<Server>)))]
 pub(crate) async fn list(portal: Portal) -> axum::Json<Vec<Server>> {
-    let seen = portal.look().await;
-    let servers = &seen.state.servers;
+    let seen = portal.look_at_all().await;
+    let servers = seen.state.servers.iter().filter(|(_, s)| is_member(s));
     axum::Json(
         servers
-            .iter()
             .map(|(id, server)| whole(&seen, *id, server))
             .collect(),
     )
@@ -106,6 +105,11 @@ pub(crate) fn word(state: ServerState) -> &'static str {
     }
 }
 
+/// One that was removed is shown to nobody.
+pub(crate) fn is_member(server: &state::Server) -> bool {
+    server.state != ServerState::Removed
+}
+
 pub(crate) fn short(seen: &Seen, server: &state::Server) -> ServerStatus {
     let look = server.look.as_deref();
     let away = look.and_then(|look| match &look.hypervisor {
@@ -115,6 +119,8 @@ pub(crate) fn short(seen: &Seen, server: &state::Server) -> ServerStatus {
     ServerStatus {
         name: server.name.clone(),
         state: server.state,
+        role: server.role,
+        log: seen.log_part(server.raft_id),
         current: look.is_some() && away.is_none() && seen.confirmed(server.confirmed_term),
         hypervisor: server.capacity.hypervisor.clone(),
         hypervisor_away: away,

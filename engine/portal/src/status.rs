@@ -13,10 +13,10 @@ use crate::{preview, servers};
 /// How the grid stands.
 #[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = Status)))]
 pub(crate) async fn status(portal: Portal) -> Result<axum::Json<Status>, Box<Problem>> {
-    let seen = portal.look().await;
+    let seen = portal.look_at_all().await;
     let plan = preview::of_committed(&portal, &seen).await?.plan;
     let state = &seen.state;
-    let members = state.servers.values();
+    let members = state.servers.values().filter(|s| servers::is_member(s));
     let settled = seen.quorum && plan.complete && plan.is_settled();
     Ok(axum::Json(Status {
         grid: grid(state),
@@ -54,7 +54,8 @@ fn pools(state: &State) -> Vec<PoolStatus> {
             DesktopState::Provisioning => &mut pool.provisioning,
             DesktopState::Available => &mut pool.available,
             DesktopState::Off => &mut pool.off,
-            DesktopState::InUse => &mut pool.in_use,
+            // Whoever is at it stays at it.
+            DesktopState::InUse | DesktopState::Migrating => &mut pool.in_use,
             DesktopState::Broken => &mut pool.broken,
             DesktopState::Unknown => &mut pool.unknown,
             DesktopState::Deleting => &mut pool.deleting,

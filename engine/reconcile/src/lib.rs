@@ -7,5 +7,6 @@
 pub mod address;
 pub mod backoff;
 pub mod leader;
+pub mod scrub;
 pub mod server;
 mod wake;

@@ -3,6 +3,7 @@
 
 mod act;
 mod allowed;
+mod carry;
 mod flight;
 mod look;
 mod report;
@@ -21,8 +22,11 @@ use coppice_state::state::FEATURE_LEVEL;
 use coppice_state::{Agreement, Entry, Leadership, Outcome, State};
 use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
+use coppice_world::moves::Moves;
+use coppice_world::peers::Peers;
 use coppice_world::stamps::Stamps;
 
+pub use self::carry::Carrier;
 pub use self::run::run;
 
 use self::flight::{Act, Flight, Object};
@@ -39,6 +43,10 @@ pub struct Ports {
     pub disks: Arc<dyn Disks>,
     /// The fence against late orders.
     pub stamps: Arc<dyn Stamps>,
+    /// Desktops that leave and come, running.
+    pub moves: Arc<dyn Moves>,
+    /// The other servers.
+    pub peers: Arc<dyn Peers>,
 }
 
 /// What a server says of itself, from its own file.
@@ -190,6 +198,9 @@ async fn attend(
         return Vec::new();
     };
     let round = Round { me, grid, now };
+    ports
+        .disks
+        .limit_images(state.committed.grid.image_bandwidth);
 
     let state = describe(memory, ports, &round, state, report).await;
     let sight = look::look(&mut memory.guests, ports, &round, &state).await;

@@ -1,6 +1,7 @@
 //! The port to the grid's certificate authority, for machines that join.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{ServerId, ServerName};
@@ -13,6 +14,9 @@ pub trait Admission: Send + Sync {
 
     /// Digest of its public key: what a join token carries.
     fn fingerprint(&self) -> Digest;
+
+    /// The forms in which this server speaks with others, the oldest and the newest.
+    fn speaks(&self) -> RangeInclusive<u32>;
 
     /// Digest of the public key of a signing request in PEM, which that key has signed.
     ///

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use coppice_schema::units::Span;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entry, Outcome};
 use crate::state::State;
@@ -35,10 +36,16 @@ pub trait Agreement: Send + Sync {
 
     /// Who votes, and how far each is, as far as is known here. Only whoever leads hears of the others.
     fn standing(&self) -> Standing;
+
+    /// The same as whoever leads sees it, or as far as is known here where that one does not answer at once.
+    fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
+        let standing = self.standing();
+        Box::pin(async move { standing })
+    }
 }
 
 /// How a grid's replicas stand. What is in it passes: it is never agreed on, and a new leader knows nothing yet.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Standing {
     /// Index of the last entry in the log here, agreed on or not.
     pub last: u64,
@@ -51,7 +58,7 @@ pub struct Standing {
 }
 
 /// One replica's part in the log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Part {
     /// Its vote counts.
     pub voter: bool,
@@ -89,4 +96,12 @@ pub enum AgreementError {
     /// This server is shutting down, or its storage failed. The entry may have been agreed on.
     #[error("this server's copy of the grid's state is closed: {0}")]
     Closed(String),
+    /// The entry was not proposed, here or anywhere: it is larger than any that is passed from server to server.
+    #[error("{bytes} bytes are more than the {most} that can be agreed on at once")]
+    TooLarge {
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        most: u64,
+    },
 }

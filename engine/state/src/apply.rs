@@ -113,6 +113,11 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             members::token_created(state, id, token, author)
         }
         Entry::ServerJoined(joiner) => members::joined(state, joiner),
+        Entry::ServerRests { server, rests } => {
+            member(state, *server)?.resting = *rests;
+            Ok(Outcome::Done)
+        }
+        Entry::FeatureRaised { level } => members::feature_raised(state, *level),
         Entry::ServerRemoved {
             server,
             gone,
@@ -150,6 +155,7 @@ fn add_server(state: &mut State, server: &NewServer) {
         confirmed_term: 0,
         feature_level: FEATURE_LEVEL,
         role: Role::Server,
+        resting: false,
         key: None,
     };
     state.servers.insert(ServerId(state.index), known);

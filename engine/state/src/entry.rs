@@ -146,6 +146,18 @@ pub enum Entry {
     },
     /// A machine became a member. Its number in the grid is the entry's index; its number in raft is made of that.
     ServerJoined(Box<Joiner>),
+    /// A server is about to stop as planned, or is back from that.
+    ServerRests {
+        /// Which.
+        server: ServerId,
+        /// It stops.
+        rests: bool,
+    },
+    /// From now on entries may do what only this feature level can: every member said that it can apply it.
+    FeatureRaised {
+        /// The level.
+        level: u32,
+    },
     /// A server is no member any more.
     ServerRemoved {
         /// Which.
@@ -392,6 +404,16 @@ pub enum Refusal {
     /// Without it there would be none.
     #[error("{0} is the grid's last server")]
     LastServer(ServerName),
+    /// A member cannot apply that much.
+    #[error("server {server} applies up to feature level {applies}, not {level}")]
+    FeatureLevel {
+        /// Which.
+        server: ServerName,
+        /// What it can.
+        applies: u32,
+        /// What was asked for.
+        level: u32,
+    },
     /// A machine does not become a member.
     #[error(transparent)]
     Join(#[from] JoinRefusal),

@@ -10,6 +10,7 @@ use coppice_schema::review::KnownRun;
 use coppice_schema::units::Timestamp;
 
 use crate::apply::deadlines;
+use crate::join::Role;
 use crate::state::{Run, Server, State};
 
 impl State {
@@ -20,6 +21,8 @@ impl State {
         let servers = self
             .servers
             .iter()
+            // A witness carries nothing, so nothing is decided about it.
+            .filter(|(_, server)| server.role == Role::Server)
             .map(|(id, server)| (*id, known_server(server, term)))
             .collect();
         Known {

@@ -142,6 +142,9 @@ pub struct Server {
     /// What it is there for.
     #[serde(default)]
     pub role: Role,
+    /// It is stopped for a while, as planned.
+    #[serde(default)]
+    pub resting: bool,
     /// Digest of the public key that it joined with; absent for the server that the grid began with.
     #[serde(default)]
     pub key: Option<Digest>,

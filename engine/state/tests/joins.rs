@@ -132,6 +132,78 @@ fn tokens_of_no_use_do_not_pile_up() {
     assert!(matches!(refused(late), JoinRefusal::Expired(_)));
 }
 
+#[test]
+fn the_feature_level_is_what_every_member_that_is_not_lost_can_apply() {
+    let mut grid = Grid::founded();
+    make(&mut grid, "t", Role::Server);
+    join(&mut grid, joiner("t", 1, "s2"));
+    let raise = |grid: &mut Grid| {
+        grid.propose(Entry::FeatureRaised {
+            level: FEATURE_LEVEL + 1,
+        })
+    };
+    let can = |grid: &mut Grid, name: &str, level| {
+        let name = name.parse().unwrap();
+        let mut servers = grid.state.servers.values_mut();
+        servers.find(|s| s.name == name).unwrap().feature_level = level;
+    };
+    can(&mut grid, "s1", FEATURE_LEVEL + 1);
+    let refused = raise(&mut grid);
+    assert!(
+        matches!(&refused, Outcome::Refused(Refusal::FeatureLevel { server, .. }) if server.as_str() == "s2"),
+        "{refused:?}"
+    );
+    assert_eq!(grid.state.feature_level, FEATURE_LEVEL);
+    can(&mut grid, "s2", FEATURE_LEVEL + 1);
+    assert_eq!(raise(&mut grid), Outcome::Done);
+    assert_eq!(grid.state.feature_level, FEATURE_LEVEL + 1);
+    // It never goes back.
+    grid.propose(Entry::FeatureRaised {
+        level: FEATURE_LEVEL,
+    });
+    assert_eq!(grid.state.feature_level, FEATURE_LEVEL + 1);
+}
+
+#[test]
+fn a_server_with_desktops_is_removed_only_when_it_is_gone_for_good() {
+    let mut grid = Grid::settled(&grid::config(2));
+    make(&mut grid, "t", Role::Server);
+    let server = grid.server;
+    let remove = |grid: &mut Grid, gone| {
+        grid.propose(Entry::ServerRemoved {
+            server,
+            gone,
+            author: "ada".to_owned(),
+        })
+    };
+    let last = remove(&mut grid, true);
+    assert!(
+        matches!(last, Outcome::Refused(Refusal::LastServer(_))),
+        "{last:?}"
+    );
+    join(&mut grid, joiner("t", 1, "s2"));
+    let used = remove(&mut grid, false);
+    assert!(
+        matches!(&used, Outcome::Refused(Refusal::InUse { by, .. }) if by == "2 desktops"),
+        "{used:?}"
+    );
+    assert_eq!(remove(&mut grid, true), Outcome::Done);
+    assert!(grid.state.desktops.is_empty() && grid.state.orders.is_empty());
+    assert_eq!(grid.state.servers[&server].state, ServerState::Removed);
+    assert!(grid.state.server_named(&"s1".parse().unwrap()).is_none());
+    // Its key opens nothing any more.
+    let id = *grid.state.servers.keys().next_back().unwrap();
+    make(&mut grid, "u", Role::Server);
+    join(&mut grid, joiner("u", 3, "s3"));
+    grid.propose(Entry::ServerRemoved {
+        server: id,
+        gone: false,
+        author: "ada".to_owned(),
+    });
+    let back = join(&mut grid, joiner("t", 1, "s2"));
+    assert!(matches!(refused(back), JoinRefusal::Removed(_)));
+}
+
 proptest! {
     /// Whatever machines bring whatever tokens in whatever order: no token makes two members, no name and no number
     /// is given twice, and no number is ever given again.

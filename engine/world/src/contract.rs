@@ -6,6 +6,7 @@
 use std::fmt;
 
 pub mod hypervisor;
+pub mod images;
 pub mod moves;
 
 /// What became of a contract.

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::Member;
+use coppice_schema::ids::{Member, ServerId};
 use coppice_schema::known::CopyState;
-use coppice_schema::units::Size;
+use coppice_schema::units::{Size, Timestamp};
 use futures::future::BoxFuture;
 
 use crate::hypervisor::Mark;
+use crate::peers::Peers;
 
 pub use self::local::LocalDisks;
 
@@ -36,7 +37,7 @@ pub trait Disks: Send + Sync {
     /// Removes an overlay and its mark.
     fn remove_overlay<'a>(&'a self, member: &'a Member) -> BoxFuture<'a, Result<(), DiskError>>;
 
-    /// Images that are whole on this disk, or were.
+    /// Images that are whole on this disk, or were, and those of which a part is here.
     fn images(&self) -> BoxFuture<'_, Result<Vec<StoredImage>, DiskError>>;
 
     /// Reads every chunk of an image back.
@@ -44,6 +45,30 @@ pub trait Disks: Send + Sync {
 
     /// Removes an image that no overlay uses.
     fn drop_image(&self, root: Digest) -> BoxFuture<'_, Result<(), DiskError>>;
+
+    /// Reads every chunk of an image back, at most `rate` bytes a second: so that nobody notices.
+    fn scrub_image(&self, root: Digest, rate: Size) -> BoxFuture<'_, Result<CopyState, DiskError>>;
+
+    /// Gets an image from other servers, which are asked in this order: what one lacks, the next may have. One that is
+    /// here and bad is repaired. While it comes, others get from here what has come. Every chunk is compared before it
+    /// is written, and read back; what is right stays when it ends early, and the next call goes on from there.
+    fn receive_image(
+        &self,
+        root: Digest,
+        from: Vec<ServerId>,
+    ) -> BoxFuture<'_, Result<(), DiskError>>;
+
+    /// From now on images come at most that fast, all together, and go at most that fast.
+    fn limit_images(&self, rate: Option<Size>);
+
+    /// The way to the other servers, once there is one. Before, no image can be received.
+    fn meet(&self, peers: Arc<dyn Peers>);
+
+    /// How far images are that are on their way to `server`; to this one without. It passes: nobody remembers it.
+    fn transfers(
+        &self,
+        server: Option<ServerId>,
+    ) -> BoxFuture<'_, Result<Vec<Transfer>, DiskError>>;
 
     /// Takes an image file into the store. `name` is only for messages.
     fn import_image(
@@ -97,6 +122,21 @@ pub struct StoredImage {
     pub size: Size,
     /// Bytes that are not holes.
     pub data: Size,
+    /// When all of it was last read back and was right; 0: never, as far as is known.
+    pub read: Timestamp,
+}
+
+/// An image that is on its way, or was and stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transfer {
+    /// Its root.
+    pub root: Digest,
+    /// Bytes that are here and right.
+    pub here: Size,
+    /// Bytes in all.
+    pub data: Size,
+    /// Bytes a second, those that were cloned from earlier versions among them; 0 where it does not move.
+    pub rate: Size,
 }
 
 /// An image taken in.

@@ -7,8 +7,10 @@
 
 pub mod wire;
 
+use coppice_schema::ids::Member;
 use coppice_schema::units::Span;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::hypervisor::{ByteStream, Definition, HypervisorError};
@@ -60,6 +62,17 @@ pub trait Moves: Send + Sync {
 pub trait Road: Send + Sync {
     /// A new stream, whose other end is given to [`Moves::take`].
     fn open(&self) -> BoxFuture<'_, Result<ByteStream, PeerError>>;
+}
+
+/// What a stream between two servers about a desktop begins with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Opening {
+    /// A running desktop comes; what follows is for [`Moves::take`].
+    Move {
+        /// Which.
+        member: Member,
+    },
 }
 
 /// Why a desktop does not move.

@@ -7,6 +7,7 @@
 mod call;
 mod chance;
 mod clock;
+mod copies;
 mod disks;
 mod fault;
 mod hands;
@@ -24,12 +25,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, Member};
-use coppice_schema::known::{Capacity, CopyState};
+use coppice_schema::known::Capacity;
 use coppice_schema::units::{Size, Span, Timestamp};
 use futures::future::BoxFuture;
+use uuid::Uuid;
 
 pub use self::chance::Chance;
 pub use self::clock::SimClock;
+pub use self::copies::PARTS;
 pub use self::fault::{CrashPoint, Fault, Moment, Operation, Weather};
 pub use self::journal::{Change, Deed, Hand};
 pub use self::machine::{SimDomain, SimImage, SimOverlay};
@@ -37,6 +40,7 @@ pub use self::peers::{SimPeers, SimWires};
 pub use self::stamps::SimStamps;
 pub use self::uri::BadSimUri;
 
+use self::copies::Copies;
 use self::fault::Faults;
 use self::machine::Machine;
 use crate::clock::Clock;
@@ -54,6 +58,8 @@ pub struct Setup {
     pub capacity: Capacity,
     /// Bytes that a new overlay takes.
     pub overlay: Size,
+    /// Bytes a second that pass between it and another server.
+    pub wire: Size,
     /// Its hypervisor does not answer for so long, from the beginning.
     pub away: Span,
     /// Operations that are refused, each time.
@@ -71,9 +77,12 @@ impl Default for Setup {
                 memory: Size::gib(256),
                 disk: Size::gib(1024),
                 hypervisor: "simulated".to_owned(),
+                moves: Some("simulated".to_owned()),
                 ..Capacity::default()
             },
             overlay: Size(196_616),
+            // A gigabit.
+            wire: Size(117_000_000),
             away: Span(0),
             refuse: BTreeSet::new(),
         }
@@ -86,6 +95,7 @@ pub struct SimServer {
     clock: Arc<dyn Clock>,
     machine: Arc<Mutex<Machine>>,
     faults: Mutex<Faults>,
+    copies: Copies,
 }
 
 impl SimServer {
@@ -103,6 +113,7 @@ impl SimServer {
             clock,
             machine: Arc::new(Mutex::new(machine)),
             faults: Mutex::new(faults),
+            copies: Copies::default(),
         })
     }
 
@@ -115,6 +126,7 @@ impl SimServer {
         };
         Arc::new(Self {
             faults: Mutex::new(Faults::new(setup.seed)),
+            copies: Copies::default(),
             setup,
             clock: Arc::clone(&self.clock),
             machine: Arc::clone(&self.machine),
@@ -131,6 +143,12 @@ impl SimServer {
     #[must_use]
     pub fn domains(&self) -> Vec<SimDomain> {
         self.settled().domains.values().cloned().collect()
+    }
+
+    /// Whether a domain stands still on its way from this server, or to it.
+    #[must_use]
+    pub fn is_between_servers(&self, uuid: Uuid) -> bool {
+        self.settled().ways.contains_key(&uuid)
     }
 
     /// Every overlay, as it truly is, by its file.
@@ -162,12 +180,7 @@ impl SimServer {
 
     /// Puts a whole, verified image on its disk.
     pub fn put_image(&self, root: Digest, size: Size, data: Size) {
-        let image = SimImage {
-            state: CopyState::Verified,
-            rotten: false,
-            size,
-            data,
-        };
+        let image = SimImage::whole(size, data, self.clock.now());
         self.machine().images.insert(root, image);
         self.machine().wake();
     }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coppice_schema::Digest;
 use coppice_schema::units::Size;
@@ -33,6 +33,8 @@ struct Inner {
     /// Places of chunks that were read back, in the order in which that was.
     stored: Vec<u64>,
     done: u64,
+    /// When the target was known, and what was there then.
+    begun: Option<(Instant, u64)>,
     total: u64,
     ended: bool,
     changes: u64,
@@ -83,6 +85,7 @@ impl Flow {
             let size = target.manifest.size().0;
             inner.total = target.manifest.data().0;
             inner.done = stored.iter().map(|place| chunk_len(size, *place)).sum();
+            inner.begun = Some((Instant::now(), inner.done));
             inner.stored = stored;
             inner.target = Some(target);
         });
@@ -123,6 +126,17 @@ impl Flow {
     pub(crate) fn progress(&self) -> (Size, Size) {
         let inner = self.lock();
         (Size(inner.done), Size(inner.total))
+    }
+
+    /// Bytes a second since it began.
+    pub(crate) fn rate(&self) -> Size {
+        let inner = self.lock();
+        let Some((at, before)) = inner.begun else {
+            return Size(0);
+        };
+        let millis = at.elapsed().as_millis().max(1);
+        let bytes = u128::from(inner.done.saturating_sub(before));
+        Size(u64::try_from(bytes * 1000 / millis).unwrap_or(u64::MAX))
     }
 
     pub(super) fn ended(&self) -> bool {

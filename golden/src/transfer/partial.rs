@@ -13,6 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use coppice_schema::Digest;
 use coppice_schema::units::Size;
+use serde::{Deserialize, Serialize};
+
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::ReceiveError;
@@ -24,7 +26,7 @@ use crate::store::{Store, StoreError};
 const PREFIX: &str = "copy-";
 
 /// Part of an image that is not whole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct HalfImage {
     /// The image.
     pub root: Digest,
@@ -36,6 +38,8 @@ pub struct HalfImage {
     pub here: Size,
     /// It is being received now.
     pub moving: bool,
+    /// Bytes a second that came so far in this try; 0: none, or not known.
+    pub rate: Size,
 }
 
 pub(super) fn part_name(root: Digest) -> String {
@@ -282,6 +286,7 @@ impl Store {
                 data: manifest.data(),
                 here,
                 moving: flow.is_some(),
+                rate: flow.map_or(Size(0), |flow| flow.rate()),
             });
         }
         Ok(found)

@@ -452,7 +452,14 @@ impl Receiving<'_> {
                     self.prepare(manifest)?;
                     break;
                 }
-                Kind::Ask | Kind::Want | Kind::Piece | Kind::Chunk | Kind::Bad | Kind::Done => {
+                Kind::Ask
+                | Kind::Want
+                | Kind::Watch
+                | Kind::Told
+                | Kind::Piece
+                | Kind::Chunk
+                | Kind::Bad
+                | Kind::Done => {
                     return Err(invalid("it answered what was not asked"));
                 }
             }
@@ -490,7 +497,13 @@ impl Receiving<'_> {
                     ));
                 }
                 Kind::Done => return Ok(Said::Done),
-                Kind::Ask | Kind::Want | Kind::Absent | Kind::Title | Kind::Piece => {
+                Kind::Ask
+                | Kind::Want
+                | Kind::Watch
+                | Kind::Told
+                | Kind::Absent
+                | Kind::Title
+                | Kind::Piece => {
                     return Err(invalid("it answered what was not asked"));
                 }
             }

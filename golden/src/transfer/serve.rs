@@ -8,6 +8,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use super::Means;
 use super::flow::{Flow, Next, Target};
+use super::partial::HalfImage;
 use super::wire::{Ask, HEAD, Kind, Title, Want, Wire, pack, read};
 use crate::manifest::{CHUNK, Manifest, chunk_len};
 use crate::progress::Cancel;
@@ -36,6 +37,10 @@ where
 {
     let mut wire = Wire::new(stream, means, Cancel::new());
     let (kind, content) = wire.hear().await?;
+    if kind == Kind::Watch {
+        let halves = store.half_images().map_err(io::Error::other)?;
+        return wire.say(Kind::Told, &halves).await;
+    }
     if kind != Kind::Ask {
         return wire.send(Kind::Absent, &[]).await;
     }
@@ -74,6 +79,22 @@ where
         store.suspect(ask.root).map_err(io::Error::other)?;
     }
     giving.wire.send(Kind::Done, &[]).await
+}
+
+/// Which images are on their way to the server at the other end of `stream`.
+///
+/// # Errors
+/// When the stream ends, or is silent for longer than [`Means::patience`].
+pub async fn watch<S>(stream: S, means: &Means) -> io::Result<Vec<HalfImage>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut wire = Wire::new(stream, means, Cancel::new());
+    wire.send(Kind::Watch, &[]).await?;
+    match wire.hear().await? {
+        (Kind::Told, content) => read(&content),
+        _ => Err(super::invalid("it answered what was not asked")),
+    }
 }
 
 /// The image: one that is on its way once its manifest is known, or one that is here.

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Ask = 1,
     /// [`Want`].
     Want = 2,
+    /// Which images are on their way.
+    Watch = 3,
     /// Nothing of that image is here, nor on its way.
     Absent = 10,
     /// Nothing to send yet.
@@ -46,6 +48,8 @@ pub(super) enum Kind {
     Bad = 15,
     /// No more will come.
     Done = 16,
+    /// Half images.
+    Told = 17,
 }
 
 impl Kind {
@@ -53,6 +57,7 @@ impl Kind {
         let all = [
             Self::Ask,
             Self::Want,
+            Self::Watch,
             Self::Absent,
             Self::Wait,
             Self::Title,
@@ -60,6 +65,7 @@ impl Kind {
             Self::Chunk,
             Self::Bad,
             Self::Done,
+            Self::Told,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }

@@ -58,10 +58,7 @@ pub(super) fn judge(
                 "a desktop moves to another server",
             );
             judge(
-                matches!(
-                    desktop.phase,
-                    Phase::Available { .. } | Phase::InUse { .. }
-                ),
+                matches!(desktop.phase, Phase::Available { .. } | Phase::InUse { .. }),
                 object,
                 "only a desktop that runs moves",
             );
@@ -103,11 +100,7 @@ pub(super) fn judge(
             object,
             "what was let in elsewhere does not stay",
         ),
-        _ => judge(
-            false,
-            object,
-            "each step of a move follows the one before",
-        ),
+        _ => judge(false, object, "each step of a move follows the one before"),
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn of_desktop(known: &Known, desktop: &KnownDesktop) -> Size {
 }
 
 /// What images take on a server's disk, as far as the catalogue knows them.
-pub(super) fn stored(known: &Known, server: &KnownServer) -> Size {
+pub(crate) fn stored(known: &Known, server: &KnownServer) -> Size {
     let here = |root| {
         server
             .look

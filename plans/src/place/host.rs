@@ -23,7 +23,7 @@ const PEOPLE_PER_CPU: u64 = 2;
 pub(crate) const WHOLE: u64 = 1_000_000;
 
 /// What a desktop takes of a server, or what all of them do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub(crate) struct Use {
     pub(crate) cpus: u64,
     /// In bytes.
@@ -54,6 +54,22 @@ impl Use {
         self.disk = self.disk.saturating_sub(gone.disk);
     }
 
+    /// The larger of both, in each part.
+    pub(crate) fn larger(self, other: Self) -> Self {
+        Self {
+            cpus: self.cpus.max(other.cpus),
+            memory: self.memory.max(other.memory),
+            disk: self.disk.max(other.disk),
+        }
+    }
+
+    /// How often `one` goes into it.
+    pub(crate) fn times(&self, one: Self) -> u64 {
+        let into = |all: u64, one: u64| all.checked_div(one).unwrap_or(u64::MAX);
+        let limits = into(self.memory, one.memory).min(into(self.disk, one.disk));
+        limits.min(into(self.cpus, one.cpus))
+    }
+
     /// The largest of its parts of `all`; what there is nothing of, or of unknown size, is no part.
     pub(crate) fn largest_part(&self, all: &Self) -> u64 {
         let of = |part, whole| if whole == 0 { 0 } else { share(part, whole) };
@@ -67,6 +83,21 @@ fn share(part: u64, whole: u64) -> u64 {
     match part.checked_mul(WHOLE) {
         Some(millions) => millions / whole.max(1),
         None => (part >> 10).saturating_mul(WHOLE) / (whole >> 10).max(1),
+    }
+}
+
+/// How much of a server with `all` is taken by `load`, `more` and so many people.
+pub(crate) fn shares(all: Use, mut load: Use, more: Use, people: u64) -> Shares {
+    load.add(more);
+    let cpus = all.cpus.max(1);
+    Shares {
+        cpus: share(load.cpus, cpus),
+        memory: share(load.memory, all.memory),
+        disk: match all.disk {
+            0 => 0,
+            all => share(load.disk, all),
+        },
+        sessions: share(people, cpus * PEOPLE_PER_CPU),
     }
 }
 
@@ -128,18 +159,12 @@ impl<'a> Host<'a> {
     /// How much of it is taken with `more` there, and `people` more of its people.
     pub(crate) fn shares(&self, more: Use, people: u64) -> Shares {
         let capacity = &self.server.capacity;
-        let mut load = self.load;
-        load.add(more);
-        let cpus = u64::from(capacity.cpus).max(1);
-        Shares {
-            cpus: share(load.cpus, cpus),
-            memory: share(load.memory, capacity.memory.0),
-            disk: match capacity.disk.0 {
-                0 => 0,
-                all => share(load.disk, all),
-            },
-            sessions: share(self.people.saturating_add(people), cpus * PEOPLE_PER_CPU),
-        }
+        let all = Use {
+            cpus: u64::from(capacity.cpus),
+            memory: capacity.memory.0,
+            disk: capacity.disk.0,
+        };
+        shares(all, self.load, more, self.people.saturating_add(people))
     }
 
     /// What servers are compared by: the largest share with one more desktop there, and somebody at it.
@@ -212,20 +237,23 @@ impl<'a> Host<'a> {
     }
 
     /// What is left of memory and disk.
-    pub(crate) fn room(&self) -> Use {
+    fn room(&self) -> Use {
+        let mut room = self.limit(u64::MAX);
+        room.less(self.load);
+        room
+    }
+
+    /// What all desktops together, and images, may take, with so many virtual processors on each. Of a disk whose size
+    /// is not known, any part.
+    pub(crate) fn limit(&self, cpus_per_cpu: u64) -> Use {
         let capacity = &self.server.capacity;
-        let left =
-            |all: Size, kept: Size, taken: u64| all.0.saturating_sub(kept.0).saturating_sub(taken);
+        let rule = &self.rule;
         Use {
-            cpus: u64::MAX,
-            memory: left(
-                capacity.memory,
-                self.rule.keep_free_memory,
-                self.load.memory,
-            ),
+            cpus: u64::from(capacity.cpus).saturating_mul(cpus_per_cpu),
+            memory: capacity.memory.0.saturating_sub(rule.keep_free_memory.0),
             disk: match capacity.disk.0 {
                 0 => u64::MAX,
-                _ => left(capacity.disk, self.rule.keep_free_disk, self.load.disk),
+                all => all.saturating_sub(rule.keep_free_disk.0),
             },
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, SecretName, TemplateName, VersionName};
+use coppice_schema::ids::{Address, ImageName, SecretName, TemplateName, VersionName};
 use coppice_schema::units::Size;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::loss::Shortfall;
 
 /// A condition of applying a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
@@ -169,6 +171,25 @@ pub enum FindingKind {
         #[schema(value_type = Option<String>)]
         version: Option<VersionName>,
     },
+    /// A server has no room for an image that it is to hold.
+    NoRoomForImage {
+        /// Which.
+        #[schema(value_type = String)]
+        image: ImageName,
+        /// Bytes of it.
+        #[schema(value_type = u64)]
+        needed: Size,
+        /// Bytes left for images.
+        #[schema(value_type = u64)]
+        left: Size,
+    },
+    /// More copies of an image are wanted than there are servers for it.
+    TooFewServers {
+        /// Copies wanted.
+        copies: u32,
+        /// Servers that may hold one.
+        servers: u32,
+    },
     /// An order keeps failing.
     OrderFailing {
         /// What, in words.
@@ -240,6 +261,15 @@ pub enum FindingKind {
     },
     /// A personal desktop runs with older hardware than it is defined with.
     PendingBoot,
+    /// The loss of so many servers as the grid is to tolerate is not carried by the others.
+    LossNotCarried {
+        /// How many are to be tolerated.
+        tolerate: u8,
+        /// How many are; `None`: not even all of the servers carry everything.
+        carries: Option<u8>,
+        /// What has no place.
+        short: Shortfall,
+    },
     /// A desktop is broken.
     Broken {
         /// How, in words.

@@ -212,6 +212,10 @@ fn regrow(
         .filter(|_| configured);
     let held = approval.is_some();
     waits.extend(approval);
+    // A roll-out begins on a server when its clones can be made there.
+    let published = yard.published().ok().filter(|_| configured);
+    let copy = published.and_then(|image| draft.copies.wait(image.record.root, desktop.server));
+    waits.extend(copy);
     let mut wave = 0;
     if waits.is_empty() {
         let refresh = matches!(reason, Reason::Refresh { .. });

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Known;
-use coppice_schema::desired::Copies;
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, Slot};
-use coppice_schema::known::{CopyState, Phase, ServerState, Task};
+use coppice_schema::known::{Phase, ServerState, Task};
 
 use super::{GROWTH_GUESS, Yard, power};
 use crate::draft::Draft;
@@ -64,7 +63,13 @@ pub(super) fn grow<'a>(
     };
     let mut no_room = 0;
     let mut on = power.map(|target| target.running);
-    let mut slots = free_slots(yard, &held, target, draft);
+    let mut slots = free_slots(
+        yard,
+        &held,
+        target,
+        u32::try_from(lost).unwrap_or(u32::MAX),
+        draft,
+    );
     slots.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
     let without = missing - u32::try_from(slots.len()).unwrap_or(missing);
     if without > 0 {
@@ -111,22 +116,26 @@ pub(super) fn grow<'a>(
     started
 }
 
-/// Free slots, lowest first, that no stray, foreign name or back-off keeps.
+/// Free slots, lowest first, that no stray, foreign name or back-off keeps. `gone` are held by desktops that others are
+/// grown in place of.
 fn free_slots(
     yard: Yard<'_>,
     held: &BTreeSet<Slot>,
     target: u32,
+    gone: u32,
     draft: &mut Draft<'_>,
 ) -> Vec<Slot> {
     let most = draft
         .ledger
         .most()
         .max(target.div_ceil(ready_servers(yard.known).max(1)));
-    let slots = yard
-        .pool
-        .slots
-        .unwrap_or(yard.pool.desktops.saturating_add(most))
-        .max(target);
+    let slots = match yard.pool.slots {
+        Some(slots) => slots.max(target),
+        None => {
+            let least = target.saturating_add(gone);
+            yard.pool.desktops.saturating_add(most).max(least)
+        }
+    };
     let taken = taken_names(yard.known);
     (1..=slots)
         .map(Slot)
@@ -254,17 +263,22 @@ impl Growth<'_> {
             return Ok(server);
         }
         let lacking = batch.lacking(&draft.ledger);
-        let full = self.full.insert(full(yard, image, &lacking));
+        let full = self.full.insert(full(yard, image, &lacking, draft));
         Err(full.clone())
     }
 }
 
 /// What a desktop waits for that no server takes.
-fn full(yard: Yard<'_>, image: Published<'_>, lacking: &BTreeSet<(String, Lack)>) -> Full {
+fn full(
+    yard: Yard<'_>,
+    image: Published<'_>,
+    lacking: &BTreeSet<(String, Lack)>,
+    draft: &Draft<'_>,
+) -> Full {
     let wait = match joining(yard.known) {
         // In a moment it says what it can carry; until then nobody knows that there is no room.
         Some(server) => Some(Wait::Observation { server }),
-        None => copying(yard, image, lacking),
+        None => copying(yard, image, lacking, draft),
     };
     if let Some(wait) = wait {
         return Full {
@@ -285,36 +299,21 @@ fn full(yard: Yard<'_>, image: Published<'_>, lacking: &BTreeSet<(String, Lack)>
     }
 }
 
-/// Servers that lack nothing but the image, where it is going to be: a copy is on its way, or the image's `copies` asks for
-/// more of them and somebody has one to give.
+/// Servers that lack nothing but the image, and to which a copy of it is to come.
 fn copying(
     yard: Yard<'_>,
     image: Published<'_>,
     lacking: &BTreeSet<(String, Lack)>,
+    draft: &Draft<'_>,
 ) -> Option<Wait> {
-    let servers = lacking.iter().filter(|(_, lack)| *lack == Lack::Image);
-    let servers: BTreeSet<String> = servers.map(|(server, _)| server.clone()).collect();
-    if servers.is_empty() {
-        return None;
-    }
-    let copies = |state| {
-        let looks = yard
-            .known
-            .servers
-            .values()
-            .filter_map(|server| server.look.as_ref());
-        let root = &image.record.root;
-        looks
-            .filter(|look| look.images.get(root) == Some(&state))
-            .count()
-    };
-    let held = copies(CopyState::Verified);
-    let wanted = match yard.desired.images.get(&yard.template.image)?.copies {
-        Copies::All => true,
-        Copies::Count(count) => held < usize::try_from(count).unwrap_or(usize::MAX),
-    };
-    let comes = copies(CopyState::Copying) > 0 || wanted && held > 0;
-    comes.then(|| Wait::Copy {
+    let root = image.record.root;
+    let servers = yard.known.servers.iter();
+    let coming = servers.filter(|(id, _)| draft.copies.wait(root, **id).is_some());
+    let coming = coming.map(|(_, server)| server.name.to_string());
+    let servers: BTreeSet<String> = coming
+        .filter(|server| lacking.contains(&(server.clone(), Lack::Image)))
+        .collect();
+    (!servers.is_empty()).then(|| Wait::Copy {
         image: yard.template.image.clone(),
         version: image.version.clone(),
         servers,

@@ -36,8 +36,11 @@ fn wants_desktops(desired: &Desired, name: &PoolName) -> bool {
         .is_some_and(|pool| pool.desktops > 0)
 }
 
-/// Plans every kept pool by the last form in which it wanted desktops.
-pub(crate) fn plan(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+/// Every kept pool, and the form in which it is looked after, where that is remembered.
+fn each<'a>(
+    desired: &'a Desired,
+    known: &'a Known,
+) -> impl Iterator<Item = (&'a PoolName, Option<Desired>)> {
     let protections = known.protections.iter().filter_map(|address| {
         let Address::Pool(name) = address else {
             return None;
@@ -45,11 +48,21 @@ pub(crate) fn plan(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
         Some(name)
     });
     let pools: BTreeSet<&PoolName> = protections.chain(desired.pools.keys()).collect();
-    for name in pools
+    pools
         .into_iter()
         .filter(|name| is_kept(desired, known, name))
-    {
-        let form = form(desired, known, name);
+        .map(|name| (name, form(desired, known, name)))
+}
+
+/// The kept pools that are looked after, each in the last form in which it wanted desktops.
+pub(crate) fn forms(desired: &Desired, known: &Known) -> Vec<(PoolName, Desired)> {
+    let known = each(desired, known).filter_map(|(name, form)| Some((name.clone(), form?)));
+    known.collect()
+}
+
+/// Plans every kept pool by the last form in which it wanted desktops.
+pub(crate) fn plan(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+    for (name, form) in each(desired, known) {
         let yard = form.as_ref().and_then(|form| {
             let pool = form.pools.get(name)?;
             Yard::new(form, known, name, pool)

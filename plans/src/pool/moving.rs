@@ -10,9 +10,7 @@ use coppice_schema::known::{
 use super::{Yard, fate};
 use crate::draft::Draft;
 use crate::place::{Need, carried};
-use crate::plan::{
-    Action, Basis, Estimate, Impact, Kind, Memory, Reason, Risk, Step, Wait,
-};
+use crate::plan::{Action, Basis, Estimate, Impact, Kind, Memory, Reason, Risk, Step, Wait};
 use crate::specs;
 
 /// Desktops that leave one server at a time. Two keep a network busy; more only take longer, each of them.
@@ -99,9 +97,16 @@ fn destination<'k>(
         host.id != desktop.server
             && host.server.capacity.moves == from.capacity.moves
             && host.lacks(&need).is_none()
+            && !holds(host.server, desktop)
     });
     let best = fit.min_by_key(|host| (host.weight(need.takes), host.id))?;
     Some((best.id, yard.known.servers.get(&best.id)?))
+}
+
+/// Something of it is left there from before. That goes first.
+fn holds(server: &KnownServer, desktop: &KnownDesktop) -> bool {
+    let look = server.look.as_ref();
+    look.is_some_and(|look| look.members.contains_key(&desktop.spec.member))
 }
 
 /// What it is to be on another server: as it is, plugged into that server's networks.
@@ -133,8 +138,7 @@ pub(crate) fn proceed(known: &Known, draft: &mut Draft<'_>) {
         }
         let member = id.member(desktop.incarnation);
         let takes = known.servers.get(to).is_some_and(|server| {
-            server.current
-                && !matches!(server.state, ServerState::Lost | ServerState::Removed)
+            server.current && !matches!(server.state, ServerState::Lost | ServerState::Removed)
         });
         let (server, step) = match step {
             MoveStep::Prepared if takes => (
@@ -223,11 +227,7 @@ pub(crate) fn leaving(known: &Known) -> std::collections::BTreeMap<ServerId, u32
 
 /// What is left of a desktop on `server`, from where it went or where it did not get to, goes once the desktop is seen
 /// to run whole where it is now. `None`: it is something else.
-pub(crate) fn remains(
-    known: &Known,
-    server: ServerId,
-    desktop: &KnownDesktop,
-) -> Option<Remains> {
+pub(crate) fn remains(known: &Known, server: ServerId, desktop: &KnownDesktop) -> Option<Remains> {
     if let Phase::Migrating { from, to, .. } = &desktop.phase
         && (*from == server || *to == server)
     {
@@ -236,19 +236,24 @@ pub(crate) fn remains(
     if desktop.server == server {
         return None;
     }
-    let home = known.servers.get(&desktop.server).filter(|home| home.current);
+    let home = known
+        .servers
+        .get(&desktop.server)
+        .filter(|home| home.current);
     let seen = home
         .and_then(|home| home.look.as_ref())
         .and_then(|look| look.members.get(&desktop.spec.member));
     let sound = seen
         .and_then(|seen| seen.overlay.as_ref())
         .is_some_and(|overlay| overlay.sound);
-    let runs = seen.and_then(|seen| seen.domain.as_ref()).is_some_and(|domain| {
-        matches!(
-            domain.power,
-            coppice_schema::known::PowerState::Running { .. }
-        )
-    });
+    let runs = seen
+        .and_then(|seen| seen.domain.as_ref())
+        .is_some_and(|domain| {
+            matches!(
+                domain.power,
+                coppice_schema::known::PowerState::Running { .. }
+            )
+        });
     Some(if sound && runs {
         Remains::Superfluous
     } else {

@@ -56,7 +56,8 @@ pub(crate) fn target(yard: Yard<'_>, draft: &mut Draft<'_>) -> Option<Target> {
             | Task::Enter { .. }
             | Task::Stay { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. },
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. },
         )
         | None => matches!(
             desktop.phase,

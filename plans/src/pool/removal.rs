@@ -105,8 +105,7 @@ pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draf
             if matches!(
                 desktop.phase,
                 Phase::Deleting { done: true, .. } | Phase::Migrating { .. }
-            )
-                || (again && ordered.is_some())
+            ) || (again && ordered.is_some())
             {
                 continue;
             }

@@ -8,6 +8,7 @@ use coppice_schema::units::{Span, Timestamp};
 use jiff::tz::TimeZone;
 
 use crate::document::{Document, DriftLine, Group};
+use crate::lose::Lost;
 use crate::plan::{
     Applies, Basis, Drift, DriftKind, Edit, Estimate, FindingKind, Gate, Impact, Kind,
     PoolForecast, Reason, Response, Risk, UnderWay, Verdict, Wait,
@@ -370,6 +371,71 @@ pub(crate) fn only(document: &Document) -> Option<String> {
     })
 }
 
+/// That it is a what-if.
+pub(crate) fn what_if(document: &Document) -> Option<String> {
+    let servers = document.lost.as_ref()?.servers.iter();
+    let servers: Vec<&str> = servers.map(String::as_str).collect();
+    Some(format!(
+        "What if {} were lost: nothing is done, and such a plan cannot be applied",
+        servers.join(" and ")
+    ))
+}
+
+/// What a loss would come to, a sentence each.
+pub(crate) fn lost(lost: &Lost) -> Vec<String> {
+    let mut all = Vec::new();
+    all.push(match lost.users {
+        0 => "nobody is cut off".to_owned(),
+        1 => "1 person is cut off".to_owned(),
+        users => format!("{users} people are cut off"),
+    });
+    let desktops = |count: u32| {
+        format!(
+            "{count} desktop{}",
+            plural(usize::try_from(count).unwrap_or(usize::MAX))
+        )
+    };
+    for (name, pool) in &lost.pools {
+        let mut parts = Vec::new();
+        if pool.pooled > 0 {
+            let mut part = format!("loses {}", desktops(pool.pooled));
+            let grown: u32 = pool.regrown.values().sum();
+            if grown > 0 {
+                let each = pool
+                    .regrown
+                    .iter()
+                    .map(|(server, count)| format!("{count} on {server}"));
+                let each = each.collect::<Vec<_>>().join(", ");
+                let _ = write!(part, ", {grown} grown anew ({each})");
+            }
+            parts.push(part);
+        }
+        if pool.personal > 0 {
+            let be = if pool.personal == 1 { "waits" } else { "wait" };
+            let personal = desktops(pool.personal).replace("desktop", "personal desktop");
+            parts.push(format!("{personal} {be} for its server to come back"));
+        }
+        if pool.without_place > 0 {
+            let waits: Vec<&str> = pool.waits.iter().map(String::as_str).collect();
+            let waits = waits.join("; ");
+            parts.push(format!(
+                "{} without a place: {waits}",
+                desktops(pool.without_place)
+            ));
+        }
+        let users = match pool.users {
+            0 => String::new(),
+            1 => " (1 person)".to_owned(),
+            users => format!(" ({users} people)"),
+        };
+        all.push(format!("pool.{name}{users}: {}", parts.join("; ")));
+    }
+    for image in &lost.images {
+        all.push(format!("image {image}: no other server has a whole copy"));
+    }
+    all
+}
+
 /// Which waves of a roll-out a group is done in; nothing of what is done in one go.
 fn waves(group: &Group) -> Option<String> {
     let (first, last) = (group.in_waves.first()?, group.in_waves.last()?);
@@ -553,6 +619,18 @@ pub fn finding(kind: &FindingKind) -> String {
                 .unwrap_or_default();
             format!("no sound copy{version} is left")
         }
+        FindingKind::NoRoomForImage {
+            image,
+            needed,
+            left,
+        } => format!(
+            "no room for image {image}: it takes {}, and {} are left for images",
+            needed.rounded(),
+            left.rounded()
+        ),
+        FindingKind::TooFewServers { copies, servers } => {
+            format!("{copies} copies are wanted, and {servers} servers can hold one")
+        }
         FindingKind::OrderFailing {
             what,
             error,
@@ -601,6 +679,14 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::PendingBoot => {
             "runs with older hardware than it is defined with, until it is restarted".to_owned()
         }
+        FindingKind::LossNotCarried {
+            tolerate,
+            carries,
+            short,
+        } => format!(
+            "tolerate_server_loss = {tolerate} does not hold: {}",
+            crate::loss::words(*carries, short)
+        ),
         FindingKind::Broken { why } => why.clone(),
     }
 }

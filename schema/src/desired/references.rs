@@ -94,8 +94,10 @@ impl Desired {
                 let window = policy.and_then(|policy| policy.rollout.window.clone());
                 named.extend(window.map(Address::Window));
             }
-            Address::Grid
-            | Address::Window(_)
+            Address::Grid => {
+                named.extend(self.grid.image_window.clone().map(Address::Window));
+            }
+            Address::Window(_)
             | Address::Network(_)
             | Address::Directory(_)
             | Address::Location(_)

@@ -13,6 +13,9 @@ pub(super) fn grid(fields: &Fields, report: &Report) -> Grid {
             .unwrap_or(default.tolerate_server_loss),
         lost_after: fields.span("lost_after").unwrap_or(default.lost_after),
         image_bandwidth: fields.size("image_bandwidth"),
+        image_window: fields
+            .name("image_window")
+            .and_then(|name| super::known(&name)),
         address: fields.address("address"),
         certificate: fields
             .inner("certificate")

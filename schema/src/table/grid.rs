@@ -18,11 +18,10 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "tolerate_server_loss",
         Kind::Number(0, 2),
-        "How many servers may be lost with all pools still carried.",
+        "How many servers may be lost with all pools still carried: a plan that makes that worse is refused.",
     )
     .unit("servers")
-    .default(Default::Number(0))
-    .later(),
+    .default(Default::Number(0)),
     live(
         "lost_after",
         Kind::Duration(1_000, 3_600_000),
@@ -33,10 +32,14 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "image_bandwidth",
         Kind::Size(1 << 10, 1 << 40),
-        "What image copies may use in the grid; unlimited without.",
+        "How fast a server receives images from others, and how fast it sends them; as fast as it goes without.",
     )
-    .unit("per second")
-    .later(),
+    .unit("per second"),
+    live(
+        "image_window",
+        Kind::Ref("window"),
+        "Images are copied only within that window, but for what repairs a bad copy. At any time without.",
+    ),
     live(
         "address",
         Kind::Address,

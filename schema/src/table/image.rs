@@ -33,8 +33,7 @@ const ATTRIBUTES: &[Attribute] = &[
         Kind::Copies,
         "How many servers hold a verified copy: all that could run a desktop of it, or a number.",
     )
-    .default(Default::Text("all"))
-    .later(),
+    .default(Default::Text("all")),
     live(
         "keep",
         Kind::Number(0, 1_000),

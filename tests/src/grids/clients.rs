@@ -66,10 +66,13 @@ async fn ask(grid: &Arc<Grid>, server: u64, key: Key, deed: Deed, author: String
     let back = grid.takes();
     drop(lives::spawn(Some(life), async move {
         let heard = if deed == Deed::Read {
-            access.read().await.map_or(Heard::Unknown, |state| Heard::Read {
-                index: state.index,
-                value: key.value(&state),
-            })
+            access
+                .read()
+                .await
+                .map_or(Heard::Unknown, |state| Heard::Read {
+                    index: state.index,
+                    value: key.value(&state),
+                })
         } else {
             let proposed = access.propose(key.entry(deed, author)).await;
             proposed.map_or(Heard::Unknown, |outcome| Heard::of(&outcome))

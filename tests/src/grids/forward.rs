@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coppice_grid::Replica;
-use coppice_state::{
-    Agreement, AgreementError, Entry, Leadership, Outcome, Standing, State,
-};
+use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, Standing, State};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt};

@@ -45,7 +45,9 @@ impl Key {
             }
             Self::Secret(n) => {
                 let secret = state.secrets.get(&format!("s{n}").parse().ok()?)?;
-                Some(u64::from_le_bytes(secret.sealed.as_slice().try_into().ok()?))
+                Some(u64::from_le_bytes(
+                    secret.sealed.as_slice().try_into().ok()?,
+                ))
             }
             Self::Pause(n) => {
                 let until = state.pauses.get(&self.address(n))?;

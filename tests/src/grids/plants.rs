@@ -127,7 +127,12 @@ impl Snapshots for LastWritten {
             saved.await?;
             // Some take so long that others are written meanwhile.
             let index = snapshot.state.index;
-            Lives::sleep(Duration::from_millis(if index % 4 == 0 { 4_000 } else { 0 })).await;
+            Lives::sleep(Duration::from_millis(if index % 4 == 0 {
+                4_000
+            } else {
+                0
+            }))
+            .await;
             *newest.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
             Ok(())
         }

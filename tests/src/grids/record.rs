@@ -169,10 +169,7 @@ impl Inner {
 
     fn digested(&mut self, server: u64, state: &State) {
         let digest = state.digest();
-        let (first, known) = *self
-            .digests
-            .entry(state.index)
-            .or_insert((server, digest));
+        let (first, known) = *self.digests.entry(state.index).or_insert((server, digest));
         if known != digest {
             self.breaks(format!(
                 "at {} the state of server {server} is another than that of server {first}",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use coppice_plans::plan::{FindingKind, Plan};
 use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::server::{Ports, Server};
 use coppice_reconcile::{leader, server};
@@ -12,10 +13,10 @@ use coppice_schema::Desired;
 use coppice_schema::ids::{Address, GridId, ServerName};
 use coppice_schema::known::{Capacity, Request};
 use coppice_schema::units::{Size, Span};
-use coppice_plans::plan::{FindingKind, Plan};
 use coppice_state::entry::Report;
 use coppice_state::{Agreement, AgreementError, Entry, Envelope, Outcome, State, apply};
 use coppice_world::clock::Clock;
+use coppice_world::peers::Alone;
 use coppice_world::sim::{Chance, Setup, SimDomain, SimServer, SimStamps};
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, FutureExt, join, poll_fn};
@@ -25,11 +26,11 @@ use openraft_rt_sim::SimRuntime;
 use super::forward::Access;
 use super::lives::{self, Life, TrueClock, WallClock, true_nanos, true_time};
 use super::{Grid, lock};
+use crate::configs;
 use crate::judge::{absence_is_true, one_life_each};
 use crate::storm::calm::{awaits_approval, is_stopped, lacking, left};
 use crate::storm::commit_of;
 use crate::world::{DAWN, description, founded, server_name};
-use crate::configs;
 
 /// The grid that is simulated.
 pub(super) const GRID: GridId = GridId([7; 16]);
@@ -82,6 +83,8 @@ impl Host {
             hypervisor: Arc::clone(&self.sim) as _,
             disks: Arc::clone(&self.sim) as _,
             stamps: Arc::new(self.stamps.clone()),
+            moves: Arc::clone(&self.sim) as _,
+            peers: Arc::new(Alone),
         };
         let daemon = Server::new(self.name.clone(), life.number, description(&self.name));
         let decides = leader::run(agreement, Arc::clone(&clock));
@@ -293,10 +296,19 @@ impl Grid {
             }
             self.help(&plan, &state).await;
             what = left(&plan, lacks);
+            if std::env::var("TOLD").is_ok() {
+                eprintln!(
+                    "{} {what:#?} {:?}",
+                    true_nanos() / 1_000_000_000,
+                    self.numbers().len()
+                );
+            }
         }
         match self.broken() {
             Some(_) => Ok(()),
-            None => Err(format!("it does not settle within {SETTLED_WITHIN:?}: {what:#?}")),
+            None => Err(format!(
+                "it does not settle within {SETTLED_WITHIN:?}: {what:#?}"
+            )),
         }
     }
 

@@ -23,9 +23,9 @@ use super::network::Network;
 use super::panics;
 use super::plants::{self, Newest, Plant, PlantedLog};
 use super::record::{Record, Watcher};
+use super::rounds::{self, Host};
 use super::trace::Trace;
 use super::wires::Wires;
-use super::rounds::{self, Host};
 use super::{Course, Grid, Simulated, Tally, lock};
 
 /// The longest that a sync takes on a disk that is well.
@@ -135,7 +135,10 @@ impl Grid {
     #[must_use]
     pub fn access_to_any(&self, pick: u64) -> Option<(Life, Access)> {
         let stations = lock(&self.stations);
-        let up: Vec<_> = stations.values().filter_map(|s| s.present.clone()).collect();
+        let up: Vec<_> = stations
+            .values()
+            .filter_map(|s| s.present.clone())
+            .collect();
         let count = u64::try_from(up.len()).ok()?;
         let place = usize::try_from(pick.checked_rem(count)?).ok()?;
         up.get(place).cloned()
@@ -313,7 +316,8 @@ impl Station {
 
 /// What a grid of so many servers begins with: a state, and all of them vote.
 fn beginning(state: State, servers: u64) -> Snapshot {
-    let nodes: BTreeMap<u64, BasicNode> = (1..=servers).map(|n| (n, BasicNode::default())).collect();
+    let nodes: BTreeMap<u64, BasicNode> =
+        (1..=servers).map(|n| (n, BasicNode::default())).collect();
     let voters = nodes.keys().copied().collect();
     let membership = openraft::Membership::new(vec![voters], nodes).expect("voters have nodes");
     let led = coppice_grid::types::Led::new(state.term);

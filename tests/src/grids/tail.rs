@@ -58,7 +58,8 @@ impl Grid {
         }
         self.comes("all are equal", || self.are_equal()).await?;
         self.all_write().await?;
-        self.comes("all are equal again", || self.are_equal()).await?;
+        self.comes("all are equal again", || self.are_equal())
+            .await?;
         for (_, access) in self.taking_part() {
             self.record.digest(access.server, &access.replica.local());
         }

@@ -87,9 +87,7 @@ impl Wires {
                     Cut::Split => parted,
                     Cut::Deaf => *to == one,
                     Cut::Mute => *from == one,
-                    Cut::Pair => {
-                        (*from, *to) == (one, other) || (*from, *to) == (other, one)
-                    }
+                    Cut::Pair => (*from, *to) == (one, other) || (*from, *to) == (other, one),
                     Cut::Bridge => parted && *from != one && *to != one,
                 };
                 if is_cut {

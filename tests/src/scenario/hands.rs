@@ -1,8 +1,8 @@
 //! What others do: people at a hypervisor, faults, and people who ask.
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Address, DesktopId, Stamp};
-use coppice_schema::known::{KnownDesktop, Request};
+use coppice_schema::ids::{Address, DesktopId, ServerId, Stamp};
+use coppice_schema::known::{KnownDesktop, Request, ServerState};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::{Entry, Outcome};
 use coppice_world::clock::Clock;
@@ -14,8 +14,20 @@ use super::stage::Stage;
 use crate::world::Machine;
 
 impl Stage {
+    fn drain(&mut self, server: &str) -> Result<String, String> {
+        let index = self.index(server)?;
+        let log = &self.world.log;
+        let id = self.world.machines[index].id(log).ok_or("no such member")?;
+        Ok(said(&log.append(Entry::ServerSet {
+            server: id,
+            state: ServerState::Draining,
+            author: "ada".to_owned(),
+        })))
+    }
+
     pub(super) fn others(&mut self, words: &[&str]) -> Result<String, String> {
         match words {
+            ["drain", server] => self.drain(server),
             ["kill", desktop] => self.meddle(desktop, |sim, d| sim.kill(d.spec.uuid)),
             ["off", desktop] => self.meddle(desktop, |sim, d| sim.switch_off(d.spec.uuid)),
             ["mute", desktops @ ..] => {
@@ -45,6 +57,17 @@ impl Stage {
             ["spoil", name, version] => {
                 self.image(name, version, |sim, root| sim.spoil_image(root, true))
             }
+            ["spoil", name, version, server] => {
+                self.image_on(name, version, server, |sim, root| {
+                    sim.spoil_image(root, true)
+                })
+            }
+            ["lose", name, version, server] => {
+                self.image_on(name, version, server, SimServer::delete_image)
+            }
+            ["wire", from, to, "cut"] => self.wire(from, to, true),
+            ["wire", from, to, "whole"] => self.wire(from, to, false),
+            ["fill", percent, server] => self.fill(percent, Some(server)),
             ["dead", name, version] => {
                 self.image(name, version, |sim, root| sim.silence_image(root, true))
             }
@@ -58,7 +81,7 @@ impl Stage {
                 self.meddle(desktop, |sim, d| sim.grow_overlay(&d.spec.member, grown))
             }
             ["stray", member] => self.stray(member),
-            ["fill", percent] => self.fill(percent),
+            ["fill", percent] => self.fill(percent, None),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
             ["back", server] => self.away(server, None),
             ["slow", server, operation, span] => self.slow(server, operation, span),
@@ -198,13 +221,7 @@ impl Stage {
         version: &str,
         act: impl Fn(&SimServer, Digest),
     ) -> Result<String, String> {
-        let state = self.world.log.state();
-        let all = state
-            .images
-            .iter()
-            .find(|(image, _)| image.as_str() == name);
-        let record = all.and_then(|(_, all)| all.iter().find(|(v, _)| v.as_str() == version));
-        let root = record.ok_or("no such image")?.1.root;
+        let root = self.root(name, version)?;
         self.world
             .machines
             .iter()
@@ -212,12 +229,46 @@ impl Stage {
         self.look()
     }
 
-    fn fill(&mut self, percent: &str) -> Result<String, String> {
+    fn image_on(
+        &mut self,
+        name: &str,
+        version: &str,
+        server: &str,
+        act: impl Fn(&SimServer, Digest),
+    ) -> Result<String, String> {
+        let root = self.root(name, version)?;
+        let index = self.index(server)?;
+        act(&self.machine(index)?.sim, root);
+        self.look()
+    }
+
+    /// Nothing new gets from one to the other any more, or does again.
+    fn wire(&mut self, from: &str, to: &str, cut: bool) -> Result<String, String> {
+        let id = |index: usize| u64::try_from(index).map(|n| ServerId(n + 1));
+        let ends = (id(self.index(from)?), id(self.index(to)?));
+        if let (Ok(from), Ok(to)) = ends {
+            self.world.wires.cut(from, to, cut);
+        }
+        Ok(String::new())
+    }
+
+    fn root(&self, name: &str, version: &str) -> Result<Digest, String> {
+        let state = self.world.log.state();
+        let all = state
+            .images
+            .iter()
+            .find(|(image, _)| image.as_str() == name);
+        let record = all.and_then(|(_, all)| all.iter().find(|(v, _)| v.as_str() == version));
+        Ok(record.ok_or("no such image")?.1.root)
+    }
+
+    fn fill(&mut self, percent: &str, server: Option<&str>) -> Result<String, String> {
         let percent: u64 = percent
             .trim_end_matches('%')
             .parse()
             .map_err(|_| "not a number")?;
-        for machine in &self.world.machines {
+        let here = |machine: &&Machine| server.is_none_or(|server| machine.name.as_str() == server);
+        for machine in self.world.machines.iter().filter(here) {
             let all = machine.sim.setup().capacity.disk.0;
             machine.sim.others_use(Size(all / 100 * percent));
         }

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{GateKind, Plan, Verdict, Wait};
-use coppice_plans::{check, markdown, placement, plan, text};
+use coppice_plans::{check, markdown, placement, plan, text, what_if};
 use coppice_schema::desired::Desired;
-use coppice_schema::known::{Capacity, ImageVersion, Phase};
+use coppice_schema::ids::{ServerId, ServerName};
+use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
 use coppice_state::entry::Commit;
@@ -64,6 +65,8 @@ impl Stage {
                 Ok(String::new())
             }
             ["image", name, version, servers @ ..] => self.import(name, version, servers),
+            ["copies", name] => Ok(self.copies(name)),
+            ["orders"] => Ok(self.orders()),
             ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
             ["edit", ..] => self.edit(line),
@@ -75,6 +78,8 @@ impl Stage {
                 let (_, document) = self.preview(&self.desired()?)?;
                 Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
             }
+            ["lose", servers @ ..] => self.lose(servers, text_of),
+            ["lose-markdown", servers @ ..] => self.lose(servers, markdown::render),
             ["apply", gates @ ..] => self.apply(gates),
             ["settle"] => self.settle(),
             ["rounds", count] => {
@@ -193,6 +198,25 @@ impl Stage {
         let mut known = self.world.log.state().known(self.world.log.term());
         known.runs.clear();
         self.make(desired, &known)
+    }
+
+    /// What if those servers were lost, with the files as they are.
+    fn lose(&self, servers: &[&str], render: fn(&Document) -> String) -> Result<String, String> {
+        let desired = self.desired()?;
+        let mut known = self.world.log.state().known(self.world.log.term());
+        known.runs.clear();
+        let now = self.world.clock.now();
+        let servers = servers
+            .iter()
+            .map(|name| name.parse().map_err(|e| format!("{e}")));
+        let servers: BTreeSet<ServerName> = servers.collect::<Result<_, _>>()?;
+        let what_if = what_if(&desired, &known, &servers, now);
+        let violations = check(&what_if.plan, &desired, &what_if.known);
+        if !violations.is_empty() {
+            return Err(format!("the plan breaks rules: {violations:#?}"));
+        }
+        let document = document::of_loss(&what_if, &desired.grid.name, now);
+        Ok(render(&document).replace(&document.plan_id.short(), "PLAN"))
     }
 
     /// What is committed, as a round sees it.
@@ -334,6 +358,50 @@ impl Stage {
         }
     }
 
+    /// Every copy of every version of an image, by server.
+    fn copies(&self, name: &str) -> String {
+        let state = self.world.log.state();
+        let mut lines = String::new();
+        let images = state
+            .images
+            .iter()
+            .filter(|(image, _)| image.as_str() == name);
+        for (image, versions) in images {
+            for (version, record) in versions {
+                let copies = state.servers.values().map(|server| {
+                    let look = server.look.as_ref();
+                    let copy = look.and_then(|look| look.images.get(&record.root));
+                    let copy = copy.map_or("absent".to_owned(), |copy| format!("{copy:?}"));
+                    format!("{} {}", server.name, copy.to_lowercase())
+                });
+                let copies: Vec<String> = copies.collect();
+                let _ = writeln!(lines, "{image}@{version}: {}", copies.join(", "));
+            }
+        }
+        lines
+    }
+
+    /// What servers were told to copy, and whom to ask.
+    fn orders(&self) -> String {
+        let state = self.world.log.state();
+        let name = |id: &ServerId| {
+            let server = state.servers.get(id);
+            server.map_or("?".to_owned(), |server| server.name.to_string())
+        };
+        let mut lines = String::new();
+        for order in state.orders.values() {
+            if let Task::CopyImage { from, .. } = &order.task {
+                let from: Vec<String> = from.iter().map(name).collect();
+                let _ = writeln!(lines, "{} from {}", name(&order.server), from.join(", "));
+            }
+        }
+        if lines.is_empty() {
+            "no copies are ordered".to_owned()
+        } else {
+            lines
+        }
+    }
+
     fn domain(&self, desktop: &str) -> Result<String, String> {
         let uuid = self.desktop(desktop)?.spec.uuid;
         let mut domains = self.world.machines.iter().flat_map(|m| m.sim.domains());
@@ -434,9 +502,13 @@ fn is_approval(wait: &Wait) -> bool {
 
 /// The document's text. Its number depends on every word of it, and says nothing to a reader.
 fn show(document: &Document) -> String {
+    text_of(document).replace(&document.plan_id.short(), "PLAN")
+}
+
+fn text_of(document: &Document) -> String {
     let options = text::Options {
         colour: false,
         detail: text::Detail::Normal,
     };
-    text::render(document, options).replace(&document.plan_id.short(), "PLAN")
+    text::render(document, options)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use coppice_grid::{Gate, Grid, GridKey, Identity, Renewal, Subject};
+use coppice_schema::ids::ServerId;
 use coppice_schema::units::Span;
 use coppice_state::Agreement;
 use coppice_world::clock::Clock;
@@ -25,6 +26,8 @@ const LOOK_EVERY: Span = Span::hours(24);
 pub(super) struct Shown<W> {
     /// Always the newest certificate.
     pub(super) tls: Arc<ServerConfig>,
+    /// The same, for what is between servers.
+    pub(super) certificate: Renewal,
     /// What machines are admitted by.
     pub(super) gate: Gate,
     /// The work that keeps it valid, which never ends.
@@ -39,6 +42,7 @@ pub(super) fn open(
     config: &Config,
     layout: &Layout,
     grid: &Arc<Grid>,
+    server_id: ServerId,
     grid_key: Option<&Arc<GridKey>>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Shown<impl Future<Output = ()> + Send + use<>>, Failure> {
@@ -54,6 +58,7 @@ pub(super) fn open(
         names.extend(address.map(|address| address.to_string()));
         Subject {
             grid: agreed.id(),
+            id: server_id,
             server: server.clone(),
             names,
         }
@@ -77,6 +82,7 @@ pub(super) fn open(
         move || agreed.local().committed.grid.address
     };
     let changed = grid.watch().map(move |_| address()).boxed();
+    let certificate = renewal.clone();
     let renewal = keep(
         renewal,
         layout.identity(),
@@ -85,7 +91,12 @@ pub(super) fn open(
         changed,
         Arc::clone(clock),
     );
-    Ok(Shown { tls, gate, renewal })
+    Ok(Shown {
+        tls,
+        certificate,
+        gate,
+        renewal,
+    })
 }
 
 /// Looks each day, since a server runs for longer than a certificate lives; and when `addresses` brings another address of
@@ -151,6 +162,7 @@ mod tests {
         let clock = SimClock::new(Timestamp(1_795_000_000_000));
         let subject = || Subject {
             grid: GridId([3; 16]),
+            id: ServerId(1),
             server: "alpha".parse().unwrap(),
             names: Default::default(),
         };
@@ -187,6 +199,7 @@ mod tests {
         let shown = Arc::clone(&address);
         let subject = move || Subject {
             grid: GridId([3; 16]),
+            id: ServerId(1),
             server: "alpha".parse().unwrap(),
             names: shown
                 .lock()

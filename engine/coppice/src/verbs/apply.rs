@@ -224,6 +224,7 @@ async fn planned(
         bundle: bundle.clone(),
         targets: BTreeSet::new(),
         save: false,
+        lose: BTreeSet::new(),
     };
     let mut told = false;
     loop {

@@ -1,10 +1,12 @@
 //! `coppice image`: golden images.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use coppice_portal::api::Image;
+use coppice_portal::api::{CopyProgress, Image, ImageCopy};
 use coppice_schema::ids::{ImageName, VersionName};
 use coppice_schema::known::CopyState;
+use coppice_schema::units::Size;
 use hyper::Method;
 
 use crate::client::{Client, segment};
@@ -35,11 +37,16 @@ Examples:
         after_long_help = "Examples:\n  coppice image list\n  coppice image list --json | jq '.[] | select(.used_by == 0)'"
     )]
     List,
-    /// Show which server holds which version, and whether it was verified
-    #[command(after_long_help = "Examples:\n  coppice image status\n  coppice image status win11")]
+    /// Show which server holds which version, whether it was verified, and how far it is
+    #[command(
+        after_long_help = "Examples:\n  coppice image status\n  coppice image status win11\n  coppice image status win11 --watch"
+    )]
     Status {
         /// Only this image
         name: Option<ImageName>,
+        /// Show it anew every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
     },
     /// Remove a version that no desktop is a clone of
     #[command(
@@ -92,17 +99,15 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.value(&images)?;
             screen.text(&versions(&images).render(screen.colours));
         }
-        Verb::Status { name } => {
-            let mut images: Vec<Image> = client.get("/images").await?;
-            images.retain(|image| name.as_ref().is_none_or(|name| image.name == *name));
-            if let (Some(name), true) = (&name, images.is_empty()) {
-                return Err(
-                    Failure::new(format!("there is no image {name} in the grid"))
-                        .hint("coppice image list shows all"),
-                );
+        Verb::Status { name, watch } => {
+            status(name.as_ref(), &client, screen).await?;
+            while watch {
+                tokio::time::sleep(EACH).await;
+                if screen.colours.any() {
+                    screen.text("\x1b[2J\x1b[H");
+                }
+                status(name.as_ref(), &client, screen).await?;
             }
-            screen.value(&images)?;
-            screen.text(&copies(&images).render(screen.colours));
         }
         Verb::Remove { name, version } => {
             let path = format!(
@@ -118,6 +123,23 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         }
     }
     Ok(Exit::Done)
+}
+
+/// How often a copy that is on its way is looked at: what passes has no events.
+const EACH: Duration = Duration::from_secs(1);
+
+async fn status(name: Option<&ImageName>, client: &Client, screen: &Screen) -> Result<(), Failure> {
+    let mut images: Vec<Image> = client.get("/images").await?;
+    images.retain(|image| name.is_none_or(|name| image.name == *name));
+    if let (Some(name), true) = (name, images.is_empty()) {
+        return Err(
+            Failure::new(format!("there is no image {name} in the grid"))
+                .hint("coppice image list shows all"),
+        );
+    }
+    screen.value(&images)?;
+    screen.text(&copies(&images).render(screen.colours));
+    Ok(())
 }
 
 fn versions(images: &[Image]) -> Table {
@@ -162,14 +184,7 @@ fn copies(images: &[Image]) -> Table {
     let mut table = Table::new(&["image", "version", "server", "copy"]);
     for it in images {
         for copy in &it.copies {
-            let (word, tone) = match copy.state {
-                CopyState::Copying => ("on its way", Tone::Warn),
-                CopyState::Verified => (
-                    "whole: every chunk verified when it came or was last read",
-                    Tone::Good,
-                ),
-                CopyState::Bad => ("bad: not what it should be", Tone::Bad),
-            };
+            let (word, tone) = word(copy);
             table.row([
                 it.name.as_str().into(),
                 it.version.as_str().into(),
@@ -177,8 +192,17 @@ fn copies(images: &[Image]) -> Table {
                 Cell::from(word).tone(tone),
             ]);
         }
-        if it.copies.is_empty() {
-            let none = Cell::from("no server holds it").tone(Tone::Bad);
+        for server in &it.absent {
+            let absent = Cell::from("absent").tone(Tone::Faint);
+            table.row([
+                it.name.as_str().into(),
+                it.version.as_str().into(),
+                server.as_str().into(),
+                absent,
+            ]);
+        }
+        if !it.is_held() {
+            let none = Cell::from("no server holds all of it").tone(Tone::Bad);
             table.row([
                 it.name.as_str().into(),
                 it.version.as_str().into(),
@@ -188,4 +212,34 @@ fn copies(images: &[Image]) -> Table {
         }
     }
     table
+}
+
+fn word(copy: &ImageCopy) -> (String, Tone) {
+    let how_far = |progress: &CopyProgress| {
+        let percent = progress.percent();
+        match progress.left() {
+            Some(left) => format!(
+                "{percent} %, {}/s, {} left",
+                Size(progress.rate).rounded(),
+                times::length(left)
+            ),
+            None => format!("{percent} %"),
+        }
+    };
+    match (copy.state, &copy.progress) {
+        (CopyState::Copying, None) => ("on its way".to_owned(), Tone::Warn),
+        (CopyState::Copying, Some(progress)) => {
+            (format!("copying {}", how_far(progress)), Tone::Warn)
+        }
+        (CopyState::Partial, None) => ("a part, and it does not move".to_owned(), Tone::Warn),
+        (CopyState::Partial, Some(progress)) => {
+            let percent = progress.percent();
+            (format!("{percent} %, and it does not move"), Tone::Warn)
+        }
+        (CopyState::Verified, _) => (
+            "whole: every chunk verified when it came or was last read".to_owned(),
+            Tone::Good,
+        ),
+        (CopyState::Bad, _) => ("bad: not what it should be".to_owned(), Tone::Bad),
+    }
 }

@@ -92,15 +92,6 @@ async fn found(
     let grid = GridId(random()?);
     let id = TokenId("admin".to_owned());
     let (secret, hash) = coppice_portal::mint(&id, random()?);
-    let subject = Subject {
-        grid,
-        server: name.clone(),
-        names: crate::names::of(listen.ip(), names),
-    };
-    let key = GridKey::create(&layout.identity())
-        .map_err(|e| failed("cannot make the grid's key", &e))?;
-    let identity = Identity::found(&layout.identity(), &subject, now, &key)
-        .map_err(|e| failed("cannot make the grid's authority", &e))?;
     let founding = Founding {
         grid,
         epoch: Epoch {
@@ -125,10 +116,22 @@ async fn found(
     let founded = Grid::found(&layout.grid(), clock, founding)
         .await
         .map_err(|e| failed("cannot found the grid", &e))?;
+    let server = founded.server();
     founded
         .shutdown()
         .await
         .map_err(|e| failed("cannot close the grid that was founded", &e))?;
+    let subject = Subject {
+        grid,
+        // The first entry made it a member.
+        id: server.ok_or_else(|| Failure::new("the grid does not know its first server"))?,
+        server: name.clone(),
+        names: crate::names::of(listen.ip(), names),
+    };
+    let key = GridKey::create(&layout.identity())
+        .map_err(|e| failed("cannot make the grid's key", &e))?;
+    let identity = Identity::found(&layout.identity(), &subject, now, &key)
+        .map_err(|e| failed("cannot make the grid's authority", &e))?;
     let data = layout
         .config()
         .parent()

@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use coppice_grid::introduction::{Introduction, Member};
-use coppice_grid::{Enrolment, Grid, GridKey};
+use coppice_grid::wire::{WIRE, WIRE_OLDEST};
+use coppice_grid::{Enrolment, Grid, GridKey, Introduction, Member};
 use coppice_portal::api::{
-    CLOCKS_APART, Code, JoinRequest, JoinResponse, JoinSecret, NotAJoinToken, WIRE_FORM,
+    CLOCKS_APART, Code, JoinRequest, JoinResponse, JoinSecret, NotAJoinToken,
 };
 use coppice_schema::Digest;
 use coppice_schema::ids::{Epoch, GridId, ServerId, ServerName};
@@ -133,7 +133,8 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         role: token.role,
         api: here.api.clone(),
         names: crate::names::of(here.listen.ip(), &names),
-        wire: WIRE_FORM,
+        wire: WIRE,
+        wire_oldest: WIRE_OLDEST,
         feature_level: FEATURE_LEVEL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: times::now(),
@@ -341,7 +342,7 @@ fn room(data: &Path) -> Result<(), Failure> {
 
 fn compatible(introduced: &Introduced) -> Result<(), Failure> {
     let terms = &introduced.terms;
-    if terms.wire == WIRE_FORM {
+    if terms.wire >= WIRE_OLDEST && WIRE >= terms.wire_oldest {
         return Ok(());
     }
     Err(Failure::new(format!(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use coppice_portal::api::{Document, PlanRequest, PlanResponse, SavedPlan};
 use coppice_schema::Bundle;
-use coppice_schema::ids::Address;
+use coppice_schema::ids::{Address, ServerName};
 
 use crate::client::{Client, ClientError};
 use crate::configuration::{self, Named};
@@ -25,6 +25,7 @@ use crate::verbs::validate;
   coppice plan examples/lab
   coppice plan --out monday.plan         keep it; later: coppice apply monday.plan
   coppice plan --target pool.lab         look at one pool only
+  coppice plan --lose host-2             what if that server were lost: who would be affected, and how badly
   coppice plan --format markdown         for a merge request
   coppice plan --watch                   again whenever the files or the grid change, until Ctrl-C
   coppice plan --detailed-exitcode       0: nothing to do, 2: changes, 7: a server was not seen")]
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Look at this only, such as pool.lab; may be repeated. Such a plan cannot be applied
     #[arg(long = "target", value_name = "ADDRESS")]
     targets: Vec<Address>,
+    /// What if these servers were lost? Where no files are, on the committed configuration. Such a plan cannot be applied
+    #[arg(long, value_name = "SERVER", value_delimiter = ',', conflicts_with_all = ["out", "targets"])]
+    lose: Vec<ServerName>,
     /// Show it again whenever the files or the grid change
     #[arg(short, long, conflicts_with_all = ["out", "detailed_exitcode"])]
     watch: bool,
@@ -94,11 +98,26 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
 /// The grid's answer to the files as they are now.
 async fn answer(args: &Args, client: &Client, screen: &Screen) -> Result<PlanResponse, Failure> {
     let request = PlanRequest {
-        bundle: gather_valid(&args.named, screen)?,
+        bundle: if is_about_committed(args) {
+            screen
+                .note("there is no *.hcl file here, so this is about the committed configuration");
+            Bundle::default()
+        } else {
+            gather_valid(&args.named, screen)?
+        },
         targets: args.targets.iter().cloned().collect::<BTreeSet<_>>(),
         save: args.out.is_some(),
+        lose: args.lose.iter().cloned().collect(),
     };
     ask(client, &request, screen).await
+}
+
+/// Whether the loss of servers is asked about where no configuration is named, and none is.
+fn is_about_committed(args: &Args) -> bool {
+    let here = Path::new(".");
+    let unnamed = args.named.directories.iter().all(|place| place == here);
+    let none = || configuration::hcl_files(here).is_ok_and(|files| files.is_empty());
+    !args.lose.is_empty() && unnamed && none()
 }
 
 /// A configuration that has no errors; what is worth knowing was told.

@@ -1,8 +1,9 @@
 //! `coppice server`: members of the grid.
 
-use coppice_portal::api::{Server, ServerStatus};
+use coppice_portal::api::{LogPart, LogRole, Server, ServerStatus};
 use coppice_schema::ids::ServerName;
 use coppice_schema::known::{DiskLevel, ServerState};
+use coppice_schema::units::Span;
 use hyper::Method;
 
 use crate::client::{Client, segment};
@@ -11,6 +12,12 @@ use crate::failure::Ended;
 use crate::screen::Screen;
 use crate::settings::Settings;
 use crate::table::{Cell, Table, Tone};
+use crate::times;
+
+/// Whoever lacks more entries than that does not vote soon.
+const MUCH: u64 = 250;
+/// Whoever answered within that time is there.
+const LATELY: Span = Span(1_500);
 
 /// What can be asked of servers.
 #[derive(clap::Subcommand, Debug)]
@@ -73,6 +80,9 @@ fn table(servers: &[Server]) -> Table {
     let mut table = Table::new(&[
         "name",
         "state",
+        "log",
+        "behind",
+        "heard",
         "desktops",
         "cpus",
         "memory",
@@ -85,6 +95,9 @@ fn table(servers: &[Server]) -> Table {
         table.row([
             status.name.as_str().into(),
             state(status),
+            log(status),
+            behind(status),
+            heard(status),
             Cell::number(server.desktops),
             Cell::number(status.cpus),
             Cell::number(status.memory.rounded()),
@@ -112,6 +125,37 @@ pub(crate) fn state(server: &ServerStatus) -> Cell {
         ServerState::Suspect | ServerState::Lost | ServerState::Removed => Tone::Bad,
     };
     Cell::from(word).tone(tone)
+}
+
+/// Its part in what the grid agrees on, in a word.
+pub(crate) fn log(server: &ServerStatus) -> Cell {
+    match server.log.map(|log| log.part) {
+        Some(LogRole::Leader) => Cell::from("leads"),
+        Some(LogRole::Voter) => Cell::from("votes"),
+        Some(LogRole::Learner) => Cell::from("learns").tone(Tone::Faint),
+        None => Cell::from("–").tone(Tone::Faint),
+    }
+}
+
+/// How many entries it lacks.
+pub(crate) fn behind(server: &ServerStatus) -> Cell {
+    match server.log.and_then(|log| log.behind) {
+        Some(behind) if behind > MUCH => Cell::number(behind).tone(Tone::Warn),
+        Some(behind) => Cell::number(behind),
+        None => Cell::number("?").tone(Tone::Faint),
+    }
+}
+
+/// How long ago whoever leads heard of it.
+pub(crate) fn heard(server: &ServerStatus) -> Cell {
+    match server.log {
+        Some(log) if log.part == LogRole::Leader => Cell::from("").tone(Tone::Faint),
+        Some(LogPart {
+            heard: Some(ago), ..
+        }) if ago > LATELY => Cell::from(format!("{} ago", times::length(ago))).tone(Tone::Bad),
+        Some(LogPart { heard: Some(_), .. }) => Cell::from("now"),
+        Some(LogPart { heard: None, .. }) | None => Cell::from("?").tone(Tone::Faint),
+    }
 }
 
 fn disk(server: &ServerStatus, size: String) -> Cell {

@@ -93,11 +93,23 @@ fn text(status: &Status, now: Timestamp, colours: Colours) -> String {
             run.failed
         );
     }
-    let mut servers = Table::new(&["server", "state", "cpus", "memory", "hypervisor"]);
+    let mut servers = Table::new(&[
+        "server",
+        "state",
+        "log",
+        "behind",
+        "heard",
+        "cpus",
+        "memory",
+        "hypervisor",
+    ]);
     for it in &status.servers {
         servers.row([
             it.name.as_str().into(),
             server::state(it),
+            server::log(it),
+            server::behind(it),
+            server::heard(it),
             Cell::number(it.cpus),
             Cell::number(it.memory.rounded()),
             server::hypervisor(it),

@@ -12,6 +12,7 @@ const NOW: Timestamp = Timestamp(1_795_000_000_000);
 fn subject(names: &[&str]) -> Subject {
     Subject {
         grid: GRID,
+        id: ServerId(2),
         server: "alpha".parse().unwrap(),
         names: names.iter().map(|n| (*n).to_owned()).collect(),
     }

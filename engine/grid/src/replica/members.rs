@@ -50,10 +50,12 @@ pub enum MembersError {
         /// Who does, by raft id, where it is known.
         leader: Option<u64>,
     },
-    /// Nothing changed: who takes part is not what the caller decided by. Look again, and decide again.
+    /// Nothing changed, or a change of the voters was begun and another one came between: who takes part is not what
+    /// the caller decided by. Look again, and decide again.
     #[error("who takes part in the log has changed meanwhile")]
     Moved,
-    /// Nothing changed: another change is under way, or this leadership has just begun. Try again in a moment.
+    /// Not at this moment: another change is under way, this leadership has just begun, or those that are to vote have
+    /// not answered it yet. A change of the voters may have been begun; look again in a moment, and ask again.
     #[error("the log's members cannot be changed at this moment: {0}")]
     NotNow(String),
     /// Nothing changed: a server that does not take part, or in the wrong part.
@@ -203,7 +205,9 @@ impl<C: GridTypes> Replica<C> {
         match taken.await {
             Ok(leader) if leader == raft_id => Ok(()),
             Ok(_) | Err(AgreementError::NoQuorum(_)) => Err(MembersError::NotTaken(raft_id)),
-            Err(closed @ AgreementError::Closed(_)) => Err(closed.into()),
+            Err(closed @ (AgreementError::Closed(_) | AgreementError::TooLarge { .. })) => {
+                Err(closed.into())
+            }
         }
     }
 
@@ -226,6 +230,10 @@ impl<C: GridTypes> Replica<C> {
         }
     }
 
+    fn leads(&self) -> bool {
+        self.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
     fn changed(
         &self,
         result: Result<ClientWriteResponse<C>, RaftError<C, ClientWriteError<C>>>,
@@ -236,6 +244,13 @@ impl<C: GridTypes> Replica<C> {
             Err(RaftError::APIError(error)) => error,
         };
         Err(match error {
+            // It leads, but may not be sure of it: too few of those who vote, or are to, have answered lately.
+            ClientWriteError::ForwardToLeader(ForwardToLeader {
+                leader_id: None, ..
+            }) if self.leads() => {
+                let why = "too few of those who vote, or are to vote, have answered lately";
+                MembersError::NotNow(why.to_owned())
+            }
             ClientWriteError::ForwardToLeader(ForwardToLeader { leader_id, .. }) => {
                 MembersError::NotLeader { leader: leader_id }
             }

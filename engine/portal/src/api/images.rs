@@ -3,7 +3,7 @@
 use coppice_schema::Digest;
 use coppice_schema::ids::{ImageName, ServerName, VersionName};
 use coppice_schema::known::CopyState;
-use coppice_schema::units::{Size, Timestamp};
+use coppice_schema::units::{Size, Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,8 +37,12 @@ pub struct Image {
     pub published: bool,
     /// Desktops that are clones of it.
     pub used_by: u32,
-    /// Which servers hold it.
+    /// Which servers hold it, or a part of it.
     pub copies: Vec<ImageCopy>,
+    /// Servers on which nothing of it is.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub absent: Vec<ServerName>,
 }
 
 impl Image {
@@ -57,9 +61,40 @@ pub struct ImageCopy {
     /// The server.
     #[schema(value_type = String)]
     pub server: ServerName,
-    /// `copying`, `verified` or `bad`.
+    /// `copying`, `verified`, `bad` or `partial`: a part of it is here, and nothing brings the rest.
     #[schema(value_type = String)]
     pub state: CopyState,
+    /// How far it is, where it is on its way and its server says so.
+    #[serde(default)]
+    pub progress: Option<CopyProgress>,
+}
+
+/// How far a copy is. It is never remembered: the server that gets it says it now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct CopyProgress {
+    /// Bytes that are there and right.
+    pub here: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes a second; 0: none come.
+    pub rate: u64,
+}
+
+impl CopyProgress {
+    /// Per cent of it that are there.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        let percent = u128::from(self.here) * 100 / u128::from(self.total.max(1));
+        u64::try_from(percent).unwrap_or(100)
+    }
+
+    /// How long the rest takes at this rate; `None`: nobody knows.
+    #[must_use]
+    pub fn left(&self) -> Option<Span> {
+        let missing = self.total.saturating_sub(self.here);
+        let millis = u128::from(missing) * 1000 / u128::from(self.rate.max(1));
+        (self.rate > 0).then(|| Span(u64::try_from(millis).unwrap_or(u64::MAX)))
+    }
 }
 
 /// `POST images/uploads`: an image file is to be sent.

@@ -10,9 +10,6 @@ use coppice_state::token::TokenId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The form in which servers speak with each other and machines join. A machine with another one cannot join.
-pub const WIRE_FORM: u32 = 1;
-
 /// How far apart two clocks may be before both sides are warned. Time never decides an order, but people compare it.
 pub const CLOCKS_APART: Span = Span::seconds(2);
 
@@ -77,8 +74,10 @@ pub struct JoinTerms {
     pub authority: String,
     /// Version of the program that answers.
     pub version: String,
-    /// [`WIRE_FORM`] of the server that answers.
+    /// The newest form of what servers say to each other that the one which answers speaks.
     pub wire: u32,
+    /// The oldest.
+    pub wire_oldest: u32,
     /// The time there.
     #[schema(value_type = u64)]
     pub time: Timestamp,
@@ -108,8 +107,10 @@ pub struct JoinRequest {
     /// Host names and addresses for its certificate.
     #[schema(value_type = Vec<String>)]
     pub names: BTreeSet<String>,
-    /// [`WIRE_FORM`] of its program.
+    /// The newest form of what servers say to each other that its program speaks.
     pub wire: u32,
+    /// The oldest.
+    pub wire_oldest: u32,
     /// Newest feature level that it can apply.
     pub feature_level: u32,
     /// Version of its program.

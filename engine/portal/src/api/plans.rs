@@ -57,6 +57,11 @@ pub struct PlanRequest {
     /// Answer with [`PlanResponse::saved`] too.
     #[serde(default)]
     pub save: bool,
+    /// Servers, by name: what if they were lost? Such a plan cannot be applied. A bundle without texts then stands for
+    /// the committed configuration.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub lose: BTreeSet<ServerName>,
 }
 
 /// The answer to [`PlanRequest`].

@@ -3,7 +3,8 @@
 use coppice_plans::plan::Finding;
 use coppice_schema::ids::{Address, GridId, PoolName, Revision, ServerId, ServerName};
 use coppice_schema::known::{DiskLevel, Feature, ServerState};
-use coppice_schema::units::{Size, Timestamp};
+use coppice_schema::units::{Size, Span, Timestamp};
+use coppice_state::join::Role;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -63,6 +64,13 @@ pub struct ServerStatus {
     /// Its part: `joining`, `ready`, `cordoned`, `draining`, `suspect`, `lost`, `reconciling` or `removed`.
     #[schema(value_type = String)]
     pub state: ServerState,
+    /// `server` or `witness`.
+    #[schema(value_type = String)]
+    #[serde(default)]
+    pub role: Role,
+    /// Its part in what the grid agrees on; absent as long as it has none.
+    #[serde(default)]
+    pub log: Option<LogPart>,
     /// It was seen whole since the present leader leads, and its hypervisor answers.
     pub current: bool,
     /// What its hypervisor is, in words.
@@ -77,6 +85,32 @@ pub struct ServerStatus {
     /// How full its disk is: `fine`, `high` (from 80 %) or `critical` (from 90 %); absent before its first look.
     #[schema(value_type = Option<String>)]
     pub disk_level: Option<DiskLevel>,
+}
+
+/// A server's part in what the grid agrees on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogPart {
+    /// `leader`, `voter` or `learner`.
+    #[schema(value_type = String)]
+    pub part: LogRole,
+    /// Entries of the log that it is not known to have yet; absent when nobody who leads can be asked.
+    pub behind: Option<u64>,
+    /// How many milliseconds ago it last answered the leader; absent when it has not since that one leads, or when nobody
+    /// who leads can be asked.
+    #[schema(value_type = Option<u64>)]
+    pub heard: Option<Span>,
+}
+
+/// Who decides what.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogRole {
+    /// It puts entries in their order.
+    Leader,
+    /// Its copy counts for a majority.
+    Voter,
+    /// It has a copy.
+    Learner,
 }
 
 /// `GET servers`: a server.

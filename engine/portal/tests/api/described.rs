@@ -183,6 +183,7 @@ async fn plans_are_what_the_description_says() {
         bundle: bundle(3, ""),
         targets: Default::default(),
         save: true,
+        lose: Default::default(),
     };
     schemas.hold("PlanRequest", &serde_json::to_value(&ask).unwrap());
     // Without an image: findings, waits, and desktops that cannot be made.

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use coppice_portal::api::{
     Code, JoinRequest, JoinResponse, JoinSecret, JoinTerms, JoinTokenCreated, JoinTokenInfo,
-    Problem, WIRE_FORM,
+    Problem,
 };
 use coppice_schema::Digest;
 use coppice_schema::units::Span;
@@ -33,7 +33,8 @@ fn asked(world: &World, token: &JoinSecret, name: &str, key: &str) -> JoinReques
         role: token.role,
         api: format!("{name}.example:7443"),
         names: [format!("{name}.example")].into(),
-        wire: WIRE_FORM,
+        wire: 6,
+        wire_oldest: 5,
         feature_level: FEATURE_LEVEL,
         version: "1.2.3".to_owned(),
         time: world.clock.now(),
@@ -64,7 +65,8 @@ async fn a_machine_with_a_token_becomes_a_member() {
     let terms = Request::get("/api/v1/join").body(Body::empty()).unwrap();
     let terms: JoinTerms = world.raw(terms).await.json(StatusCode::OK);
     assert_eq!(Digest::of(terms.authority.as_bytes()), token.authority);
-    assert_eq!((terms.wire, terms.time), (WIRE_FORM, world.clock.now()));
+    assert_eq!((terms.wire_oldest, terms.wire), (3, 5));
+    assert_eq!(terms.time, world.clock.now());
 
     let member = joined(&world, &asked(&world, &token, "b", "kb")).await;
     assert_eq!(member.certificate, "b at b.example for request of kb");
@@ -150,12 +152,15 @@ async fn a_join_with_bad_input_is_told_what_to_do_and_changes_nothing() {
     let problem = refused(&world, &namesake, Code::Exists).await;
     assert!(problem.help.contains("--name"), "{problem:?}");
 
-    let foreign = JoinRequest {
-        wire: WIRE_FORM + 1,
-        ..fine.clone()
-    };
-    let problem = refused(&world, &foreign, Code::Conflict).await;
-    assert!(problem.help.contains("version"), "{problem:?}");
+    for (wire_oldest, wire) in [(1, 2), (6, 7)] {
+        let foreign = JoinRequest {
+            wire,
+            wire_oldest,
+            ..fine.clone()
+        };
+        let problem = refused(&world, &foreign, Code::Conflict).await;
+        assert!(problem.help.contains("version"), "{problem:?}");
+    }
 
     world
         .grid

@@ -47,6 +47,7 @@ async fn planned(world: &World, bundle: Bundle, save: bool) -> PlanResponse {
         bundle,
         targets: Default::default(),
         save,
+        lose: Default::default(),
     };
     world
         .post(Scope::Planner, "/plans", &request)
@@ -144,6 +145,7 @@ async fn the_errors_of_a_configuration_come_all_at_once() {
                 bundle: of_text(text),
                 targets: Default::default(),
                 save: false,
+                lose: Default::default(),
             };
             world.post(Scope::Operator, path, &request).await
         } else {
@@ -394,6 +396,7 @@ async fn a_plan_for_a_target_leaves_the_rest_out_and_cannot_be_saved() {
         bundle: both,
         targets: [target].into(),
         save: false,
+        lose: Default::default(),
     };
     let plan: PlanResponse = world
         .post(Scope::Planner, "/plans", &request)

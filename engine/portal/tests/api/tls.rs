@@ -59,6 +59,7 @@ impl Port {
             listener,
             Arc::new(tls),
             world.router.clone(),
+            None,
             limits,
             stopped,
         ));

@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use coppice_schema::ids::{Epoch, GridId, Member, Stamp};
-use coppice_schema::known::{DesktopSpec, Ending, Order, Task};
+use coppice_schema::ids::{Epoch, GridId, Member, ServerId, Stamp};
+use coppice_schema::known::{CopyState, DesktopSpec, Ending, Look, Order, Task};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_state::State;
 use coppice_state::entry::Attempt;
 use coppice_world::disks::{DiskError, NewOverlay};
 use coppice_world::hypervisor::{Definition, HypervisorError, Mark};
+use coppice_world::moves::MoveError;
 use uuid::Uuid;
 
+use super::carry::Way;
 use super::flight::{Act, Landed, Object};
 use super::look::Sight;
 use super::{Memory, Ports, Round, allowed};
@@ -30,6 +33,8 @@ pub(super) enum ActError {
     Disk(#[from] DiskError),
     #[error("{0} has no overlay")]
     NoOverlay(Member),
+    #[error(transparent)]
+    Move(#[from] MoveError),
 }
 
 impl ActError {
@@ -52,6 +57,18 @@ impl ActError {
                 DiskError::BadSource { .. } | DiskError::NotOurs(_) => false,
             },
             Self::NoOverlay(_) => true,
+            // One that does not run, or is held by something, will not be another after a while.
+            Self::Move(MoveError::Hypervisor(e)) => matches!(
+                e,
+                HypervisorError::Away { .. } | HypervisorError::Stuck { .. }
+            ),
+            Self::Move(MoveError::Bound { .. }) => false,
+            Self::Move(
+                MoveError::Road(_)
+                | MoveError::Declined { .. }
+                | MoveError::Broken { .. }
+                | MoveError::Stalled { .. },
+            ) => true,
         }
     }
 }
@@ -75,7 +92,8 @@ pub(super) async fn prepare(
         let overlay = order.task.member().and_then(|m| overlays.remove(m));
         let found = Found::of(&order.task, overlay, sight);
         let mark = Marking::of_order(&order.task, stamp, round, state);
-        let work = perform(order.task.clone(), found, mark, ports.clone());
+        let task = with_holders(&order.task, round, state);
+        let work = perform(task, found, mark, ports.clone());
         Act {
             stamp,
             order: order.clone(),
@@ -85,14 +103,52 @@ pub(super) async fn prepare(
     Ok((acts.collect(), refused))
 }
 
+/// An image is got from those that the order names, and where they have all failed from whoever else holds it now: some
+/// may have gone since it was given, and others have it.
+fn with_holders(task: &Task, round: &Round, state: &State) -> Task {
+    let mut task = task.clone();
+    if let Task::CopyImage { root, from } = &mut task {
+        let holds = |look: &Look| look.images.get(root) == Some(&CopyState::Verified);
+        let others = state.servers.iter().filter(|(id, server)| {
+            let look = server.look.as_deref();
+            **id != round.me && !from.contains(id) && look.is_some_and(holds)
+        });
+        let others: Vec<ServerId> = others.map(|(id, _)| *id).collect();
+        from.extend(others);
+    }
+    task
+}
+
 /// How an act went, told at `now`, when it is known.
 pub(super) fn attempt(landed: Landed, now: Timestamp) -> Attempt {
     match landed.result {
         Ok(()) => Attempt::Done,
-        Err(e) if e.may_pass() => failed(&landed.order, e.to_string(), now),
+        Err(e) if may_pass(&landed.order, &e) => failed(&landed.order, e.to_string(), now),
         Err(e) => Attempt::Refused {
             error: e.to_string(),
         },
+    }
+}
+
+/// How often a desktop is sent before it is said to be of no use: it runs meanwhile, and may be sent elsewhere.
+const SENDS: u32 = 3;
+
+/// Whether trying again may help.
+fn may_pass(order: &Order, error: &ActError) -> bool {
+    match order.task {
+        Task::Send { .. } => error.may_pass() && order.attempts + 1 < SENDS,
+        // It was agreed on, and there is no other way.
+        Task::Enter { .. } | Task::Stay { .. } => true,
+        Task::Create { .. }
+        | Task::Redefine { .. }
+        | Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::Receive { .. }
+        | Task::VerifyImage { .. }
+        | Task::CopyImage { .. }
+        | Task::DropImage { .. } => error.may_pass(),
     }
 }
 
@@ -163,17 +219,21 @@ async fn make_overlays(
     let wanted: Vec<NewOverlay> = orders
         .iter()
         .filter_map(|(stamp, order)| match &order.task {
-            Task::Create { spec, .. } => Some(NewOverlay {
+            Task::Create { spec, .. } | Task::Receive { spec } => Some(NewOverlay {
                 mark: Marking::of_order(&order.task, *stamp, round, state).of(spec),
                 size: spec.hardware.disk,
             }),
             Task::Redefine { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::Start { .. }
             | Task::Stop { .. }
             | Task::Restart { .. }
             | Task::Remove { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => None,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => None,
         })
         .collect();
     if wanted.is_empty() {
@@ -213,13 +273,19 @@ impl Marking {
     /// The life of the grid in which a desktop's life began stands in its mark for as long as it lives.
     fn of_order(task: &Task, stamp: Stamp, round: &Round, state: &State) -> Self {
         let begun = match task {
-            Task::Create { spec, .. } | Task::Redefine { spec } => state.epoch_of(spec),
+            Task::Create { spec, .. }
+            | Task::Redefine { spec }
+            | Task::Receive { spec }
+            | Task::Enter { spec } => state.epoch_of(spec),
             Task::Start { .. }
+            | Task::Send { .. }
+            | Task::Stay { .. }
             | Task::Stop { .. }
             | Task::Restart { .. }
             | Task::Remove { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. } => None,
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. } => None,
         };
         Self {
             grid: round.grid,
@@ -316,10 +382,42 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
                 disks.remove_overlay(&member).await?;
             }
         }
+        // Its overlay was made with the others.
+        Task::Receive { spec } => {
+            let none = || ActError::NoOverlay(spec.member.clone());
+            overlay.ok_or_else(none)??;
+        }
+        Task::Send { member, to } => {
+            let uuid = domain.ok_or_else(|| ActError::NoOverlay(member.clone()))?;
+            let way = Way {
+                peers: Arc::clone(&ports.peers),
+                to,
+                member,
+            };
+            ports.moves.send(uuid, &way).await?;
+        }
+        Task::Enter { spec } => {
+            let uuid = spec.uuid;
+            let guest = definition(spec, overlay, &mark)?;
+            match ports.moves.enter(&guest).await {
+                // What had come is gone: its disk is whole, and it starts as after a power cut.
+                Err(MoveError::Hypervisor(HypervisorError::Absent(_))) => {
+                    hypervisor.define(&guest).await?;
+                    hypervisor.start(uuid).await?;
+                }
+                other => other?,
+            }
+        }
+        Task::Stay { .. } => {
+            if let Some(uuid) = domain {
+                ports.moves.stay(uuid).await?;
+            }
+        }
         Task::VerifyImage { root } => {
             disks.verify_image(root).await?;
         }
         Task::DropImage { root } => disks.drop_image(root).await?,
+        Task::CopyImage { root, from } => disks.receive_image(root, from).await?,
     }
     Ok(())
 }

@@ -96,6 +96,26 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
                 None => Err(Objection::NoImage(spec.image)),
             }
         }
+        Task::Receive { spec } => {
+            identity(spec, state)?;
+            room(spec, sight)?;
+            match sight.images.get(&spec.image) {
+                Some(CopyState::Verified) => Ok(()),
+                Some(state) => Err(Objection::ImageUnfit {
+                    root: spec.image,
+                    state: *state,
+                }),
+                None => Err(Objection::NoImage(spec.image)),
+            }
+        }
+        Task::Enter { spec } => {
+            identity(spec, state)?;
+            if sight.files.contains_key(&spec.member) {
+                Ok(())
+            } else {
+                Err(Objection::NoOverlay(spec.member.clone()))
+            }
+        }
         Task::Redefine { spec } => {
             identity(spec, state)?;
             room(spec, sight)?;
@@ -105,7 +125,10 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
                 Err(Objection::NoOverlay(spec.member.clone()))
             }
         }
-        Task::Start { member } | Task::Stop { member } | Task::Restart { member, .. } => {
+        Task::Start { member }
+        | Task::Stop { member }
+        | Task::Restart { member, .. }
+        | Task::Send { member, .. } => {
             let seen = sight.members.get(member);
             if seen.is_some_and(|s| s.domain.is_some()) {
                 Ok(())
@@ -113,7 +136,11 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
                 Err(Objection::NoDomain(member.clone()))
             }
         }
-        Task::Remove { .. } | Task::VerifyImage { .. } | Task::DropImage { .. } => Ok(()),
+        Task::Remove { .. }
+        | Task::Stay { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. }
+        | Task::CopyImage { .. } => Ok(()),
     }
 }
 

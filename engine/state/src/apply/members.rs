@@ -111,6 +111,7 @@ pub(super) fn joined(state: &mut State, joiner: &Joiner) -> Result<Outcome, Refu
         confirmed_term: 0,
         feature_level: joiner.feature_level,
         role: joiner.role,
+        resting: false,
         key: Some(joiner.key),
     };
     state.servers.insert(ServerId(state.index), server);
@@ -169,4 +170,21 @@ pub(super) fn removed(
         "was removed"
     };
     super::people::changed(state, Address::Server(name), what.to_owned(), author)
+}
+
+/// What a member cannot apply must never be agreed on. One that is lost is refused when it is back, until it can.
+pub(super) fn feature_raised(state: &mut State, level: u32) -> Result<Outcome, Refusal> {
+    let behind = state.servers.values().find(|server| {
+        let counts = !matches!(server.state, ServerState::Removed | ServerState::Lost);
+        counts && server.feature_level < level
+    });
+    if let Some(server) = behind {
+        return Err(Refusal::FeatureLevel {
+            server: server.name.clone(),
+            applies: server.feature_level,
+            level,
+        });
+    }
+    state.feature_level = state.feature_level.max(level);
+    Ok(Outcome::Done)
 }

@@ -18,7 +18,10 @@ use crate::entry::{NewOrder, Refusal};
 use crate::state::State;
 
 /// Whether an order is the next step of the desktop's move. `None`: it is about something else.
-pub(super) fn acceptable(order: &NewOrder, known: Option<&KnownDesktop>) -> Option<Result<(), Refusal>> {
+pub(super) fn acceptable(
+    order: &NewOrder,
+    known: Option<&KnownDesktop>,
+) -> Option<Result<(), Refusal>> {
     let is_move = matches!(
         order.task,
         Task::Receive { .. } | Task::Send { .. } | Task::Enter { .. } | Task::Stay { .. }

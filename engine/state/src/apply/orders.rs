@@ -115,10 +115,9 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
             }
         }
         (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, None)
-        | (
-            Memory::Moving { .. } | Memory::Copying | Memory::Switched | Memory::Returning,
-            _,
-        ) => Err(Refusal::Absent(format!("desktop {}", member.desktop))),
+        | (Memory::Moving { .. } | Memory::Copying | Memory::Switched | Memory::Returning, _) => {
+            Err(Refusal::Absent(format!("desktop {}", member.desktop)))
+        }
     }
 }
 
@@ -223,7 +222,8 @@ fn remember_repair(state: &mut State, order: &NewOrder) {
             | Task::Enter { .. }
             | Task::Stay { .. }
             | Task::VerifyImage { .. }
-            | Task::DropImage { .. },
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. },
             _,
         ) => {}
     }

@@ -312,7 +312,7 @@ impl Grid {
             Task::Remove { member } => {
                 self.world.remove(member);
             }
-            Task::VerifyImage { .. } | Task::DropImage { .. } => {}
+            Task::VerifyImage { .. } | Task::DropImage { .. } | Task::CopyImage { .. } => {}
         }
     }
 

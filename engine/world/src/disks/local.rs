@@ -1,22 +1,28 @@
 //! The disks of this machine: a [`Store`] behind the port. Its calls block, so each runs where blocking is allowed.
 
+mod copies;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use coppice_golden::overlay::{Foreign, LinkedClone};
 use coppice_golden::store::Look;
+use coppice_golden::transfer::Means;
 use coppice_golden::{
-    Cancel, ImportError, Options, OverlayError, Phase, Store, StoreError, VerifyError,
+    Cancel, ImportError, Options, OverlayError, Phase, Store, StoreError, Verified, VerifyError,
 };
 use coppice_schema::Digest;
-use coppice_schema::ids::{GridId, Member};
+use coppice_schema::ids::{GridId, Member, ServerId};
 use coppice_schema::known::CopyState;
-use coppice_schema::units::Size;
+use coppice_schema::units::{Size, Timestamp};
 use futures::future::{BoxFuture, FutureExt};
 
-use super::{DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage};
+use super::{
+    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage, Transfer,
+};
 use crate::hypervisor::Mark;
+use crate::peers::Peers;
 
 /// Images and overlays in a directory of this machine.
 ///
@@ -29,6 +35,8 @@ pub struct LocalDisks {
     store: Arc<Store>,
     grid: GridId,
     memory: Arc<Mutex<BTreeMap<Digest, Remembered>>>,
+    means: Means,
+    peers: Arc<OnceLock<Arc<dyn Peers>>>,
 }
 
 /// What need not be read again for each look.
@@ -63,6 +71,8 @@ impl LocalDisks {
             store: Arc::new(store),
             grid,
             memory: Arc::new(Mutex::new(memory)),
+            means: Means::new(Arc::new(copies::Clock)),
+            peers: Arc::default(),
         })
     }
 
@@ -109,6 +119,7 @@ impl LocalDisks {
             state,
             size,
             data,
+            read: Timestamp(image.read.saturating_mul(1000)),
         }
     }
 
@@ -118,8 +129,16 @@ impl LocalDisks {
         progress: &mut dyn FnMut(coppice_golden::Progress),
         cancel: &Cancel,
     ) -> Result<CopyState, DiskError> {
+        self.read_back(root, |store| store.verify(root, progress, cancel))
+    }
+
+    fn read_back(
+        &self,
+        root: Digest,
+        read: impl FnOnce(&Store) -> Result<Verified, VerifyError>,
+    ) -> Result<CopyState, DiskError> {
         let before = glance(&self.store.image_path(root));
-        let state = match self.store.verify(root, progress, cancel) {
+        let state = match read(&self.store) {
             Ok(_) => CopyState::Verified,
             Err(VerifyError::Bad { .. } | VerifyError::Length { .. }) => CopyState::Bad,
             Err(VerifyError::Store(StoreError::Manifest { .. })) => CopyState::Bad,
@@ -292,7 +311,14 @@ impl Disks for LocalDisks {
     fn images(&self) -> BoxFuture<'_, Result<Vec<StoredImage>, DiskError>> {
         self.work("list images", |this| {
             let images = this.store.images().map_err(store_error)?;
-            Ok(images.iter().map(|image| this.look(image)).collect())
+            let mut all: Vec<StoredImage> = images.iter().map(|image| this.look(image)).collect();
+            let halves = this.store.half_images().map_err(store_error)?;
+            // One that is to take the place of a bad one is told as that until it does.
+            let new = halves
+                .iter()
+                .filter(|half| images.iter().all(|i| i.root != half.root));
+            all.extend(new.map(copies::half));
+            Ok(all)
         })
     }
 
@@ -307,6 +333,47 @@ impl Disks for LocalDisks {
             work.await
         }
         .boxed()
+    }
+
+    fn scrub_image(&self, root: Digest, rate: Size) -> BoxFuture<'_, Result<CopyState, DiskError>> {
+        let cancel = CancelOnDrop::default();
+        let asked = cancel.0.clone();
+        let work = self.work("read an image back", move |this| {
+            this.read_back(root, |store| store.scrub(root, rate, &asked))
+        });
+        async move {
+            let _cancel = cancel;
+            work.await
+        }
+        .boxed()
+    }
+
+    fn receive_image(
+        &self,
+        root: Digest,
+        from: Vec<ServerId>,
+    ) -> BoxFuture<'_, Result<(), DiskError>> {
+        self.receive(root, from)
+    }
+
+    fn limit_images(&self, rate: Option<Size>) {
+        self.means.incoming.set(rate);
+        self.means.outgoing.set(rate);
+    }
+
+    fn meet(&self, peers: Arc<dyn Peers>) {
+        // There is one way to the others as long as the daemon runs.
+        let _ = self.peers.set(peers);
+    }
+
+    fn transfers(
+        &self,
+        server: Option<ServerId>,
+    ) -> BoxFuture<'_, Result<Vec<Transfer>, DiskError>> {
+        match server {
+            None => self.work("list half images", Self::under_way),
+            Some(server) => self.under_way_on(server),
+        }
     }
 
     fn drop_image(&self, root: Digest) -> BoxFuture<'_, Result<(), DiskError>> {

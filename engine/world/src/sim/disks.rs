@@ -6,17 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{GridId, Member};
+use coppice_schema::ids::{GridId, Member, ServerId};
 use coppice_schema::known::CopyState;
 use coppice_schema::units::{Size, Timestamp};
 use futures::future::BoxFuture;
 
 use super::SimServer;
+use super::copies;
 use super::fault::Operation;
 use super::journal::{Deed, Hand};
 use super::machine::{Machine, SimImage, SimOverlay, is_ours, overlay_path};
-use crate::disks::{DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage};
+use crate::disks::{
+    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage, Transfer,
+};
 use crate::hypervisor::Mark;
+use crate::peers::Peers;
 
 type Outcome<T> = Result<T, DiskError>;
 
@@ -67,6 +71,7 @@ impl Disks for SimServer {
                 state: image.state,
                 size: image.size,
                 data: image.data,
+                read: image.read,
             };
             Ok(machine.images.iter().map(each).collect())
         };
@@ -74,17 +79,35 @@ impl Disks for SimServer {
     }
 
     fn verify_image(&self, root: Digest) -> BoxFuture<'_, Outcome<CopyState>> {
-        let act = move |machine: &mut Machine, _| {
-            let image = machine.images.get_mut(&root);
-            let image = image.ok_or_else(|| absent_image(root))?;
-            image.state = if image.rotten {
-                CopyState::Bad
-            } else {
-                CopyState::Verified
-            };
-            Ok(image.state)
-        };
+        let act = move |machine: &mut Machine, now| read_back(machine, root, now);
         Box::pin(self.call(Operation::VerifyImage, root.short(), None, act))
+    }
+
+    fn scrub_image(&self, root: Digest, rate: Size) -> BoxFuture<'_, Outcome<CopyState>> {
+        let read = move |machine: &mut Machine, now| read_back(machine, root, now);
+        Box::pin(async move {
+            let data = self.machine().images.get(&root).map(|image| image.data);
+            let span = copies::span_of(data.unwrap_or_default(), rate);
+            self.clock.sleep(span).await;
+            self.call(Operation::ScrubImage, root.short(), None, read)
+                .await
+        })
+    }
+
+    fn receive_image(&self, root: Digest, from: Vec<ServerId>) -> BoxFuture<'_, Outcome<()>> {
+        Box::pin(self.receive(root, from))
+    }
+
+    fn limit_images(&self, rate: Option<Size>) {
+        self.copies.limit(rate);
+    }
+
+    fn meet(&self, peers: Arc<dyn Peers>) {
+        self.copies.meet(peers);
+    }
+
+    fn transfers(&self, server: Option<ServerId>) -> BoxFuture<'_, Outcome<Vec<Transfer>>> {
+        Box::pin(self.under_way(server))
     }
 
     fn drop_image(&self, root: Digest) -> BoxFuture<'_, Outcome<()>> {
@@ -120,12 +143,7 @@ impl Disks for SimServer {
                     free,
                 });
             }
-            let image = SimImage {
-                state: CopyState::Verified,
-                rotten: false,
-                size,
-                data: size,
-            };
+            let image = SimImage::whole(size, size, now);
             machine.images.insert(root, image);
             machine.note(now, Hand::Ours, Deed::ImageMade(root));
             Ok(Imported {
@@ -137,6 +155,19 @@ impl Disks for SimServer {
         };
         Box::pin(self.call(Operation::ImportImage, object, None, act))
     }
+}
+
+fn read_back(machine: &mut Machine, root: Digest, now: Timestamp) -> Outcome<CopyState> {
+    let image = machine.images.get_mut(&root);
+    let image = image.filter(|image| image.parts == copies::PARTS || image.state == CopyState::Bad);
+    let image = image.ok_or_else(|| absent_image(root))?;
+    image.state = if image.rotten {
+        CopyState::Bad
+    } else {
+        image.read = now;
+        CopyState::Verified
+    };
+    Ok(image.state)
 }
 
 fn make_overlay(
@@ -157,6 +188,7 @@ fn make_overlay(
         };
     }
     let image = machine.images.get(&new.mark.image);
+    let image = image.filter(|image| image.parts == copies::PARTS);
     let image = image.ok_or_else(|| absent_image(new.mark.image))?;
     if new.size < image.size {
         return Err(DiskError::Io {

@@ -58,6 +58,8 @@ pub enum Operation {
     VerifyImage,
     DropImage,
     ImportImage,
+    ScrubImage,
+    ReceiveImage,
 }
 
 /// How often each fault happens, in a thousand calls.
@@ -221,7 +223,11 @@ impl Operation {
             || (Self::Send..=Self::Enter).contains(&self)
             || matches!(
                 self,
-                Self::MakeOverlays | Self::RemoveOverlay | Self::DropImage | Self::ImportImage
+                Self::MakeOverlays
+                    | Self::RemoveOverlay
+                    | Self::DropImage
+                    | Self::ImportImage
+                    | Self::ReceiveImage
             )
     }
 
@@ -238,6 +244,7 @@ impl Operation {
             ("make-overlays", Self::MakeOverlays),
             ("remove-overlay", Self::RemoveOverlay),
             ("import-image", Self::ImportImage),
+            ("receive-image", Self::ReceiveImage),
         ];
         let found = all.into_iter().find(|(word, _)| *word == name);
         found.map(|(_, operation)| operation)
@@ -270,6 +277,8 @@ impl Operation {
             Self::VerifyImage => "verify an image",
             Self::DropImage => "drop an image",
             Self::ImportImage => "import an image",
+            Self::ScrubImage => "read an image back",
+            Self::ReceiveImage => "copy an image",
         }
     }
 
@@ -278,7 +287,10 @@ impl Operation {
         if self == Self::AskGuest {
             // A guest that is busy booting is asked again soon anyway.
             Span::seconds(5)
-        } else if matches!(self, Self::VerifyImage | Self::ImportImage) {
+        } else if matches!(
+            self,
+            Self::VerifyImage | Self::ImportImage | Self::ScrubImage
+        ) {
             Span::minutes(10)
         } else if self.is_of_hypervisor() {
             Span::seconds(30)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use coppice_schema::Digest;
 use coppice_schema::ids::Member;
 use coppice_schema::known::{CopyState, Hardware, PowerState};
-use coppice_schema::units::Size;
+use coppice_schema::units::{Size, Timestamp};
 use uuid::Uuid;
 
 use super::SimServer;
@@ -179,11 +179,21 @@ impl SimServer {
         self.meddle(|machine| {
             if let Some(image) = machine.images.get_mut(&root) {
                 image.rotten = true;
+                image.read = Timestamp(0);
                 if noticed {
                     image.state = CopyState::Bad;
                 }
                 machine.note(now, Hand::Other, Deed::ImageGone(root));
             }
+        });
+    }
+
+    /// Deletes an image.
+    pub fn delete_image(&self, root: Digest) {
+        let now = self.clock.now();
+        self.meddle(|machine| {
+            machine.images.remove(&root);
+            machine.note(now, Hand::Other, Deed::ImageGone(root));
         });
     }
 

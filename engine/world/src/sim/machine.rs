@@ -66,6 +66,31 @@ pub struct SimImage {
     pub size: Size,
     /// Bytes that are not holes.
     pub data: Size,
+    /// Of [`PARTS`](super::copies::PARTS), how many are here. Those that are not were bad, or have not come yet.
+    pub parts: u8,
+    /// When all of it was last read back and was right.
+    pub read: Timestamp,
+}
+
+impl SimImage {
+    /// One that is whole, as it was read back then.
+    #[must_use]
+    pub fn whole(size: Size, data: Size, read: Timestamp) -> Self {
+        Self {
+            state: CopyState::Verified,
+            rotten: false,
+            size,
+            data,
+            parts: super::copies::PARTS,
+            read,
+        }
+    }
+
+    /// What it takes of the disk.
+    #[must_use]
+    pub fn stored(&self) -> Size {
+        Size(self.data.0 / u64::from(super::copies::PARTS) * u64::from(self.parts))
+    }
 }
 
 /// Something that is still to come about.
@@ -142,7 +167,7 @@ impl Machine {
 
     pub(super) fn used(&self) -> Size {
         let overlays: u64 = self.overlays.values().map(|o| o.allocated.0).sum();
-        let images: u64 = self.images.values().map(|i| i.data.0).sum();
+        let images: u64 = self.images.values().map(|i| i.stored().0).sum();
         Size(
             self.others
                 .0

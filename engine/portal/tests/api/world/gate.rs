@@ -23,6 +23,10 @@ impl Admission for Gate {
         Digest::of(b"the authority")
     }
 
+    fn speaks(&self) -> std::ops::RangeInclusive<u32> {
+        3..=5
+    }
+
     fn examine(&self, request: &str) -> Result<Digest, AdmissionError> {
         let key = request.strip_prefix("request of ");
         key.map(|key| Digest::of(key.as_bytes()))

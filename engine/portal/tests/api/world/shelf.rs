@@ -1,16 +1,18 @@
 //! Disks of which only overlays, space and imports are asked.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{Member, Stamp};
+use coppice_schema::ids::{Member, ServerId, Stamp};
 use coppice_schema::known::CopyState;
 use coppice_schema::units::Size;
 use coppice_world::disks::{
-    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage,
+    DiskError, Disks, Imported, NewOverlay, Overlay, Progress, Space, StoredImage, Transfer,
 };
 use coppice_world::hypervisor::Mark;
+use coppice_world::peers::Peers;
 use futures::future::{BoxFuture, FutureExt, ready};
 use tokio::sync::watch;
 
@@ -27,6 +29,8 @@ pub(crate) struct Held {
     pub(crate) free: Size,
     /// An import waits for this to become true.
     pub(crate) open: watch::Sender<bool>,
+    /// What is on its way to which server; others do not answer.
+    pub(crate) moving: BTreeMap<Option<ServerId>, Vec<Transfer>>,
 }
 
 impl Default for Held {
@@ -36,6 +40,7 @@ impl Default for Held {
             images: Vec::new(),
             free: Size::gib(10),
             open: watch::channel(true).0,
+            moving: [(None, Vec::new())].into(),
         }
     }
 }
@@ -73,6 +78,31 @@ impl Disks for Shelf {
 
     fn verify_image(&self, _: Digest) -> BoxFuture<'_, Result<CopyState, DiskError>> {
         panic!("the portal verifies nothing")
+    }
+
+    fn scrub_image(&self, _: Digest, _: Size) -> BoxFuture<'_, Result<CopyState, DiskError>> {
+        panic!("the portal reads no image back")
+    }
+
+    fn receive_image(&self, _: Digest, _: Vec<ServerId>) -> BoxFuture<'_, Result<(), DiskError>> {
+        panic!("the portal copies nothing")
+    }
+
+    fn limit_images(&self, _: Option<Size>) {
+        panic!("the portal limits nothing")
+    }
+
+    fn meet(&self, _: Arc<dyn Peers>) {
+        panic!("the portal meets nobody")
+    }
+
+    fn transfers(
+        &self,
+        server: Option<ServerId>,
+    ) -> BoxFuture<'_, Result<Vec<Transfer>, DiskError>> {
+        let moving = self.0.lock().unwrap().moving.get(&server).cloned();
+        let away = || DiskError::Absent("answer".to_owned());
+        ready(moving.ok_or_else(away)).boxed()
     }
 
     fn drop_image(&self, root: Digest) -> BoxFuture<'_, Result<(), DiskError>> {

@@ -1,0 +1,378 @@
+//! A grid of several servers, as its callers see it: real TLS, real ports, real disks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use coppice_schema::ids::ServerId;
+use coppice_state::token::TokenId;
+use coppice_state::{Agreement, AgreementError, Entry, Outcome};
+use coppice_world::hypervisor::ByteStream;
+use coppice_world::peers::{PeerError, Purpose, Serves};
+use futures::future::BoxFuture;
+use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
+use tokio::net::TcpListener;
+
+use super::sites::{JOINED, Site, Sites, all_vote, leader_of, pause, set_voters};
+use super::world::{secret, secrets};
+use crate::replica::{Former, MembersError};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_servers_agree_and_any_of_them_answers() {
+    let (_kept, sites) = Sites::with(2).await;
+    all_vote(&sites).await;
+    for (n, site) in sites.iter().enumerate() {
+        let outcome = site.grid.propose(secret(&format!("s{n}"), 100)).await;
+        assert_eq!(outcome, Ok(Outcome::Done));
+        // Whoever proposed sees it at once, wherever.
+        assert!(secrets(&site.grid).contains(&format!("s{n}")));
+        for reader in &sites {
+            let seen = reader.grid.read().await.unwrap();
+            assert!(seen.secrets.contains_key(&format!("s{n}").parse().unwrap()));
+        }
+    }
+    let last = sites[0].grid.local().index;
+    let digests: BTreeSet<_> =
+        futures::future::join_all(sites.iter().map(|s| s.until(|state| state.index >= last)))
+            .await
+            .iter()
+            .map(|state| state.digest())
+            .collect();
+    assert_eq!(digests.len(), 1);
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_dies_takes_nothing_with_it() {
+    let (_kept, mut sites) = Sites::with(2).await;
+    all_vote(&sites).await;
+    let clients: Vec<_> = sites[1..]
+        .iter()
+        .flat_map(|site| (0..4).map(|client| (Arc::clone(&site.grid), client)))
+        .map(|(grid, client)| {
+            tokio::spawn(async move {
+                let mut acked = Vec::new();
+                let mut n = 0;
+                let mut failed = false;
+                // On until the grid has failed somebody and served everybody again.
+                while !failed || n < 40 {
+                    let name = format!("r{}-c{client}-n{n}", grid.raft_id());
+                    match grid.propose(secret(&name, 50)).await {
+                        Ok(Outcome::Done) => acked.push(name),
+                        Ok(other) => panic!("{other:?}"),
+                        Err(_) => failed = true,
+                    }
+                    failed = failed || n > 400;
+                    n += 1;
+                }
+                acked
+            })
+        })
+        .collect();
+    sites[1].until(|state| state.secrets.len() > 50).await;
+    sites.remove(0).kill().await;
+    let acked: Vec<String> = futures::future::join_all(clients)
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .collect();
+    assert!(acked.len() > 100);
+    let leader = leader_of(&sites).await;
+    assert_ne!(sites[leader].raft_id(), 1);
+    for site in &sites {
+        let state = site.grid.read().await.unwrap();
+        for name in &acked {
+            assert!(state.secrets.contains_key(&name.parse().unwrap()), "{name}");
+        }
+    }
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_at_once_can_be_stopped_and_started() {
+    let (kept, sites) = Sites::with(2).await;
+    all_vote(&sites).await;
+    sites[1].grid.propose(secret("before", 10)).await.unwrap();
+    let servers: Vec<_> = sites.iter().map(|s| s.server).collect();
+    let addresses: Vec<_> = sites.iter().map(|s| s.address.clone()).collect();
+    for site in sites {
+        site.kill().await;
+    }
+    let mut again = Vec::new();
+    for (n, (server, address)) in servers.into_iter().zip(addresses).enumerate() {
+        let listener = TcpListener::bind(&address).await.unwrap();
+        let n = u64::try_from(n).unwrap();
+        again.push(kept.open(n, server, listener).await);
+    }
+    for site in &again {
+        let state = site.grid.read().await.unwrap();
+        assert!(state.secrets.contains_key(&"before".parse().unwrap()));
+    }
+    for site in again {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_far_behind_gets_a_snapshot() {
+    let (_kept, sites) = Sites::with(1).await;
+    let leader = sites[0].grid.replica();
+    for n in 0..30 {
+        leader
+            .propose(secret(&format!("s{n}"), 2_000))
+            .await
+            .unwrap();
+    }
+    leader.snapshot().await.unwrap();
+    let covered = leader.local().index;
+    leader.raft().trigger().purge_log(covered).await.unwrap();
+    loop {
+        let (purged, _) = sites[0].grid.log().bounds();
+        if purged.is_some_and(|id| id.index() >= covered) {
+            break;
+        }
+        pause().await;
+    }
+    let basis = leader.members();
+    leader
+        .add_learner(&basis, 2, sites[1].address.clone())
+        .await
+        .unwrap();
+    sites[1].until(|state| state.index >= covered).await;
+    let (purged, _) = sites[1].grid.log().bounds();
+    assert!(
+        purged.is_some_and(|id| id.index() >= covered),
+        "it came as a log: {purged:?}"
+    );
+    assert_eq!(secrets(&sites[1].grid), secrets(&sites[0].grid));
+    // And goes on from there.
+    sites[1].grid.propose(secret("after", 10)).await.unwrap();
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_larger_than_a_frame_go_one_after_the_other() {
+    let (_kept, sites) = Sites::with(1).await;
+    let leader = sites[0].grid.replica();
+    for n in 0..3 {
+        leader
+            .propose(secret(&format!("s{n}"), 1 << 20))
+            .await
+            .unwrap();
+    }
+    let refused = leader.propose(Entry::TokenRevoked {
+        id: TokenId(String::new()),
+        author: "x".repeat(33 << 20),
+    });
+    let refused = refused.await;
+    assert!(
+        matches!(refused, Err(AgreementError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    let basis = leader.members();
+    leader
+        .add_learner(&basis, 2, sites[1].address.clone())
+        .await
+        .unwrap();
+    sites[1].until(|state| state.secrets.len() == 3).await;
+    let (purged, _) = sites[1].grid.log().bounds();
+    assert!(purged.is_none(), "it came as a snapshot");
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_part_changes_only_from_what_was_looked_at() {
+    let (_kept, sites) = Sites::with(2).await;
+    let (leader, other) = (sites[0].grid.replica(), sites[1].grid.replica());
+    let empty = leader.members();
+    assert_eq!(empty.voters, BTreeSet::from([1]));
+    leader
+        .add_learner(&empty, 2, sites[1].address.clone())
+        .await
+        .unwrap();
+    let stale = leader
+        .add_learner(&empty, 3, sites[2].address.clone())
+        .await;
+    assert_eq!(stale, Err(MembersError::Moved));
+    let basis = leader.members();
+    assert_eq!(basis.learners, BTreeSet::from([2]));
+    let stranger = leader
+        .set_voters(&basis, BTreeSet::from([1, 9]), Former::Learn)
+        .await;
+    assert!(matches!(
+        stranger,
+        Err(MembersError::Unfit { raft_id: 9, .. })
+    ));
+    assert_eq!(leader.remove(&basis, 1).await, Err(MembersError::Nobody));
+    assert!(matches!(
+        leader.transfer_leader(2).await,
+        Err(MembersError::Unfit { raft_id: 2, .. })
+    ));
+    set_voters(&sites[0], &BTreeSet::from([1, 2])).await;
+    sites[1].grid.read().await.unwrap();
+    assert_eq!(
+        other.transfer_leader(2).await,
+        Err(MembersError::NotLeader { leader: Some(1) })
+    );
+    sites[0].grid.propose(Entry::Tick).await.unwrap();
+    while leader.transfer_leader(2).await.is_err() {
+        // It was not heard of yet.
+        pause().await;
+    }
+    let leading = leader_of(&sites[..2]).await;
+    assert_eq!(sites[leading].raft_id(), 2);
+    sites[0]
+        .grid
+        .propose(secret("forwarded", 10))
+        .await
+        .unwrap();
+
+    // Demoted, then gone altogether.
+    let basis = other.members();
+    other
+        .set_voters(&basis, BTreeSet::from([2]), Former::Learn)
+        .await
+        .unwrap();
+    let basis = other.members();
+    assert_eq!(basis.learners, BTreeSet::from([1]));
+    other.remove(&basis, 1).await.unwrap();
+    assert!(other.members().learners.is_empty());
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+/// Sends back what comes.
+struct Echo;
+
+impl Serves for Echo {
+    fn serve(&self, from: ServerId, mut stream: ByteStream) -> BoxFuture<'static, ()> {
+        async move {
+            let mut buffer = [0; 64];
+            stream
+                .write_all(format!("{from}:").as_bytes())
+                .await
+                .unwrap();
+            while let Ok(read) = stream.read(&mut buffer).await {
+                if read == 0 || stream.write_all(&buffer[..read]).await.is_err() {
+                    return;
+                }
+                let _ = stream.flush().await;
+            }
+        }
+        .boxed()
+    }
+}
+
+async fn said(stream: &mut ByteStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+}
+
+async fn heard(stream: &mut ByteStream, text: &str) {
+    let mut buffer = vec![0; text.len()];
+    stream.read_exact(&mut buffer).await.unwrap();
+    assert_eq!(buffer, text.as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_go_to_whatever_serves_them() {
+    let (_kept, sites) = Sites::with(1).await;
+    sites[1].grid.serve(Purpose::Images, Arc::new(Echo));
+    let peers = sites[0].grid.peers();
+    let mut stream = peers
+        .connect(sites[1].server, Purpose::Images)
+        .await
+        .unwrap();
+    said(&mut stream, "an image").await;
+    heard(&mut stream, &format!("{}:an image", sites[0].server)).await;
+    let refused = peers.connect(sites[1].server, Purpose::Consoles).await;
+    assert!(matches!(refused, Err(PeerError::Refused { .. })));
+    let nobody = peers.connect(ServerId(0), Purpose::Images).await;
+    assert!(matches!(nobody, Err(PeerError::Stranger(ServerId(0)))));
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+/// Lets the log pass `server`, so that it is no member any more by anybody's state.
+async fn pass(site: &Site, server: ServerId) {
+    while site.grid.local().index <= server.0 {
+        site.grid.propose(Entry::Tick).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_server_is_out_at_once() {
+    let (mut kept, mut sites) = Sites::with(1).await;
+    sites.remove(1).stop().await;
+    // One that the log comes to soon, and says nothing of.
+    let server = ServerId(sites[0].grid.local().index + 40);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let member = crate::Member {
+        raft_id: 3,
+        address: address.clone(),
+    };
+    kept.members.insert(server, member);
+    let (founder, here) = (sites[0].server, sites[0].address.clone());
+    sites.remove(0).stop().await;
+    let first = TcpListener::bind(&here).await.unwrap();
+    let site = kept.open(0, founder, first).await;
+    let other = kept.open(2, server, listener).await;
+    site.grid.serve(Purpose::Images, Arc::new(Echo));
+    other.grid.serve(Purpose::Images, Arc::new(Echo));
+
+    let mut inward = other
+        .grid
+        .peers()
+        .connect(founder, Purpose::Images)
+        .await
+        .unwrap();
+    let mut outward = site
+        .grid
+        .peers()
+        .connect(server, Purpose::Images)
+        .await
+        .unwrap();
+    for stream in [&mut inward, &mut outward] {
+        said(stream, "?").await;
+        let mut two = [0; 2];
+        stream.read_exact(&mut two).await.unwrap();
+    }
+    pass(&site, server).await;
+    for stream in [&mut inward, &mut outward] {
+        let mut rest = Vec::new();
+        // Ended, or broken.
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+    let why = other
+        .grid
+        .peers()
+        .connect(founder, Purpose::Images)
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        why.to_string().contains("is no member of this grid"),
+        "{why}"
+    );
+    let why = site
+        .grid
+        .peers()
+        .connect(server, Purpose::Images)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(why, PeerError::Stranger(server));
+    assert!(server.0 < JOINED);
+    site.stop().await;
+    other.stop().await;
+}

@@ -1,0 +1,254 @@
+//! Several servers in one process, each with a port of its own and real certificates.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use coppice_schema::ids::{Epoch, GridId, ServerId};
+use coppice_schema::units::Timestamp;
+use coppice_state::{Agreement, State};
+use futures::StreamExt;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::compat::TokioAsyncReadCompatExt;
+
+use super::world::{Hands, founding, scratch};
+use crate::replica::{Former, MembersError};
+use crate::{Grid, GridKey, Identity, Introduction, Member, Renewal, Subject};
+
+pub(super) use super::world::GRID;
+
+/// Servers that join have ids that the log has not come to: so they are members by what everybody was told.
+pub(super) const JOINED: u64 = 1_000_000;
+
+pub(super) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    Timestamp(u64::try_from(since.as_millis()).unwrap())
+}
+
+/// A certificate of `grid` for `server`, by the authority in `dir`, which is made if there is none.
+pub(super) fn identity(dir: &Path, grid: GridId, server: ServerId, at: Timestamp) -> Identity {
+    let subject = Subject {
+        grid,
+        id: server,
+        server: format!("s{server}").parse().unwrap(),
+        names: BTreeSet::new(),
+    };
+    let key = GridKey::open(dir).unwrap_or_else(|_| GridKey::create(dir).unwrap());
+    if dir.join("ca.pem").exists() {
+        Identity::open(dir, &subject, at, Some(&key)).unwrap()
+    } else {
+        Identity::found(dir, &subject, at, &key).unwrap()
+    }
+}
+
+/// One server.
+pub(super) struct Site {
+    pub(super) grid: Arc<Grid>,
+    pub(super) server: ServerId,
+    pub(super) address: String,
+    pub(super) port: JoinHandle<()>,
+}
+
+impl Site {
+    pub(super) fn raft_id(&self) -> u64 {
+        self.grid.raft_id()
+    }
+
+    /// Ends as a killed process would.
+    pub(super) async fn kill(self) {
+        self.port.abort();
+        assert!(self.port.await.is_err());
+        self.grid.abandon().await;
+    }
+
+    pub(super) async fn stop(self) {
+        self.port.abort();
+        assert!(self.port.await.is_err());
+        self.grid.shutdown().await.unwrap();
+    }
+
+    /// Waits until what is applied here is as `wanted`.
+    pub(super) async fn until(&self, wanted: impl Fn(&State) -> bool) -> Arc<State> {
+        let mut watch = self.grid.watch();
+        loop {
+            let state = self.grid.local();
+            if wanted(&state) {
+                return state;
+            }
+            watch.next().await.unwrap();
+        }
+    }
+}
+
+/// Everything of some servers but themselves.
+pub(super) struct Sites {
+    root: tempfile::TempDir,
+    pub(super) members: BTreeMap<ServerId, Member>,
+}
+
+impl Sites {
+    /// Founds a grid, and tells it and `more` servers of each other. Only the first votes.
+    pub(super) async fn with(more: u64) -> (Self, Vec<Site>) {
+        let root = scratch();
+        let first = root.path().join("0");
+        let listen = || TcpListener::bind("127.0.0.1:0");
+        let listener = listen().await.unwrap();
+        let mut begin = founding(GRID);
+        begin.server.api = listener.local_addr().unwrap().to_string();
+        let grid = Grid::found(&first.join("grid"), Hands::at(1_000), begin)
+            .await
+            .unwrap();
+        let founder = grid.server().unwrap();
+        grid.shutdown().await.unwrap();
+        drop(grid);
+        identity(&first.join("identity"), GRID, founder, now());
+
+        let mut sites = Self {
+            root,
+            members: BTreeMap::new(),
+        };
+        let mut listeners = vec![(0, founder, listener)];
+        for n in 1..=more {
+            listeners.push((n, ServerId(JOINED + n), listen().await.unwrap()));
+        }
+        for (n, server, listener) in &listeners {
+            let member = Member {
+                raft_id: n + 1,
+                address: listener.local_addr().unwrap().to_string(),
+            };
+            sites.members.insert(*server, member);
+        }
+        let mut all = Vec::new();
+        for (n, server, listener) in listeners {
+            all.push(sites.open(n, server, listener).await);
+        }
+        (sites, all)
+    }
+
+    pub(super) fn dir(&self, n: u64) -> std::path::PathBuf {
+        self.root.path().join(n.to_string())
+    }
+
+    pub(super) fn introduction(&self, server: ServerId) -> Introduction {
+        Introduction {
+            grid: GRID,
+            epoch: Epoch {
+                number: 1,
+                recovery: 0,
+            },
+            server,
+            raft_id: self.members[&server].raft_id,
+            members: self.members.clone(),
+        }
+    }
+
+    /// Opens the `n`th server, as one that was told of all members.
+    pub(super) async fn open(&self, n: u64, server: ServerId, listener: TcpListener) -> Site {
+        let dir = self.dir(n);
+        let introduction = self.introduction(server);
+        if n == 0 {
+            let mut bytes = Vec::new();
+            ciborium::into_writer(&introduction, &mut bytes).unwrap();
+            std::fs::write(dir.join("grid/introduction"), bytes).unwrap();
+        } else if !dir.exists() {
+            Grid::enter(&dir.join("grid"), introduction).await.unwrap();
+            std::fs::create_dir(dir.join("identity")).unwrap();
+            for file in ["ca.pem", "ca.key"] {
+                let from = self.dir(0).join("identity").join(file);
+                std::fs::copy(from, dir.join("identity").join(file)).unwrap();
+            }
+        }
+        let grid = Grid::open(&dir.join("grid"), Hands::at(2_000), Some(GRID))
+            .await
+            .unwrap();
+        let grid = Arc::new(grid);
+        let shown = identity(&dir.join("identity"), GRID, server, now());
+        let tls = grid.connect(&Renewal::of(&shown).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let port = tokio::spawn(answer(listener, tls, Arc::clone(&grid)));
+        Site {
+            grid,
+            server,
+            address,
+            port,
+        }
+    }
+}
+
+/// What listens, in a whole server, is the portal.
+async fn answer(listener: TcpListener, tls: Arc<ServerConfig>, grid: Arc<Grid>) {
+    let acceptor = TlsAcceptor::from(tls);
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap(),
+            Some(_) = connections.join_next() => continue,
+        };
+        let (acceptor, grid) = (acceptor.clone(), Arc::clone(&grid));
+        connections.spawn(async move {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let shown = stream.get_ref().1.peer_certificates();
+            let shown = shown.unwrap_or_default().to_vec();
+            grid.admit(&shown, Box::pin(stream.compat())).await;
+        });
+    }
+}
+
+/// Makes all of `sites` vote, from the first, which leads.
+pub(super) async fn all_vote(sites: &[Site]) {
+    let leader = sites[0].grid.replica();
+    for site in &sites[1..] {
+        let basis = leader.members();
+        leader
+            .add_learner(&basis, site.raft_id(), site.address.clone())
+            .await
+            .unwrap();
+    }
+    let voters: BTreeSet<_> = sites.iter().map(Site::raft_id).collect();
+    set_voters(&sites[0], &voters).await;
+}
+
+/// Makes `voters` vote, from `site`, which leads. They may be reached for the first time.
+pub(super) async fn set_voters(site: &Site, voters: &BTreeSet<u64>) {
+    let leader = site.grid.replica();
+    loop {
+        let (basis, wanted) = (leader.members(), voters.clone());
+        match leader.set_voters(&basis, wanted, Former::Learn).await {
+            Ok(()) => return,
+            Err(MembersError::NotNow(_)) => pause().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+pub(super) async fn pause() {
+    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+}
+
+/// The one that leads, when all agree on it.
+pub(super) async fn leader_of(sites: &[Site]) -> usize {
+    loop {
+        let leaders: BTreeSet<_> = sites
+            .iter()
+            .map(|site| match site.grid.leadership() {
+                coppice_state::Leadership::Here { .. } => Some(site.raft_id()),
+                coppice_state::Leadership::There { raft_id, .. } => Some(raft_id),
+                coppice_state::Leadership::Nobody => None,
+            })
+            .collect();
+        let mut leaders = leaders.into_iter();
+        if let (Some(Some(leader)), None) = (leaders.next(), leaders.next())
+            && let Some(at) = sites.iter().position(|site| site.raft_id() == leader)
+        {
+            return at;
+        }
+        pause().await;
+    }
+}
