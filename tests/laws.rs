@@ -179,7 +179,7 @@ proptest! {
         for desktop in known.desktops.values_mut() {
             let there = matches!(desktop.phase, Phase::Available { .. } | Phase::Off { .. });
             match chance.below(3) {
-                0 if there => desktop.phase = Phase::InUse { since: now, users: 1 },
+                0 if there => desktop.phase = Phase::InUse { since: now, users: 1, viewers: 0 },
                 1 if there => desktop.phase = Phase::Off { since: now },
                 _ => {}
             }

@@ -86,6 +86,7 @@ impl Place {
         let now = world.clock.now();
         let server = world.machines[0].id(&world.log).expect("a member");
         let given = world.log.append(Entry::Planned {
+            term: 0,
             base: Base::default(),
             orders: vec![NewOrder {
                 server,
@@ -465,4 +466,53 @@ fn no_order_is_older_than_the_log() {
     let state = world.log.state();
     let order = state.orders.values().next().expect("it was given");
     assert!(order.not_before >= time);
+}
+
+#[test]
+fn without_a_majority_what_fell_is_started_again_and_nothing_else_is_done() {
+    let mut place = Place::with(2);
+    let member = place.spec().member;
+    // Ordered while a majority answered, and not heard of here: it is not carried out now.
+    let removed = Task::Remove {
+        member: member.clone(),
+    };
+    place.give(removed, Memory::Leaving);
+    let agreement = std::sync::Arc::clone(&place.0.machines[0].agreement);
+    agreement.set_alone(Some(place.0.clock.now()));
+    let log = place.0.log.len();
+    let sim = std::sync::Arc::clone(&place.0.machines[0].sim);
+    let domains = sim.domains();
+    domains.iter().for_each(|domain| sim.kill(domain.uuid));
+    // Also after its daemon was started anew, without anybody to catch up with.
+    for _ in 0..2 {
+        let seen = place.changes();
+        let report = place.0.server_round(0).expect("it lives");
+        assert!(report.whole && report.again.is_some(), "{report:?}");
+        let started = place.deeds(seen);
+        assert_eq!(started.len(), 2, "{started:?}");
+        assert!(
+            started
+                .iter()
+                .all(|deed| matches!(deed, Deed::Started { .. })),
+            "{started:?}"
+        );
+        let running = |domain: &SimDomain| matches!(domain.power, PowerState::Running { .. });
+        assert!(sim.domains().iter().all(running));
+        // And what runs is let be.
+        let seen = place.changes();
+        place.0.server_round(0).expect("it lives");
+        assert_eq!(place.deeds(seen), []);
+        place.0.machines[0].restart();
+        domains.iter().for_each(|domain| sim.kill(domain.uuid));
+    }
+    assert_eq!(place.0.log.len(), log, "nothing was proposed");
+    // A majority is there again: the order that waited is carried out.
+    agreement.set_alone(None);
+    place.round();
+    place.round();
+    let gone = place.look().members.get(&member).cloned();
+    assert!(
+        gone.as_ref().is_none_or(|seen| seen.domain.is_none()),
+        "{gone:?}"
+    );
 }

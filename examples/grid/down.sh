@@ -49,7 +49,7 @@ for home in "$grid"/[0-9]*; do
         ip netns del "$space" || fail "the network namespace $space cannot be removed"
     fi
 done
-if ip link show "$name-br" >/dev/null 2>&1; then ip link del "$name-br"; fi
+if ip link show "$prefix-br" >/dev/null 2>&1; then ip link del "$prefix-br"; fi
 
 rm -rf --one-file-system -- "$grid" || fail "$grid could not be removed completely: is something mounted in it?"
 echo "grid: removed $grid"

@@ -13,9 +13,9 @@ grid=$(directory COPPICE_GRID_DIR "${COPPICE_GRID_DIR:-/var/lib/coppice-grid}" 3
 marker=$grid/.coppice-grid
 
 # Namespaces and interfaces are named after it: two grids on one machine need two names, and two networks.
-name=${COPPICE_GRID_NAME:-cg}
-case $name in
-    *[!a-z0-9]* | '' | ?????????*) fail "COPPICE_GRID_NAME is '$name': one to eight small letters or digits are allowed" ;;
+prefix=${COPPICE_GRID_NAME:-cg}
+case $prefix in
+    *[!a-z0-9]* | '' | ?????????*) fail "COPPICE_GRID_NAME is '$prefix': one to eight small letters or digits are allowed" ;;
 esac
 # The first three numbers of the network between the servers. This machine is .1 in it, the servers are .11, .12, .13,
 # and the grid's own address, which moves, is .100.
@@ -28,7 +28,7 @@ servers=$(seq 1 "${COPPICE_GRID_SERVERS:-3}")
 
 # host N: a server's name. space N: its namespace. address N: its address. home N: its directory.
 host() { echo "host-$1"; }
-space() { echo "$name-$1"; }
+space() { echo "$prefix-$1"; }
 address() { echo "$net.1$1"; }
 home() { echo "$grid/$1"; }
 

@@ -56,7 +56,7 @@ else
 fi
 
 # --- the network: a bridge on this machine, and behind it a namespace for each server ------------------------
-bridge=$name-br
+bridge=$prefix-br
 if ! ip link show "$bridge" >/dev/null 2>&1; then
     if [ -n "$(ip route show "$net.0/24")" ]; then
         fail "this machine has a network $net.0/24 already: set COPPICE_GRID_NET to three other numbers"
@@ -82,7 +82,7 @@ step network "$bridge, $net.0/24, with a namespace for each server"
 cat >"$grid/env" <<ENV
 # Read this file (. $grid/env) and coppice finds the grid, at the address that moves to whichever server leads.
 export COPPICE_GRID_DIR=$grid
-export COPPICE_GRID_NAME=$name
+export COPPICE_GRID_NAME=$prefix
 export COPPICE_GRID_NET=$net
 export COPPICE_SERVER=https://$net.100:7443
 export COPPICE_TOKEN_FILE=$grid/1/data/admin.token
@@ -101,8 +101,9 @@ at() {
 serve() {
     serve_home=$(home "$1")
     if ! daemon "$1" >/dev/null; then
-        # In a session of its own: it outlives this script and its terminal.
-        within "$1" setsid "$grid/bin/coppice" serve --config "$serve_home/data/coppice.toml" \
+        # In a session of its own: it outlives this script and its terminal. Not by `within`, whose process would be a
+        # shell's.
+        nsenter --net="/run/netns/$(space "$1")" -- setsid "$grid/bin/coppice" serve --config "$serve_home/data/coppice.toml" \
             </dev/null >>"$serve_home/serve.log" 2>&1 9>&- &
         process $! >"$serve_home/serve.pid" || stopped "$serve_home/serve.log" "coppice serve of $(host "$1") ended at once"
     fi
@@ -138,6 +139,15 @@ for n in $servers; do
         rm -f "$home/begun" "$home/token"
     fi
     serve "$n"
+done
+# Each says what it can carry, and is seen whole, before anything is placed.
+patience=$(($(now) + 60000))
+until [ "$(at 1 coppice server list --json 2>"$grid/status.log" 9>&- | grep -c '"current": true')" = "$(echo "$servers" | wc -l)" ]; do
+    [ "$(now)" -lt $patience ] || {
+        at 1 coppice server list >&2 || :
+        fail 'after a minute not every server is seen whole; the list is above, their logs are */serve.log in '"$grid"
+    }
+    sleep 0.2
 done
 step servers "$(for n in $servers; do printf '%s ' "$(host "$n")"; done)run"
 

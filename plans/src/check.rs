@@ -16,7 +16,7 @@ use coppice_schema::known::{
     CopyState, Ending, Known, KnownDesktop, Phase, Request, ServerState, Task,
 };
 
-use self::people::{may_be_used, overdue};
+use self::people::{forced, may_be_used, overdue};
 use self::places::places;
 use self::pools::{disks, given_up, pools};
 use self::reviewed::approved;
@@ -165,6 +165,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                     || again
                     || action.reason == Reason::Requested
                     || !may_be_used(desktop)
+                    || forced(action, desktop, known, plan.at)
                     || overdue(
                         action,
                         desktop,
@@ -253,6 +254,11 @@ fn one(
         server.1.current,
         object,
         "an order is for a server that was seen whole",
+    );
+    judge(
+        server.1.state != ServerState::Lost,
+        object,
+        "a server that is lost is told nothing",
     );
     let whole = known
         .servers

@@ -192,12 +192,20 @@ impl<'a> Draft<'a> {
         unseen.map(|server| server.name.to_string()).collect()
     }
 
-    /// A server that was not seen whole, by its id.
+    /// A server that was not seen whole, or is lost, by its id.
     pub(crate) fn not_seen(&self, server: ServerId) -> Option<Wait> {
         let known = self.known.servers.get(&server)?;
-        (!known.current).then(|| Wait::Observation {
-            server: known.name.to_string(),
-        })
+        let server = known.name.to_string();
+        match known.state {
+            ServerState::Lost => Some(Wait::Return { server }),
+            ServerState::Joining
+            | ServerState::Ready
+            | ServerState::Cordoned
+            | ServerState::Draining
+            | ServerState::Suspect
+            | ServerState::Reconciling
+            | ServerState::Removed => (!known.current).then_some(Wait::Observation { server }),
+        }
     }
 }
 

@@ -73,6 +73,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::strays(known, &mut draft);
     pool::quarantine(known, &mut draft);
     images::collect(desired, known, &mut draft);
+    servers::farewell(known, &mut draft);
     review::survey(&mut draft);
     draft.drift_waits();
     needs::note(desired, &mut draft.actions);
@@ -109,10 +110,13 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
 }
 
 impl Plan {
-    /// Nothing is left to do, nothing is under way, and nothing waits.
+    /// Nothing is left to do, nothing is under way, and nothing waits but for a server that is lost: that may never
+    /// come back, and nothing else is to wait for it.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.actions.is_empty() && self.under_way.is_empty()
+        let of_lost = |wait: &plan::Wait| matches!(wait, plan::Wait::Return { .. });
+        let mut actions = self.actions.iter();
+        actions.all(|action| action.waits.iter().any(of_lost)) && self.under_way.is_empty()
     }
 
     /// Keys of everything whose first sight is to be remembered: findings and drift.

@@ -233,16 +233,22 @@ pub enum Reason {
         /// What.
         what: DriftKind,
     },
-    /// Its server is gone.
+    /// The server of one that it takes the place of is lost.
     HostGone {
-        /// Which.
-        #[schema(value_type = u64)]
-        server: ServerId,
+        /// Its name.
+        server: String,
     },
-    /// Its server is being emptied.
+    /// Its server, or that of the one that it takes the place of, is being emptied.
     Draining {
         /// Its name.
         server: String,
+    },
+    /// Servers that were lost came back, and others had been grown in place of what they hold.
+    Returned {
+        /// From so many.
+        from: u32,
+        /// To so many.
+        to: u32,
     },
     /// It is on its way to another server.
     Moving {
@@ -437,6 +443,19 @@ pub enum Wait {
         /// How many failed.
         failures: u32,
     },
+    /// For a server that is lost to come back.
+    Return {
+        /// Which.
+        server: String,
+    },
+    /// For the one that takes its place to be ready elsewhere.
+    Successor,
+    /// For its guest, or its screen, to show that nobody uses it.
+    Vacancy {
+        /// When that is no longer waited for; `None`: it always is.
+        #[schema(value_type = Option<u64>)]
+        until: Option<Timestamp>,
+    },
 }
 
 impl Wait {
@@ -457,7 +476,10 @@ impl Wait {
             | Self::Backoff { .. }
             | Self::Order { .. }
             | Self::Copy { .. }
-            | Self::Observation { .. } => false,
+            | Self::Observation { .. }
+            | Self::Return { .. }
+            | Self::Successor
+            | Self::Vacancy { .. } => false,
         }
     }
 }

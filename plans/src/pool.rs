@@ -1,5 +1,6 @@
 //! The desktops of one pool: which are wanted, which are well, and what is done about the others.
 
+mod drain;
 mod drift;
 mod fate;
 mod forecast;
@@ -20,17 +21,17 @@ use std::collections::BTreeSet;
 use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Desired, Pool, Template};
 use coppice_schema::ids::{Address, DesktopId, PoolName, Slot};
-use coppice_schema::known::{DesktopSpec, KnownDesktop};
+use coppice_schema::known::{DesktopSpec, KnownDesktop, Phase, ServerState};
 use coppice_schema::units::Span;
 
 use crate::draft::Draft;
 use crate::images::{self, Published};
 use crate::place::{Need, Use};
-use crate::plan::{Finding, FindingKind, Severity, Wait};
+use crate::plan::{Finding, FindingKind, Reason, Severity, Wait};
 use crate::specs;
 
 pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
-pub(crate) use moving::{leaving, proceed as moves};
+pub(crate) use moving::{could_leave, leaving, proceed as moves};
 pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
 
@@ -187,17 +188,24 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let mut rollout = rollout;
     let leaving = yard.members().filter(|(id, _)| surplus.contains(*id));
     let lost = leaving.filter(|(_, desktop)| rollout::is_ready(&desktop.phase));
-    rollout.without(u32::try_from(lost.count()).unwrap_or(u32::MAX));
+    let lost = u32::try_from(lost.count()).unwrap_or(u32::MAX);
+    let drained = drain::idle(yard, &surplus, draft);
+    rollout.without(lost.saturating_add(drained.taken));
     for (id, desktop) in yard.members().filter(|(id, _)| !surplus.contains(*id)) {
-        if fate::decide(
-            yard,
-            image,
-            id,
-            desktop,
-            power.as_ref(),
-            &mut rollout,
-            draft,
-        ) {
+        if drained.going.contains(id)
+            || fate::decide(
+                yard,
+                image,
+                id,
+                desktop,
+                power.as_ref(),
+                &mut rollout,
+                draft,
+            )
+        {
+            going.insert(id.clone());
+        } else if emptied(yard.known, desktop) {
+            drain::used(yard, id, desktop, draft);
             going.insert(id.clone());
         }
     }
@@ -205,4 +213,25 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let made = grow::grow(yard, grown_of, target, power.as_ref(), draft);
     power::balance(yard, power, &surplus, &going, made, draft);
     forecast::put(yard, image.is_some(), power.as_ref(), draft);
+}
+
+/// Why another desktop is grown in place of `desktop`, if one is: it is on a server that is lost, or that is being
+/// emptied. A personal one holds somebody's data, and nothing takes its place.
+fn replaced(known: &Known, desktop: &KnownDesktop) -> Option<Reason> {
+    let server = known.servers.get(&desktop.server)?;
+    let name = || server.name.to_string();
+    let lost = server.state == ServerState::Lost || matches!(desktop.phase, Phase::Unknown { .. });
+    match (desktop.personal, lost, server.state) {
+        (true, _, _) => None,
+        (false, true, _) => Some(Reason::HostGone { server: name() }),
+        // It goes there itself, and whoever is at it.
+        (false, false, _) if moving::could_leave(known, desktop) => None,
+        (false, false, ServerState::Draining) => Some(Reason::Draining { server: name() }),
+        (false, false, _) => None,
+    }
+}
+
+/// A pooled desktop that is to go because its server is being emptied.
+fn emptied(known: &Known, desktop: &KnownDesktop) -> bool {
+    matches!(replaced(known, desktop), Some(Reason::Draining { .. }))
 }

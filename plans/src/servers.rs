@@ -1,5 +1,7 @@
 //! What is wrong with servers.
 
+mod life;
+
 use coppice_schema::Known;
 use coppice_schema::ids::{Address, ServerId};
 use coppice_schema::known::{DiskLevel, Health, KnownServer, Phase, ServerState, Task};
@@ -7,13 +9,16 @@ use coppice_schema::known::{DiskLevel, Health, KnownServer, Phase, ServerState, 
 use crate::draft::Draft;
 use crate::plan::{Finding, FindingKind, Severity, UnderWay};
 
+pub(crate) use life::farewell;
+
 /// An order that failed so often is a finding, not a hiccup.
 const FAILING: u32 = 3;
 
 /// Findings about servers, and what is under way on them.
 pub(crate) fn survey(known: &Known, draft: &mut Draft<'_>) {
-    for server in known.servers.values() {
+    for (id, server) in &known.servers {
         judge(server, draft);
+        life::survey(*id, server, draft);
     }
     for order in known.orders.values() {
         let object = match order.task.member() {
@@ -85,7 +90,8 @@ fn server_address(known: &Known, server: ServerId) -> Address {
 }
 
 fn judge(server: &KnownServer, draft: &mut Draft<'_>) {
-    if server.state == ServerState::Removed {
+    // Of one that is lost, that it is says it all.
+    if matches!(server.state, ServerState::Removed | ServerState::Lost) {
         return;
     }
     let object = Address::Server(server.name.clone());

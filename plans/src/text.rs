@@ -3,12 +3,14 @@
 //! The worst first; symbols and words together, so that it reads in grey, in a log and aloud; a legend only for the
 //! symbols in use; one summary line at the end.
 
+mod findings;
 pub(crate) mod lines;
 
 use crate::document::{Document, Group};
 use crate::plan::{Kind, Risk, Severity};
 
-pub use lines::{cut_off, estimate, finding, kind_word, moment, reason, response, symbol, wait};
+pub use findings::finding;
+pub use lines::{cut_off, estimate, kind_word, moment, reason, response, symbol, wait};
 
 /// How to render.
 #[derive(Clone, Copy, Debug)]
@@ -215,7 +217,7 @@ fn findings_of(document: &Document, page: &mut Page) {
         page.line(&format!(
             "  {word} {}: {}",
             finding.object,
-            lines::finding(&finding.kind)
+            findings::finding(&finding.kind)
         ));
         if !finding.remedy.is_empty() {
             page.line(&format!("        try: {}", finding.remedy));

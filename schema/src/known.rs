@@ -92,9 +92,19 @@ pub struct KnownServer {
     pub capacity: Capacity,
     /// Whether it takes part.
     pub state: ServerState,
+    /// Since when it has that part.
+    #[serde(default)]
+    pub since: Timestamp,
+    /// While it is being emptied: when people there are no longer waited for; `None`: they always are.
+    #[serde(default)]
+    pub force_at: Option<Timestamp>,
+    /// Its clock is wrong, beside the others'.
+    #[serde(default)]
+    pub skew: Option<Skew>,
     /// What it saw last; `None` before its first complete look.
     pub look: Option<Look>,
-    /// Whether that look is whole and of this term. If not, what it does not show may still exist.
+    /// Whether that look is whole and of this term, and the server not lost since. If not, what it does not show may
+    /// still exist.
     pub current: bool,
 }
 
@@ -146,14 +156,24 @@ pub enum ServerState {
     Cordoned,
     /// Being emptied.
     Draining,
-    /// Silent.
+    /// Silent for a moment. Never agreed on: only whoever leads sees it, and shows it.
     Suspect,
-    /// Given up, by agreement.
+    /// Not heard for `grid.lost_after`, by agreement. What it holds may still exist, and keeps its slots.
     Lost,
-    /// Back, and not yet trusted.
+    /// Back, and what is too much there now is being put away. Then it is what it was before.
     Reconciling,
     /// No longer a member.
     Removed,
+}
+
+/// Where a clock is that is not where it should be.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Skew {
+    /// Ahead of the others.
+    Ahead,
+    /// Behind them.
+    Behind,
 }
 
 /// What one server saw.
@@ -214,6 +234,9 @@ pub struct SeenDomain {
     pub spec: DesktopSpec,
     /// The guest's answer.
     pub guest: GuestState,
+    /// How many clients have one of its displays open; `None`: the hypervisor cannot tell.
+    #[serde(default)]
+    pub viewers: Option<u32>,
     /// It runs with older hardware than it is defined with.
     pub stale_until_reboot: bool,
 }

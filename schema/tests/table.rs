@@ -111,7 +111,6 @@ fn what_is_known_and_not_carried_out_is_what_later_issues_bring() {
         "directory",
         "grid.address",
         "grid.certificate",
-        "grid.lost_after",
         "grid.tolerate_server_loss",
         "image.update",
         "location",

@@ -6,6 +6,7 @@
 mod clones;
 mod cost;
 mod daemon;
+mod images;
 mod line;
 mod parse;
 
@@ -28,7 +29,7 @@ struct Row {
     measure: fn(&Bench) -> Result<Vec<Line>, String>,
 }
 
-const ROWS: &[Row] = &[clones::ROW, parse::ROW];
+const ROWS: &[Row] = &[clones::ROW, parse::ROW, images::MANY, images::CHANGED];
 
 /// How much is done, and where.
 struct Bench {

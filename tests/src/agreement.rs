@@ -1,10 +1,12 @@
 //! The in-memory twin of the grid's log: one log, and a replica of its state on each server, which may lag.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
+use coppice_schema::units::{Span, Timestamp};
 use coppice_state::{
-    Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, Standing, State, apply,
+    Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, Part, Standing, State, apply,
 };
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, CrashPoint, Moment, SimClock};
@@ -40,6 +42,12 @@ struct Inner {
     index: u64,
     entries: Vec<Logged>,
     state: Arc<State>,
+    /// When the present leader was elected, in monotonic time.
+    elected: Span,
+    /// Servers that nobody can reach, by raft id, and since when.
+    away: BTreeMap<u64, Span>,
+    /// How far clocks are ahead of what they should be, in milliseconds.
+    ahead: BTreeMap<u64, i64>,
     watchers: Vec<Sender<u64>>,
     witness: Option<Witness>,
     untruths: Vec<String>,
@@ -70,6 +78,8 @@ struct Fate {
     unrest: Unrest,
     crash: Option<CrashPoint>,
     dead: bool,
+    /// Since when no majority answers this server.
+    alone: Option<Timestamp>,
 }
 
 impl SimLog {
@@ -82,6 +92,9 @@ impl SimLog {
             index: base.index,
             entries: Vec::new(),
             state: Arc::new(base.clone()),
+            elected: clock.passed(),
+            away: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             watchers: Vec::new(),
             witness: None,
             untruths: Vec::new(),
@@ -105,6 +118,7 @@ impl SimLog {
                 unrest: Unrest::default(),
                 crash: None,
                 dead: false,
+                alone: None,
             }),
         })
     }
@@ -115,6 +129,12 @@ impl SimLog {
         let truth = inner.witness.as_ref().map(|w| w(&inner.state, &entry));
         if let Some(Err(untruth)) = truth {
             inner.untruths.push(untruth);
+        }
+        if let Entry::ServerLost { server, .. } = &entry {
+            let known = inner.state.servers.get(server);
+            let heard = known.filter(|known| !inner.away.contains_key(&known.raft_id));
+            let alarm = heard.map(|known| format!("{} was lost, and is there", known.name));
+            inner.untruths.extend(alarm);
         }
         inner.index += 1;
         let at = inner.state.time.max(self.clock.now());
@@ -141,6 +161,58 @@ impl SimLog {
         inner.term += 1;
         inner.leader = raft_id;
         inner.index += 1;
+        inner.elected = self.clock.passed();
+    }
+
+    /// From now on nobody reaches the server with that raft id, and it reaches nobody.
+    pub fn part(&self, raft_id: u64) {
+        let now = self.clock.passed();
+        self.inner().away.entry(raft_id).or_insert(now);
+    }
+
+    /// Its clock is that much ahead, in milliseconds, or behind where that is negative.
+    pub fn skew(&self, raft_id: u64, ahead: i64) {
+        self.inner().ahead.insert(raft_id, ahead);
+    }
+
+    /// It is reached again.
+    pub fn join(&self, raft_id: u64) {
+        self.inner().away.remove(&raft_id);
+    }
+
+    /// Whether that server can be reached.
+    #[must_use]
+    pub fn reaches(&self, raft_id: u64) -> bool {
+        !self.inner().away.contains_key(&raft_id)
+    }
+
+    /// What the leader hears of everybody.
+    fn standing(&self) -> Standing {
+        let inner = self.inner();
+        let now = self.clock.passed();
+        let since = |at: Span| Span(now.0.saturating_sub(at.0));
+        let part = |raft_id: u64| Part {
+            voter: true,
+            heard: match inner.away.get(&raft_id) {
+                None => Some(Span(0)),
+                // Whom it never heard in its leadership, it knows nothing of.
+                Some(at) if *at <= inner.elected => None,
+                Some(at) => Some(since(*at)),
+            },
+            holds: Some(inner.index),
+        };
+        let servers = || inner.state.servers.values();
+        let ahead = |raft_id: u64| inner.ahead.get(&raft_id).copied().unwrap_or(0);
+        let mine = ahead(inner.leader);
+        Standing {
+            clocks: servers()
+                .map(|s| (s.raft_id, ahead(s.raft_id) - mine))
+                .collect(),
+            last: inner.index,
+            applied: inner.index,
+            majority: Some(Span(0)),
+            parts: servers().map(|s| (s.raft_id, part(s.raft_id))).collect(),
+        }
     }
 
     /// From now on every entry is judged by `witness`.
@@ -219,12 +291,20 @@ fn reread(envelope: &Envelope) -> Envelope {
 impl SimAgreement {
     /// Its replica applies what was agreed by now.
     pub fn catch_up(&self) {
+        if !self.log.reaches(self.raft_id) {
+            return;
+        }
         *self.local.lock().unwrap_or_else(PoisonError::into_inner) = self.log.state();
     }
 
     /// From now on the log answers badly now and then.
     pub fn set_unrest(&self, unrest: Unrest) {
         self.fate().unrest = unrest;
+    }
+
+    /// From now on no majority answers this server, or one does again. It knows it at once.
+    pub fn set_alone(&self, since: Option<Timestamp>) {
+        self.fate().alone = since;
     }
 
     /// The daemon dies there.
@@ -273,7 +353,9 @@ impl SimAgreement {
     fn hides(&self) -> (bool, bool) {
         let mut fate = self.fate();
         let Unrest { refused, lost } = fate.unrest;
-        (fate.chance.per_mille(refused), fate.chance.per_mille(lost))
+        let alone = fate.alone.is_some();
+        let refused = fate.chance.per_mille(refused) || alone;
+        (refused, fate.chance.per_mille(lost))
     }
 }
 
@@ -289,7 +371,7 @@ impl Agreement for SimAgreement {
                 return pending().await;
             }
             let (refused, lost) = self.hides();
-            if refused && dies.is_none() {
+            if !self.log.reaches(self.raft_id) || refused && dies.is_none() {
                 return Err(no_quorum());
             }
             let outcome = self.log.append(entry);
@@ -309,7 +391,7 @@ impl Agreement for SimAgreement {
             if self.dies().is_some() {
                 return pending().await;
             }
-            if self.hides().0 {
+            if !self.log.reaches(self.raft_id) || self.hides().0 {
                 return Err(no_quorum());
             }
             // What is read is the grid's; the replica here may still lag behind it.
@@ -337,7 +419,14 @@ impl Agreement for SimAgreement {
         }
     }
 
+    fn degraded(&self) -> Option<Timestamp> {
+        self.fate().alone
+    }
+
     fn standing(&self) -> Standing {
-        Standing::default()
+        match self.leadership() {
+            Leadership::Here { .. } => self.log.standing(),
+            Leadership::There { .. } | Leadership::Nobody => Standing::default(),
+        }
     }
 }

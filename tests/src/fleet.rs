@@ -179,6 +179,9 @@ impl Fleet {
             labels: BTreeSet::new(),
             capacity,
             state: ServerState::Ready,
+            since: Timestamp::default(),
+            force_at: None,
+            skew: None,
             look: Some(look),
             current: true,
         };
@@ -272,6 +275,7 @@ impl Fleet {
             desktop.phase = Phase::InUse {
                 since: self.now,
                 users: 1,
+                viewers: 0,
             };
         }
     }

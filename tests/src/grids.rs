@@ -4,10 +4,12 @@
 
 pub mod clients;
 pub mod forward;
+mod guests;
 pub mod history;
 pub mod lives;
 mod members;
 pub mod network;
+pub mod panics;
 pub mod plants;
 pub mod record;
 mod rounds;
@@ -49,6 +51,8 @@ openraft::declare_raft_types!(
 
 /// How long faults go on, in true time.
 const FAULTS: Duration = Duration::from_secs(25);
+/// And with rounds, in which more has to come about: a vote is given to nobody who was not well for ten seconds.
+const FAULTS_IN_ROUNDS: Duration = Duration::from_secs(50);
 /// Clients at once.
 const CLIENTS: u64 = 8;
 /// Of so many runs, one's history is searched for an order too.
@@ -80,6 +84,32 @@ pub struct Tally {
     pub searched: u64,
     /// Of these, those for which the search took too long.
     pub undecided: u64,
+}
+
+impl std::ops::Add for Tally {
+    type Output = Self;
+
+    fn add(self, more: Self) -> Self {
+        Self {
+            messages: self.messages + more.messages,
+            lost: self.lost + more.lost,
+            crashes: self.crashes + more.crashes,
+            unsynced_lost: self.unsynced_lost + more.unsynced_lost,
+            torn: self.torn + more.torn,
+            cuts: self.cuts + more.cuts,
+            pauses: self.pauses + more.pauses,
+            clocks: self.clocks + more.clocks,
+            changes: self.changes + more.changes,
+            installs: self.installs + more.installs,
+            written: self.written + more.written,
+            read: self.read + more.read,
+            unknown: self.unknown + more.unknown,
+            forwarded: self.forwarded + more.forwarded,
+            known_assertions: self.known_assertions + more.known_assertions,
+            searched: self.searched + more.searched,
+            undecided: self.undecided + more.undecided,
+        }
+    }
 }
 
 /// How a run ended.
@@ -119,12 +149,29 @@ pub struct Course {
     pub executed: bool,
 }
 
+impl Course {
+    /// Of so many seeds, one's grid has rounds on top: these take two or three times as long.
+    const ROUNDS: u64 = 5;
+
+    /// The course of a seed.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self {
+            seed,
+            rounds: seed % Self::ROUNDS == Self::ROUNDS - 1,
+            ..Self::default()
+        }
+    }
+}
+
 /// A simulated grid.
 pub struct Grid {
     /// The bug in it.
     pub plant: Option<Plant>,
     /// Servers come and go.
     pub churns: bool,
+    /// Leaders decide and servers act, on top of agreeing.
+    pub rounds: bool,
     /// What was applied.
     pub record: Record,
     chance: Mutex<Chance>,
@@ -135,6 +182,8 @@ pub struct Grid {
     history: Mutex<Vec<Asked>>,
     broken: Mutex<Option<String>>,
     over: Mutex<bool>,
+    /// People do nothing more.
+    idle: Mutex<bool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -216,11 +265,11 @@ impl Grid {
 /// # Errors
 /// What did not hold.
 pub fn run(course: Course) -> Result<Ended, Failed> {
-    panics::forget();
+    panics::watch();
     lives::forget_all();
     let mut chance = Chance::new(course.seed);
     let (servers, churns) = match chance.below(4) {
-        0 | 1 => (3, false),
+        0 | 1 => (3, course.rounds),
         2 => (3, true),
         _ => (5, chance.per_mille(500)),
     };
@@ -268,7 +317,8 @@ async fn live(grid: Arc<Grid>, rounds: bool) {
     for server in grid.numbers() {
         grid.start(server);
     }
-    let until = u64::try_from(FAULTS.as_nanos()).unwrap_or(u64::MAX);
+    let faults = if rounds { FAULTS_IN_ROUNDS } else { FAULTS };
+    let until = u64::try_from(faults.as_nanos()).unwrap_or(u64::MAX);
     if rounds {
         drop(lives::spawn(None, Arc::clone(&grid).watch_hosts()));
         drop(lives::spawn(None, Arc::clone(&grid).people(until)));
@@ -309,5 +359,3 @@ impl Grid {
         Ok(())
     }
 }
-
-pub mod panics;

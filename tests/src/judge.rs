@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use coppice_plans::plan::Memory;
+use coppice_plans::plan::{FindingKind, Memory};
 use coppice_reconcile::leader::LeaderReport;
+use coppice_reconcile::server::ServerReport;
 use coppice_schema::Known;
 use coppice_schema::desired::Origin;
-use coppice_schema::ids::{DesktopId, GridId, Member, PoolName, ServerName, Stamp};
+use coppice_schema::ids::{Address, DesktopId, GridId, Member, PoolName, ServerName, Stamp};
 use coppice_schema::known::{DesktopSpec, Health, KnownDesktop, Phase, Seen, ServerState, Task};
 use coppice_schema::units::Span;
 use coppice_state::entry::{NewOrder, Report};
@@ -167,6 +168,10 @@ pub(crate) fn one_life_each<'a>(
 
 /// What a leader decided was right by what was agreed before it.
 pub(crate) fn decided_rightly(logged: &Logged) -> Verdict {
+    // Also where that was refused: nobody who knew of the loss would ask.
+    if let Entry::Planned { orders, .. } = &logged.envelope.entry {
+        nothing_for_the_lost(orders, logged)?;
+    }
     if matches!(logged.outcome, Outcome::Refused(_)) {
         return Ok(());
     }
@@ -174,6 +179,7 @@ pub(crate) fn decided_rightly(logged: &Logged) -> Verdict {
         nothing_unseen(orders, logged)?;
         within_budget(orders, logged)?;
         nobody_cut_off(orders, logged)?;
+        nothing_in_place_of_personal(orders, logged)?;
     }
     Ok(())
 }
@@ -320,7 +326,12 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
         let had_long = refresh
             .and_then(|refresh| refresh.deadline)
             .is_some_and(|deadline| since.after(deadline) <= logged.envelope.at);
-        if !had_long && !state.requests.contains_key(&member.desktop) {
+        let server = here.and_then(|d| state.servers.get(&d.server));
+        let forced = server.is_some_and(|server| {
+            let over = server.force_at.is_some_and(|at| at <= logged.envelope.at);
+            server.state == ServerState::Draining && over
+        });
+        if !had_long && !forced && !state.requests.contains_key(&member.desktop) {
             return Err(format!(
                 "{} was ordered while people were in it",
                 order.task.describe()
@@ -328,6 +339,63 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// A server that is lost is told nothing, and what it holds stays.
+fn nothing_for_the_lost(orders: &[NewOrder], logged: &Logged) -> Verdict {
+    let state: &State = &logged.before;
+    let lost = orders.iter().find(|order| {
+        let server = state.servers.get(&order.server);
+        server.is_some_and(|server| server.state == ServerState::Lost)
+    });
+    match lost {
+        Some(order) => Err(format!(
+            "{} was ordered of a server that is lost",
+            order.task.describe()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A personal pool does not get more desktops than it is to have because servers are lost or being emptied.
+fn nothing_in_place_of_personal(orders: &[NewOrder], logged: &Logged) -> Verdict {
+    let state: &State = &logged.before;
+    // Where protection alone keeps a pool, its former size counts.
+    let pools = state.committed.pools.iter();
+    for (name, pool) in pools.filter(|(_, pool)| pool.desktops > 0) {
+        let new = orders.iter().filter(|order| match &order.memory {
+            Memory::Grown { spec, personal } => *personal && spec.member.desktop.pool == *name,
+            Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving => false,
+        });
+        let new = new.count();
+        let kept = state.desktops.iter().filter(|(id, desktop)| {
+            let leaves = matches!(desktop.phase, Phase::Deleting { .. });
+            id.pool == *name && desktop.personal && !leaves
+        });
+        let most = pool.desktops + pool.policy.rollout.max_surge.of(pool.desktops);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if new > 0 && kept.count() + new > most {
+            return Err(format!(
+                "{new} were grown in pool.{name} beside its personal desktops"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What a server began was ordered, as the grid stood then; one that reaches nobody begins nothing.
+///
+/// # Errors
+/// What it began.
+pub fn begun_is_ordered(report: &ServerReport, before: &State, reached: bool) -> Verdict {
+    let begun = report.begun.iter();
+    let mut loose = begun.filter(|(stamp, _)| !reached || !before.orders.contains_key(stamp));
+    match loose.next() {
+        Some((_, what)) => Err(format!(
+            "{what} was begun, and was no order then (reached: {reached})"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn makes_smaller(order: &NewOrder, known: &Known) -> bool {
@@ -402,6 +470,10 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::DropImage { .. }
             | Task::CopyImage { .. } => continue,
         };
+        // What a person asked for is theirs to answer for.
+        if state.requests.contains_key(&member.desktop) {
+            continue;
+        }
         let here = state.desktops.get(&member.desktop);
         let ready = here.is_some_and(|d| {
             d.spec.member == *member
@@ -442,6 +514,60 @@ fn is_ready(phase: &Phase) -> bool {
         | Phase::Unknown { .. }
         | Phase::Deleting { .. } => false,
     }
+}
+
+/// Every plan says which servers are lost, `before` being what it was made of.
+///
+/// # Errors
+/// Which one it does not know of.
+pub fn the_lost_are_told(report: &LeaderReport, before: &State) -> Verdict {
+    let Some(plan) = &report.plan else {
+        return Ok(());
+    };
+    let mut servers = before.servers.values();
+    let untold = servers.find(|server| {
+        let address = Address::Server(server.name.clone());
+        let mut about = plan.findings.iter().filter(|found| found.object == address);
+        server.state == ServerState::Lost
+            && !about.any(|found| matches!(found.kind, FindingKind::ServerLost { .. }))
+    });
+    match untold {
+        Some(server) => Err(format!(
+            "{} is lost, and the plan does not say so",
+            server.name
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Where nothing is left to do, pools are whole without what is on servers that are lost.
+///
+/// # Errors
+/// Which pool is not.
+pub fn settled_is_whole(report: &LeaderReport, state: &State) -> Verdict {
+    if !report.settled() {
+        return Ok(());
+    }
+    let said = |name: &PoolName| {
+        let findings = report.plan.iter().flat_map(|plan| &plan.findings);
+        let mut about = findings.filter(|found| found.object == Address::Pool(name.clone()));
+        about.any(|found| matches!(found.kind, FindingKind::NoRoom { .. }))
+    };
+    let pools = state.committed.pools.iter();
+    for (name, pool) in pools.filter(|(name, _)| !said(name)) {
+        let mine = state.desktops.iter().filter(|(id, _)| id.pool == *name);
+        let there = mine.filter(|(_, desktop)| {
+            desktop.personal || !matches!(desktop.phase, Phase::Unknown { .. })
+        });
+        let there = there.count();
+        if there < usize::try_from(pool.desktops).unwrap_or(usize::MAX) {
+            return Err(format!(
+                "nothing is left to do, and of {} desktops of pool.{name} {there} are there",
+                pool.desktops
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Plans pass their check.

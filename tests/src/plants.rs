@@ -7,7 +7,7 @@ use coppice_reconcile::server::Ports;
 use coppice_schema::Digest;
 use coppice_schema::desired::Display;
 use coppice_schema::ids::{Member, ServerId};
-use coppice_schema::known::{Capacity, CopyState, GuestState};
+use coppice_schema::known::{Capacity, CopyState, GuestState, Phase, ServerState};
 use coppice_schema::units::{Size, Span};
 use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, Standing, State};
 use coppice_world::disks::{
@@ -32,16 +32,31 @@ pub enum Plant {
     NoReceipts,
     /// A look of any term counts as one of the present.
     AnyTermServes,
+    /// The leader hears nobody.
+    HearsNobody,
+    /// A server that is lost is taken for one that takes part.
+    LostTakesPart,
+    /// A server takes what it last heard for what stands now.
+    OldOrdersStand,
+    /// Nobody is seen to be at a desktop.
+    BlindToPeople,
+    /// A server that was lost does not say that it is back.
+    ComesBackSilently,
 }
 
 impl Plant {
     /// Every bug.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 10] = [
         Self::BlindToForeign,
         Self::AwayIsEmpty,
         Self::UnreadIsEmpty,
         Self::NoReceipts,
         Self::AnyTermServes,
+        Self::HearsNobody,
+        Self::LostTakesPart,
+        Self::OldOrdersStand,
+        Self::BlindToPeople,
+        Self::ComesBackSilently,
     ];
 }
 
@@ -52,9 +67,9 @@ pub fn planted(plant: Option<Plant>, ports: Ports) -> Ports {
         return ports;
     };
     Ports {
-        agreement: Arc::new(Faulty(plant, ports.agreement)),
-        hypervisor: Arc::new(Faulty(plant, ports.hypervisor)),
-        disks: Arc::new(Faulty(plant, ports.disks)),
+        agreement: Arc::new(Faulty(plant, ports.agreement, false)),
+        hypervisor: Arc::new(Faulty(plant, ports.hypervisor, false)),
+        disks: Arc::new(Faulty(plant, ports.disks, false)),
         stamps: ports.stamps,
         moves: ports.moves,
         peers: ports.peers,
@@ -65,37 +80,88 @@ pub fn planted(plant: Option<Plant>, ports: Ports) -> Ports {
 #[must_use]
 pub fn leading(plant: Option<Plant>, agreement: Arc<dyn Agreement>) -> Arc<dyn Agreement> {
     match plant {
-        Some(plant) => Arc::new(Faulty(plant, agreement)),
+        Some(plant) => Arc::new(Faulty(plant, agreement, true)),
         None => agreement,
     }
 }
 
-struct Faulty<T: ?Sized>(Plant, Arc<T>);
+/// The bug, what it is in, and whether that is the leader's.
+struct Faulty<T: ?Sized>(Plant, Arc<T>, bool);
+
+/// What a leader reads that is mistaken in that way.
+fn mistaken(plant: Plant, state: &State, term: u64) -> State {
+    let mut state = state.clone();
+    match plant {
+        Plant::AnyTermServes => {
+            for server in state.servers.values_mut() {
+                server.confirmed_term = term;
+            }
+        }
+        Plant::LostTakesPart => {
+            for server in state.servers.values_mut() {
+                if server.state == ServerState::Lost {
+                    server.state = ServerState::Ready;
+                }
+            }
+            for desktop in Arc::make_mut(&mut state.desktops).values_mut() {
+                if let Phase::Unknown { since } = desktop.phase {
+                    desktop.phase = Phase::Available { since };
+                }
+            }
+        }
+        Plant::BlindToPeople => {
+            for desktop in Arc::make_mut(&mut state.desktops).values_mut() {
+                desktop.wear.occupied = false;
+                if let Phase::InUse { since, .. } = desktop.phase {
+                    desktop.phase = Phase::Available { since };
+                }
+            }
+            let looks = state.servers.values_mut().filter_map(|s| s.look.as_mut());
+            let seen = looks.flat_map(|look| Arc::make_mut(look).members.values_mut());
+            for domain in seen.filter_map(|seen| seen.domain.as_mut()) {
+                domain.viewers = Some(0);
+                if let GuestState::Answers { users, .. } = &mut domain.guest {
+                    *users = Some(0);
+                }
+            }
+        }
+        Plant::BlindToForeign
+        | Plant::AwayIsEmpty
+        | Plant::UnreadIsEmpty
+        | Plant::NoReceipts
+        | Plant::HearsNobody
+        | Plant::OldOrdersStand
+        | Plant::ComesBackSilently => {}
+    }
+    state
+}
 
 impl Agreement for Faulty<dyn Agreement> {
     fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>> {
         if self.0 == Plant::NoReceipts && matches!(entry, Entry::Receipt { .. }) {
             return Box::pin(async { Ok(Outcome::Done) });
         }
+        if self.0 == Plant::ComesBackSilently
+            && let Entry::Confirmed { server, .. } = &entry
+            && self.1.local().servers.get(server).map(|s| s.state) == Some(ServerState::Lost)
+        {
+            return Box::pin(async { Ok(Outcome::Done) });
+        }
         self.1.propose(entry)
     }
 
     fn read(&self) -> BoxFuture<'_, Result<Arc<State>, AgreementError>> {
-        let read = self.1.read();
-        if self.0 != Plant::AnyTermServes {
-            return read;
+        if self.0 == Plant::OldOrdersStand && !self.2 {
+            let state = self.1.local();
+            return Box::pin(async { Ok(state) });
         }
-        let Leadership::Here { term } = self.leadership() else {
+        let read = self.1.read();
+        let (Leadership::Here { term }, true) = (self.leadership(), self.2) else {
             return read;
         };
-        let trusting = move |state: Arc<State>| {
-            let mut state = state.as_ref().clone();
-            for server in state.servers.values_mut() {
-                server.confirmed_term = term;
-            }
-            Arc::new(state)
-        };
-        Box::pin(read.map(move |state| state.map(trusting)))
+        let plant = self.0;
+        let untrue = move |state: Arc<State>| Arc::new(mistaken(plant, state.as_ref(), term));
+        Box::pin(read.map(move |state| state.map(untrue)))
     }
 
     fn local(&self) -> Arc<State> {
@@ -111,7 +177,14 @@ impl Agreement for Faulty<dyn Agreement> {
     }
 
     fn standing(&self) -> Standing {
-        self.1.standing()
+        let mut standing = self.1.standing();
+        if self.0 == Plant::HearsNobody {
+            standing
+                .parts
+                .values_mut()
+                .for_each(|part| part.heard = None);
+        }
+        standing
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `servers N [FIELD=NUMBER ...]` | begins with N servers instead of one; each has so many `cpus`, MiB of `memory` and of `disk` |
+//! | `servers N [FIELD=NUMBER ...]` | begins with N servers instead of one; each has so many `cpus`, MiB of `memory` and of `disk`; with `moves=1` running desktops can move between them |
 //! | `image NAME VERSION [SERVER ...]` | imports a version on every server, or on those |
 //! | `remove NAME VERSION` | takes a version out of the catalogue |
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
@@ -21,6 +21,12 @@
 //! | `place ADDRESS` | where a desktop would go, or the next one of a pool, and why there |
 //! | `domain DESKTOP` | the form in which a hypervisor has it |
 //! | `revisions` | the configurations that are kept |
+//! | `servers`, `told SERVER` | their parts; what the history tells of one |
+//! | `kill server SERVER`, `cut SERVER` | it loses its power; or the others lose sight of it, and its desktops run on |
+//! | `takeover` | how long after that it was lost, and others were ordered in place of its desktops |
+//! | `cordon`, `uncordon`, `drain`, `undrain` SERVER | a person's word; `drain SERVER DURATION` waits no longer for people |
+//! | `skew SERVER SECONDS` | its clock is that much ahead, as the others see it, or behind |
+//! | `screen DESKTOP COUNT` | so many clients have its display open |
 //! | `kill`, `off`, `undefine`, `unlink` DESKTOP | what others do to a desktop |
 //! | `mute DESKTOP ...` | guests fall silent until they are started again, all before anybody looks |
 //! | `people DESKTOP COUNT` | so many people are signed in; found out within a minute |
@@ -29,15 +35,14 @@
 //! | `spoil DESKTOP`, `grow DESKTOP MIB` | a desktop's disk loses its header, or takes more room |
 //! | `stray MEMBER` | a disk of a life that the grid does not have, such as `lab-001@1` |
 //! | `spoil NAME VERSION [SERVER]` | an image's copies rot, or one does, and are noticed |
-//! | `lose NAME VERSION SERVER` | a copy is deleted by hand |
+//! | `lose-copy NAME VERSION SERVER` | a copy is deleted by hand |
 //! | `wire FROM TO cut`, `wire FROM TO whole` | one server cannot reach another, and can again |
 //! | `dead NAME VERSION`, `mended NAME VERSION` | guests of a version do not come up when they are started; do again |
 //! | `fill PERCENT [SERVER]` | others fill the disks, or one |
-//! | `away SERVER`, `back SERVER` | a hypervisor stops answering, and answers again |
+//! | `away SERVER`, `back SERVER` | a hypervisor stops answering; it, or the whole server, is back |
 //! | `slow SERVER OPERATION DURATION` | its next `start`, `stop` or `define` takes that long |
 //! | `crash SERVER` | the daemon is killed and started again |
 //! | `elect SERVER` | another leads, in a new term |
-//! | `drain SERVER` | a person has a server emptied |
 //! | `restart`, `regrow` DESKTOP | a person asks for it |
 //! | `backup`, `restore SERVER` | keeps the state; the grid goes on from it on that server, which may be a new one |
 //! | `recover SERVER [SERVER ...]` | that server goes on alone; the others named are proven to be off |

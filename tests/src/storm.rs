@@ -4,16 +4,19 @@ pub(crate) mod calm;
 mod hands;
 
 use coppice_plans::plan::{Bounds, GateKind};
+use coppice_schema::known::Capacity;
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Digest, Known};
 use coppice_state::entry::Commit;
 use coppice_state::{Entry, State};
 use coppice_world::clock::Clock;
-use coppice_world::sim::{Chance, CrashPoint, Moment, Weather};
+use coppice_world::sim::{Chance, CrashPoint, Moment, Setup, Weather};
 
 use crate::agreement::Unrest;
 use crate::configs;
-use crate::judge::{Judge, Verdict, plan_is_right, witness};
+use crate::judge::{
+    Judge, Verdict, begun_is_ordered, plan_is_right, settled_is_whole, the_lost_are_told, witness,
+};
 use crate::plants::Plant;
 use crate::world::World;
 
@@ -78,7 +81,13 @@ impl Storm {
     fn new(seed: u64, plant: Option<Plant>) -> Self {
         let mut chance = Chance::new(seed);
         let servers = chance.between(1, 3);
-        let world = World::new(&mut chance, servers, plant);
+        // In half of the storms running desktops can move.
+        let capacity = Capacity {
+            disk: Size::gib(64),
+            moves: (seed % 2 == 0).then(|| "simulated".to_owned()),
+            ..Setup::default().capacity
+        };
+        let world = World::of(&mut chance, servers, &capacity, plant);
         world.log.set_witness(witness(&world));
         Self {
             chance,
@@ -171,11 +180,12 @@ impl Storm {
         let index = usize::try_from(self.chance.below(machines)).unwrap_or(0);
         match self.chance.below(100) {
             0..30 => self.leader_round()?,
-            30..68 => self.server_round(index)?,
+            30..60 => self.server_round(index)?,
+            60..68 => self.fate(index)?,
             68..80 => {
                 let span = Span(self.chance.between(100, 60_000));
                 self.note(format!("{span} pass"));
-                self.world.clock.advance(span);
+                self.world.pass(span);
             }
             80..92 => self.meddle(index)?,
             92..95 => {
@@ -185,8 +195,10 @@ impl Storm {
             }
             95..97 => {
                 let leader = self.chance.between(1, machines);
-                self.note(format!("s{leader} leads"));
-                self.world.log.elect(leader);
+                if self.world.log.reaches(leader) {
+                    self.note(format!("s{leader} leads"));
+                    self.world.log.elect(leader);
+                }
             }
             97..98 => {
                 let name = self.kill(index);
@@ -195,12 +207,12 @@ impl Storm {
             98..99 => {
                 let span = Span::minutes(self.chance.between(5, 40));
                 self.note(format!("{span} pass"));
-                self.world.clock.advance(span);
+                self.world.pass(span);
             }
             _ => {
                 let span = Span::hours(self.chance.between(1, 5));
                 self.note(format!("{span} pass"));
-                self.world.clock.advance(span);
+                self.world.pass(span);
             }
         }
         self.judge.judge(&self.world)
@@ -218,6 +230,7 @@ impl Storm {
     fn leader_round(&mut self) -> Verdict {
         let index = usize::try_from(self.world.log.leader() - 1).unwrap_or(0);
         self.plan_death(index, 4);
+        let before = self.world.log.state();
         let Some(report) = self.world.leader_round() else {
             self.crashes += 1;
             self.note("the leader dies in its round".to_owned());
@@ -227,6 +240,8 @@ impl Storm {
             "leader: ordered {:?}, withdrawn {:?}, trouble {:?}",
             report.ordered, report.withdrawn, report.trouble
         ));
+        the_lost_are_told(&report, &before)?;
+        settled_is_whole(&report, &self.world.log.state())?;
         plan_is_right(&report)
     }
 
@@ -241,15 +256,19 @@ impl Storm {
             machine.agreement.catch_up();
         }
         let name = machine.name.to_string();
+        let before = self.world.log.state();
         match self.world.server_round(index) {
             None => {
                 self.crashes += 1;
                 self.note(format!("{name} dies in its round"));
             }
-            Some(report) => self.note(format!(
-                "{name}: whole {}, tried {:?}, trouble {:?}",
-                report.whole, report.tried, report.trouble
-            )),
+            Some(report) => {
+                self.note(format!(
+                    "{name}: whole {}, tried {:?}, trouble {:?}",
+                    report.whole, report.tried, report.trouble
+                ));
+                begun_is_ordered(&report, &before, self.world.reaches(index))?;
+            }
         }
         self.judge.judge(&self.world)
     }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use coppice_reconcile::leader::LeaderReport;
+use coppice_reconcile::leader::vigil::{self, Vigil};
 use coppice_reconcile::server::{Carrier, Description, Ports, Server, ServerReport};
-use coppice_reconcile::{leader, leader::LeaderReport, server};
+use coppice_reconcile::{leader, server};
 use coppice_schema::Digest;
 use coppice_schema::ids::{Epoch, GridId, ServerId, ServerName};
-use coppice_schema::known::Capacity;
+use coppice_schema::known::{Capacity, ServerState};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::entry::NewServer;
 use coppice_state::token::{Scope, Token, TokenId};
@@ -45,6 +47,7 @@ pub struct World {
     pub wires: SimWires,
     lines: Lines,
     plant: Option<Plant>,
+    vigil: Vigil,
 }
 
 /// What servers give others, while they do.
@@ -73,6 +76,8 @@ pub struct Machine {
     pub raft_id: u64,
     /// How often its daemon was started.
     pub boot: u64,
+    /// It has no power.
+    pub dark: bool,
     ports: Ports,
     daemon: Server,
     /// How many daemons have died: what one served dies with it.
@@ -131,13 +136,106 @@ impl World {
             wires: lines.0.clone(),
             lines,
             plant,
+            vigil: Vigil::default(),
         }
+    }
+
+    /// Time passes, while the leader watches who is silent.
+    pub fn pass(&mut self, span: Span) {
+        let end = Span(self.clock.passed().0 + span.0);
+        loop {
+            let next = self.watch();
+            let left = Span(end.0.saturating_sub(self.clock.passed().0));
+            if left == Span(0) {
+                return;
+            }
+            let state = self.log.state();
+            // Where everybody answers, nothing comes of looking.
+            let silent = state.servers.values().any(|server| {
+                server.state != ServerState::Lost && !self.log.reaches(server.raft_id)
+            });
+            self.clock
+                .advance(if silent { next.min(left) } else { left });
+        }
+    }
+
+    /// The leader looks at who was heard. Returns when it is to look again.
+    fn watch(&mut self) -> Span {
+        let leader = self.log.leader();
+        let leader = self.machines.iter().find(|m| m.raft_id == leader);
+        let Some(leader) = leader else {
+            return Span::seconds(1);
+        };
+        let agreement = plants::leading(self.plant, Arc::clone(&leader.agreement) as _);
+        let state = self.log.state();
+        let passed = self.clock.passed();
+        let (leadership, standing) = (agreement.leadership(), agreement.standing());
+        let beat = self.vigil.look(leadership, &standing, &state, passed);
+        for (server, silent) in beat.lost {
+            self.log.append(vigil::entry(server, silent, &state));
+        }
+        for (server, skew) in beat.skewed {
+            self.log.append(Entry::ServerClock { server, skew });
+        }
+        beat.next
+    }
+
+    fn raft_id(&self, index: usize) -> u64 {
+        self.machines
+            .get(index)
+            .map_or(0, |machine| machine.raft_id)
+    }
+
+    /// A machine is out of reach; its daemon and its desktops run on, unless it lost its power. Where it led, another
+    /// does. `false`: it is the last one, and stays.
+    pub fn part(&mut self, index: usize, power: bool) -> bool {
+        let raft_id = self.raft_id(index);
+        let others = self.machines.iter().map(|machine| machine.raft_id);
+        let mut reached = others.filter(|id| *id != raft_id && self.log.reaches(*id));
+        let Some(heir) = reached.next() else {
+            return false;
+        };
+        if let Some(machine) = self.machines.get(index) {
+            // It heard everything up to now, and may not have begun what it was told.
+            machine.agreement.catch_up();
+        }
+        self.log.part(raft_id);
+        if self.log.leader() == raft_id {
+            self.log.elect(heir);
+        }
+        if let Some(machine) = self.machines.get_mut(index)
+            && power
+        {
+            machine.sim.black_out();
+            machine.dark = true;
+        }
+        true
+    }
+
+    /// It is reached again; where it had lost its power, its daemon is started.
+    pub fn join(&mut self, index: usize) {
+        self.log.join(self.raft_id(index));
+        if let Some(machine) = self.machines.get_mut(index)
+            && machine.dark
+        {
+            machine.dark = false;
+            machine.restart();
+        }
+    }
+
+    /// Whether a machine can be reached.
+    #[must_use]
+    pub fn reaches(&self, index: usize) -> bool {
+        self.log.reaches(self.raft_id(index))
     }
 
     /// Rounds of the daemon of machine `index`: one, and another whenever an act ended at once. An act that takes
     /// time goes on beside its later rounds. `None`: it died, and another daemon stands there now.
     pub fn server_round(&mut self, index: usize) -> Option<ServerReport> {
         let machine = self.machines.get_mut(index)?;
+        if machine.dark {
+            return Some(ServerReport::default());
+        }
         let report = machine.rounds(&self.clock);
         if report.is_none() {
             machine.restart();
@@ -154,7 +252,7 @@ impl World {
         let end = self.clock.now().after(span);
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let mut loops = Vec::new();
-        for machine in &mut self.machines {
+        for machine in self.machines.iter_mut().filter(|machine| !machine.dark) {
             let agreement = Arc::clone(&machine.agreement) as _;
             loops.push(leader::run(agreement, Arc::clone(&clock)).boxed());
             let daemon = machine.start();
@@ -180,7 +278,8 @@ impl World {
         }
         self.clock.advance_to(end);
         drop(loops);
-        self.machines.iter_mut().for_each(Machine::restart);
+        let alive = self.machines.iter_mut().filter(|machine| !machine.dark);
+        alive.for_each(Machine::restart);
     }
 
     /// The grid goes on from `state` with the machine of that name alone, as after a restore or a recovery. Its
@@ -373,6 +472,7 @@ fn machine(
         agreement,
         raft_id,
         boot: 1,
+        dark: false,
         ports,
         daemons,
         daemon: Server::new(name.clone(), 1, description(&name)),

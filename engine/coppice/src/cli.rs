@@ -77,6 +77,10 @@ enum Verb {
     /// Who may use the grid's API
     #[command(subcommand)]
     Token(verbs::token::Verb),
+    /// Keep everything that the grid remembers in one file
+    Backup(verbs::backup::Args),
+    /// Make a grid of this server again, from a backup
+    Restore(verbs::restore::Args),
     /// Leave something alone until told otherwise
     Pause(verbs::pause::PauseArgs),
     /// Act on something again
@@ -156,6 +160,8 @@ async fn dispatch(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
         Verb::Desktop(verb) => verbs::desktop::run(verb, settings, screen).await,
         Verb::Secret(verb) => verbs::secret::run(verb, settings, screen).await,
         Verb::Token(verb) => verbs::token::run(verb, settings, screen).await,
+        Verb::Backup(args) => verbs::backup::run(args, settings, screen).await,
+        Verb::Restore(args) => verbs::restore::run(args, screen).await,
         Verb::Pause(args) => verbs::pause::pause(args, settings, screen).await,
         Verb::Resume(args) => verbs::pause::resume(args, settings, screen).await,
         Verb::Doctor(args) => verbs::doctor::run(args, settings, screen).await,

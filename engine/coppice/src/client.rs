@@ -112,6 +112,19 @@ impl Client {
         self.json(Method::POST, path, full(bytes)).await
     }
 
+    /// Asks for a file to be made.
+    pub(crate) async fn post_for_bytes(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Bytes, ClientError> {
+        let bytes = serde_json::to_vec(body).map_err(|e| ClientError::Answer {
+            what: format!("write the request for {path}"),
+            cause: e.to_string(),
+        })?;
+        self.bytes(Method::POST, path, full(bytes)).await
+    }
+
     /// Asks for something to be done; there is nothing to read.
     pub(crate) async fn act(&self, method: Method, path: &str) -> Result<(), ClientError> {
         self.bytes(method, path, empty()).await.map(drop)

@@ -77,6 +77,11 @@ impl Layout {
         self.0.join("join.begun")
     }
 
+    /// Where `coppice server rejoin` puts what this server was in a former life of the grid, as long as it is under way.
+    pub(crate) fn leaving(&self) -> PathBuf {
+        self.0.join("rejoin.begun")
+    }
+
     /// Is there from the first step of `coppice init` or `coppice join` to its last: a directory with it may be begun
     /// anew.
     pub(crate) fn begun(&self) -> PathBuf {

@@ -13,6 +13,7 @@ mod failure;
 mod follow;
 mod layout;
 mod names;
+mod passphrase;
 mod present;
 mod progress;
 mod screen;

@@ -30,7 +30,7 @@ pub(crate) enum Holding {
     Far(Vec<Wait>),
     /// Something waits for an approval, the rest for that or for something far.
     Approval(Vec<Wait>),
-    /// Something waits for trouble to end: a failure, a missing image, no room, an unseen server.
+    /// Something waits for trouble to end: a failure, a missing image, no room, an unseen or lost server.
     Trouble(Vec<Wait>),
 }
 
@@ -40,16 +40,21 @@ pub(crate) fn holding(document: &Document) -> Holding {
         return Holding::Nothing;
     }
     let kind = |wait: &Wait| match wait {
-        Wait::Window { .. } | Wait::Freeze { .. } | Wait::Logoff { .. } | Wait::Paused { .. } => 1,
+        Wait::Window { .. }
+        | Wait::Freeze { .. }
+        | Wait::Logoff { .. }
+        | Wait::Vacancy { .. }
+        | Wait::Paused { .. } => 1,
         Wait::Approval { .. } => 2,
         Wait::Backoff { .. }
         | Wait::Image { .. }
         | Wait::Disk { .. }
         | Wait::Observation { .. }
+        | Wait::Return { .. }
         | Wait::Room { .. }
         | Wait::RolloutStopped { .. } => 3,
         // What used the budget up has its own reason to wait.
-        Wait::Budget { .. } => 0,
+        Wait::Budget { .. } | Wait::Successor => 0,
         Wait::Order { .. } | Wait::Copy { .. } => 4,
     };
     let waits: BTreeSet<&Wait> = document.actions.iter().flat_map(|a| &a.waits).collect();

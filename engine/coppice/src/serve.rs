@@ -9,7 +9,7 @@ mod witness;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use coppice_grid::{Grid, GridKey, keeper};
+use coppice_grid::{Grid, GridKey, KeyFiles, keeper};
 use coppice_portal::App;
 use coppice_reconcile::scrub;
 use coppice_reconcile::server::{Carrier, Description, Ports, Server};
@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::others::Others;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::layout::Layout;
@@ -90,12 +91,19 @@ impl Running {
                 coppice_portal::witness()
             }
             Some(key) => {
+                let fetch = certificate::fetch_key(
+                    shown.gate.clone(),
+                    Arc::clone(&grid),
+                    Arc::clone(&clock),
+                );
+                rounds.push(("the authority's key", tokio::spawn(fetch)));
                 let world = hypervisor::open(config, layout, grid.id(), Arc::clone(&clock)).await?;
                 let app = App {
                     agreement: Arc::clone(&agreement),
                     clock: Arc::clone(&clock),
                     vault: key,
                     admission: Arc::new(shown.gate),
+                    keys: Arc::new(KeyFiles::of(layout.identity(), grid.id())),
                     hypervisor: Arc::clone(&world.hypervisor),
                     disks: Arc::clone(&world.disks),
                     server,
@@ -110,17 +118,25 @@ impl Running {
                 coppice_portal::router(app)
             }
         };
-        let callers = others::callers(&grid, &shown.certificate)?;
+        let others = Others {
+            grid: Arc::clone(&grid),
+            tls: shown.between,
+        };
         let replica = grid.replica();
         let keeper = keeper::keep(replica.clone());
         rounds.push(("the keeper of voters", tokio::spawn(keeper)));
+        let heed = replica.clone().heed();
+        rounds.push(("asking for a majority", tokio::spawn(heed)));
+        let lost = Arc::clone(&grid);
+        let lost = async move { lost.look_for_lost().await };
+        rounds.push(("looking for lost servers", tokio::spawn(lost)));
         let wake = tokio::spawn(keeper::wake(replica.clone()));
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(coppice_portal::serve(
             listener,
             shown.tls,
             router,
-            Some(callers),
+            Some(Arc::new(others)),
             coppice_portal::Limits::default(),
             async move {
                 // Also when nobody is left to say so.
@@ -150,7 +166,7 @@ impl Running {
         stop: impl Future<Output = &'static str>,
     ) -> Result<(), Failure> {
         let storage = self.grid.failed();
-        let removed = others::removed(Arc::clone(&self.grid));
+        let removed = others::removed(Arc::clone(&self.grid), Arc::new(SystemClock));
         let failed = {
             let rounds = self.rounds.iter_mut().map(|(name, task)| async move {
                 let ended = task.await;

@@ -101,3 +101,22 @@ pub(crate) fn width() -> usize {
         .filter(|columns| *columns > 0)
         .unwrap_or(100)
 }
+
+/// A line typed with the terminal's echo off; it comes back on however reading ends.
+pub(crate) fn hidden_line() -> std::io::Result<String> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    struct Restore(rustix::termios::Termios);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
+        }
+    }
+    let before = tcgetattr(std::io::stdin())?;
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    let _restore = Restore(before);
+    tcsetattr(std::io::stdin(), OptionalActions::Now, &hidden)?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    Ok(line)
+}

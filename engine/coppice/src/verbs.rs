@@ -1,6 +1,7 @@
 //! What a person can ask for: a file per verb.
 
 pub(crate) mod apply;
+pub(crate) mod backup;
 pub(crate) mod completion;
 pub(crate) mod desktop;
 pub(crate) mod doctor;
@@ -14,6 +15,7 @@ pub(crate) mod join;
 pub(crate) mod man;
 pub(crate) mod pause;
 pub(crate) mod plan;
+pub(crate) mod restore;
 pub(crate) mod schema;
 pub(crate) mod secret;
 pub(crate) mod serve;

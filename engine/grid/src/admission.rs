@@ -1,4 +1,8 @@
-//! The authority's files, as the API asks for them when a machine joins.
+//! The authority's files, as they are asked for when a machine joins and when servers need certificates.
+//!
+//! The key of the authority is on servers that vote, and on no witness. Whoever has it not asks one that has: for a
+//! certificate on behalf of a machine that joins through it, for a new one of its own, and, once it votes itself, for a
+//! copy of the key, which travels as it lies: sealed by the grid's key.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -8,82 +12,288 @@ use std::sync::Arc;
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, ServerId, ServerName};
+use coppice_schema::known::ServerState;
+use coppice_state::Agreement;
 use coppice_state::admission::{Admission, AdmissionError};
+use coppice_state::join::Role;
 use coppice_world::clock::Clock;
+use coppice_world::hypervisor::ByteStream;
+use coppice_world::peers::{Peers, Purpose, Serves};
 use futures::FutureExt;
-use futures::future::{BoxFuture, ready};
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
-use crate::authority::{AuthorityError, Enrolment, Identity, Subject};
+use crate::authority::{self, AuthorityError, Enrolment, Identity, Subject};
 use crate::vault::GridKey;
-use crate::wire::{WIRE, WIRE_OLDEST};
+use crate::wire::{WIRE, WIRE_OLDEST, read_frame, write_frame};
 
-/// A member's own files, with which it admits others.
-pub struct Gate {
+/// Requests and certificates have one or two kilobytes.
+const FRAME_MOST: u64 = 64 << 10;
+
+/// What a server asks another.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Ask {
+    /// A certificate for whoever asks, which is reached under `names`.
+    Renew {
+        request: String,
+        names: BTreeSet<String>,
+    },
+    /// A certificate for a machine that joins through whoever asks.
+    Admit {
+        server: ServerId,
+        request: String,
+        names: BTreeSet<String>,
+    },
+    /// The authority's key.
+    Key,
+}
+
+/// What it is answered.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Told {
+    Certificate(String),
+    Key(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// In words.
+    Refused(String),
+}
+
+/// A member's own files, with which it admits others. Clones are the same one.
+#[derive(Clone)]
+pub struct Gate(Arc<Files>);
+
+struct Files {
+    me: ServerId,
     grid: GridId,
     identity: PathBuf,
     authority: String,
     fingerprint: Digest,
     grid_key: Option<Arc<GridKey>>,
+    agreement: Arc<dyn Agreement>,
+    peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
 }
 
+/// What a gate stands on.
+pub struct Means {
+    /// Which member this server is.
+    pub me: ServerId,
+    /// The grid.
+    pub grid: GridId,
+    /// The directory for keys and certificates.
+    pub identity: PathBuf,
+    /// The grid's key; a witness has none, and admits nobody.
+    pub grid_key: Option<Arc<GridKey>>,
+    /// Who is a member.
+    pub agreement: Arc<dyn Agreement>,
+    /// The others.
+    pub peers: Arc<dyn Peers>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
 impl Gate {
-    /// The gate of the server whose files are in `directory`. A witness has no grid key, and admits nobody.
+    /// The gate of the server that `identity` is of.
     #[must_use]
-    pub fn new(
-        grid: GridId,
-        directory: PathBuf,
-        identity: &Identity,
-        grid_key: Option<Arc<GridKey>>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
-        Self {
+    pub fn new(identity: &Identity, means: Means) -> Self {
+        let Means {
+            me,
+            grid,
+            identity: directory,
+            grid_key,
+            agreement,
+            peers,
+            clock,
+        } = means;
+        Self(Arc::new(Files {
+            me,
             grid,
             identity: directory,
             authority: identity.ca_pem().to_owned(),
             fingerprint: identity.ca_fingerprint(),
             grid_key,
+            agreement,
+            peers,
             clock,
-        }
+        }))
     }
 
-    fn sign(&self, request: &str, subject: &Subject) -> Result<String, AdmissionError> {
-        let grid_key = self.grid_key.as_ref().ok_or_else(no_key)?;
-        let now = self.clock.now();
-        match Enrolment::certify(&self.identity, grid_key, request, subject, now) {
-            Ok(certificate) => Ok(certificate),
-            Err(AuthorityError::NoKey) => Err(no_key()),
-            Err(e @ (AuthorityError::Name(_) | AuthorityError::Make(_))) => Err(unusable(&e)),
-            Err(
-                e @ (AuthorityError::Private(_)
-                | AuthorityError::Directory(_)
-                | AuthorityError::Damaged { .. }
-                | AuthorityError::OtherGrid { .. }
-                | AuthorityError::Expired { .. }
-                | AuthorityError::Sealed(_)
-                | AuthorityError::NotOurs(_)
-                | AuthorityError::Tls(_)
-                | AuthorityError::Random(_)),
-            ) => Err(AdmissionError::Failed(e.to_string())),
+    /// Asks the others for a new certificate for this server, and keeps it. The key stays what it is: a pair of files
+    /// cannot be replaced at once, and this server could not make itself another certificate.
+    ///
+    /// # Errors
+    /// When nobody gives one, or it cannot be kept.
+    pub async fn renew(&self, names: BTreeSet<String>) -> Result<(), AdmissionError> {
+        let enrolment = Enrolment::begin(&self.0.identity).map_err(|e| files(&e))?;
+        let ask = Ask::Renew {
+            request: enrolment.request().to_owned(),
+            names,
+        };
+        let certificate = match self.ask_others(&ask).await? {
+            Told::Certificate(certificate) => certificate,
+            Told::Key(_) | Told::Refused(_) => return Err(unreachable("their answer is none")),
+        };
+        enrolment
+            .finish(&self.0.identity, &self.0.authority, &certificate)
+            .map_err(|e| files(&e))
+    }
+
+    /// Asks the others for the authority's key, and keeps it. Nothing happens where it is here already.
+    ///
+    /// # Errors
+    /// When nobody gives it, or it cannot be kept.
+    pub async fn fetch_key(&self) -> Result<(), AdmissionError> {
+        let Some(grid_key) = &self.0.grid_key else {
+            return Ok(());
+        };
+        if authority::has_key(&self.0.identity) {
+            return Ok(());
         }
+        let sealed = match self.ask_others(&Ask::Key).await? {
+            Told::Key(sealed) => sealed,
+            Told::Certificate(_) | Told::Refused(_) => {
+                return Err(unreachable("their answer is none"));
+            }
+        };
+        authority::adopt_key(&self.0.identity, grid_key, &sealed).map_err(|e| files(&e))
+    }
+
+    fn sign(
+        &self,
+        request: &str,
+        id: ServerId,
+        names: BTreeSet<String>,
+    ) -> Result<String, AdmissionError> {
+        let grid_key = self
+            .0
+            .grid_key
+            .as_ref()
+            .ok_or_else(|| unreachable("this is a witness"))?;
+        let state = self.0.agreement.local();
+        let member = state.servers.get(&id);
+        let member = member.filter(|member| member.state != ServerState::Removed);
+        let server = member.map(|member| member.name.clone());
+        let subject = Subject {
+            grid: self.0.grid,
+            id,
+            server: server.ok_or_else(|| {
+                AdmissionError::Request(format!("server {id} is no member of this grid"))
+            })?,
+            names,
+        };
+        let now = self.0.clock.now();
+        Enrolment::certify(&self.0.identity, grid_key, request, &subject, now).map_err(|e| {
+            if matches!(e, AuthorityError::NoKey) {
+                unreachable("the one that was asked has it not")
+            } else if matches!(e, AuthorityError::Name(_) | AuthorityError::Make(_)) {
+                unusable(&e)
+            } else {
+                files(&e)
+            }
+        })
+    }
+
+    /// Asks those that may have the authority's key, one after the other.
+    async fn ask_others(&self, ask: &Ask) -> Result<Told, AdmissionError> {
+        let mut why = "there is no other server".to_owned();
+        let state = self.0.agreement.local();
+        let standing = self.0.agreement.standing();
+        let votes = |raft_id: u64| standing.parts.get(&raft_id).is_some_and(|part| part.voter);
+        let mut others: Vec<_> = state
+            .servers
+            .iter()
+            .filter(|(id, other)| {
+                let there = !matches!(other.state, ServerState::Removed | ServerState::Lost);
+                **id != self.0.me && other.role == Role::Server && there
+            })
+            .map(|(id, other)| (!votes(other.raft_id), *id))
+            .collect();
+        others.sort_unstable();
+        for (_, server) in others {
+            match self.ask(server, ask).await {
+                Ok(Told::Refused(refused)) => why = refused,
+                Ok(told) => return Ok(told),
+                Err(error) => why = error,
+            }
+        }
+        Err(AdmissionError::Unreachable(why))
+    }
+
+    async fn ask(&self, server: ServerId, ask: &Ask) -> Result<Told, String> {
+        let opened = self.0.peers.connect(server, Purpose::Keys).await;
+        let mut stream = opened.map_err(|e| e.to_string())?;
+        let sent = write_frame(&mut stream, ask, FRAME_MOST).await;
+        sent.map_err(|e| e.to_string())?;
+        let told = read_frame(&mut stream, FRAME_MOST).await;
+        let told: Option<Told> = told.map_err(|e| e.to_string())?;
+        told.ok_or_else(|| format!("server {server} did not answer"))
+    }
+
+    fn answer(&self, from: ServerId, ask: Ask) -> Told {
+        let state = self.0.agreement.local();
+        let certified = match ask {
+            Ask::Renew { request, names } => self.sign(&request, from, names),
+            Ask::Admit {
+                server,
+                request,
+                names,
+            } => {
+                // Only for the key with which that machine joined: no member makes itself another.
+                let joined = state.servers.get(&server).and_then(|member| member.key);
+                let key = Enrolment::examine(&request).ok();
+                if joined.is_none() || joined != key {
+                    return Told::Refused(format!("server {server} joined with another key"));
+                }
+                self.sign(&request, server, names)
+            }
+            Ask::Key => {
+                let member = state.servers.get(&from);
+                if member.is_none_or(|member| member.role == Role::Witness) {
+                    return Told::Refused("a witness has no key of the authority".to_owned());
+                }
+                let sealed = authority::sealed_key(&self.0.identity);
+                return sealed.map_or_else(|e| Told::Refused(e.to_string()), Told::Key);
+            }
+        };
+        certified.map_or_else(|e| Told::Refused(e.to_string()), Told::Certificate)
     }
 }
 
-fn no_key() -> AdmissionError {
-    AdmissionError::Unreachable("the one that was asked has it not".to_owned())
+fn unreachable(why: &str) -> AdmissionError {
+    AdmissionError::Unreachable(why.to_owned())
 }
 
 fn unusable(why: &dyn Display) -> AdmissionError {
     AdmissionError::Request(why.to_string())
 }
 
+fn files(why: &AuthorityError) -> AdmissionError {
+    AdmissionError::Failed(why.to_string())
+}
+
+impl Serves for Gate {
+    fn serve(&self, from: ServerId, mut stream: ByteStream) -> BoxFuture<'static, ()> {
+        let gate = self.clone();
+        async move {
+            while let Ok(Some(ask)) = read_frame::<Ask>(&mut stream, FRAME_MOST).await {
+                let told = gate.answer(from, ask);
+                if let Err(error) = write_frame(&mut stream, &told, FRAME_MOST).await {
+                    return tracing::debug!(%from, %error, "an answer about certificates was lost");
+                }
+            }
+        }
+        .boxed()
+    }
+}
+
 impl Admission for Gate {
     fn authority(&self) -> String {
-        self.authority.clone()
+        self.0.authority.clone()
     }
 
     fn fingerprint(&self) -> Digest {
-        self.fingerprint
+        self.0.fingerprint
     }
 
     fn speaks(&self) -> RangeInclusive<u32> {
@@ -97,21 +307,31 @@ impl Admission for Gate {
     fn certify(
         &self,
         request: String,
-        id: ServerId,
-        server: ServerName,
+        server: ServerId,
+        _: ServerName,
         names: BTreeSet<String>,
     ) -> BoxFuture<'_, Result<String, AdmissionError>> {
-        let grid = self.grid;
-        let subject = Subject {
-            grid,
-            id,
-            server,
-            names,
-        };
-        ready(self.sign(&request, &subject)).boxed()
+        async move {
+            match self.sign(&request, server, names.clone()) {
+                Err(AdmissionError::Unreachable(_)) => {}
+                here @ (Ok(_) | Err(AdmissionError::Request(_) | AdmissionError::Failed(_))) => {
+                    return here;
+                }
+            }
+            let ask = Ask::Admit {
+                server,
+                request,
+                names,
+            };
+            match self.ask_others(&ask).await? {
+                Told::Certificate(certificate) => Ok(certificate),
+                Told::Key(_) | Told::Refused(_) => Err(unreachable("their answer is none")),
+            }
+        }
+        .boxed()
     }
 
     fn grid_key(&self) -> Option<Vec<u8>> {
-        self.grid_key.as_ref().map(|key| key.for_member())
+        self.0.grid_key.as_ref().map(|key| key.for_member())
     }
 }

@@ -33,14 +33,16 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 pub use self::enrolment::{Enrolment, fingerprint};
 pub use self::renewal::Renewal;
 
+pub(crate) use self::issuer::{adopt_key, has_key, sealed_key};
+
 use self::issuer::Authority;
 
 use crate::directory::{DirectoryError, create_private, replace};
 use crate::private::{self, PrivateFileError};
 use crate::vault::{GridKey, random};
 
-const CA_CERTIFICATE: &str = "ca.pem";
-const CA_KEY: &str = "ca.key";
+pub(crate) const CA_CERTIFICATE: &str = "ca.pem";
+pub(crate) const CA_KEY: &str = "ca.key";
 const CERTIFICATE: &str = "server.pem";
 const KEY: &str = "server.key";
 
@@ -200,9 +202,9 @@ impl Identity {
         };
         let (certificate, key, expires) = (kept.certificate, kept.key, kept.until);
         Ok(Self {
+            grid: subject.grid,
             issues: authority.issues(),
             due: due && !renewed,
-            grid: subject.grid,
             ca_pem: authority.pem,
             ca_fingerprint: authority.fingerprint,
             chain: vec![certificate],

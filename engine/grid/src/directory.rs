@@ -9,14 +9,13 @@ use coppice_schema::ids::{GridId, ServerId};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::roster::Introduction;
+use crate::introduction::Introduction;
 
 /// The newest form of a data directory that this version reads and the one it writes.
 pub const FORMAT_VERSION: u32 = 1;
 
 const FORMAT: &str = "format";
 const FOUNDING: &str = "founding";
-const INTRODUCTION: &str = "introduction";
 const SUSPECT: &str = "suspect";
 const LOCK: &str = "lock";
 const LOG: &str = "log";
@@ -36,6 +35,9 @@ pub struct Format {
     /// Which member it is; 0 where an earlier version founded the grid, which then has one server.
     #[serde(default = "unknown")]
     pub server: ServerId,
+    /// What it was told when it joined; absent where the grid was founded here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introduction: Option<Introduction>,
 }
 
 fn unknown() -> ServerId {
@@ -165,31 +167,6 @@ impl Directory {
             .map_err(|e| failed("write", &founding, e))?;
         directory.prepare()?;
         Ok(directory)
-    }
-
-    /// Keeps what this server was told of the grid that it joins, for as long as it has no state of its own.
-    pub(crate) fn introduce(&self, introduction: &Introduction) -> Result<(), DirectoryError> {
-        let file = self.path.join(INTRODUCTION);
-        let mut bytes = Vec::new();
-        ciborium::into_writer(introduction, &mut bytes)
-            .map_err(|e| failed("encode", &file, io::Error::other(e.to_string())))?;
-        replace(&file, &bytes).map_err(|e| failed("write", &file, e))
-    }
-
-    /// What this server was told when it joined; `None` where it founded the grid.
-    pub(crate) fn introduction(&self) -> Result<Option<Introduction>, DirectoryError> {
-        let file = self.path.join(INTRODUCTION);
-        match fs::read(&file) {
-            Ok(bytes) => match ciborium::from_reader(bytes.as_slice()) {
-                Ok(introduction) => Ok(Some(introduction)),
-                Err(e) => Err(DirectoryError::Damaged {
-                    file,
-                    why: e.to_string(),
-                }),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(failed("read", &file, e)),
-        }
     }
 
     /// Says whose the directory is from now on: the grid is founded.

@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use coppice_schema::ids::{Epoch, GridId, ServerId};
+use coppice_schema::known::ServerState;
+use coppice_schema::units::Timestamp;
 use coppice_state::entry::NewServer;
 use coppice_state::token::{Token, TokenId};
 use coppice_state::{
@@ -26,16 +29,20 @@ use rustls::pki_types::CertificateDer;
 use crate::authority::{AuthorityError, Renewal};
 use crate::dial::Caller;
 use crate::directory::{Directory, DirectoryError, FORMAT_VERSION, Format};
+use crate::introduction::Introduction;
 use crate::link::Link;
 use crate::log::{Log, LogError};
 use crate::machine::Machine;
 use crate::peers::OverWire;
 use crate::replica::{Fate, Replica};
-use crate::roster::{Introduction, Roster};
+use crate::roster::Roster;
 use crate::snapshots::{SnapshotError, SnapshotFiles};
 use crate::tls;
 use crate::types::Real;
 use crate::wire::{Door, PROTOCOL, Wire};
+
+/// How often it is looked whether a lost server is there.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 
 /// What a grid begins with.
 #[derive(Clone, Debug)]
@@ -95,8 +102,6 @@ pub struct Grid {
     log: Log<Real>,
     log_failed: WatchReceiverOf<Real, Option<String>>,
     format: Format,
-    /// Whether it was joined, not founded here.
-    joined: bool,
     wire: Wire<Real>,
     door: Door<Real>,
     /// Keeps the directory locked until this is shut down.
@@ -121,6 +126,7 @@ impl Grid {
             grid: founding.grid,
             raft_id: founding.server.raft_id,
             server: ServerId(0),
+            introduction: None,
         };
         let mut grid = Self::start(&directory, clock, format.clone()).await?;
         grid.replica.initialize(founding.server.api.clone()).await?;
@@ -140,23 +146,23 @@ impl Grid {
         Ok(grid)
     }
 
-    /// Makes a server's part of a grid that took it in, in an empty or new directory: nothing but what it was told. What
-    /// the grid agreed on comes once it is opened, connected, and in the log of whoever leads. One that was cut short is
-    /// begun again by calling this again.
+    /// Prepares an empty or new directory for a server that joins a grid: with an empty log, and what the server was
+    /// told. Nothing happens where it was told the same before.
     ///
     /// # Errors
     /// When the directory holds a grid, or cannot be written.
     pub async fn enter(dir: &Path, introduction: Introduction) -> Result<(), GridError> {
         let path = dir.to_owned();
+        let format = Format {
+            version: FORMAT_VERSION,
+            grid: introduction.grid,
+            raft_id: introduction.raft_id,
+            server: introduction.server,
+            introduction: Some(introduction),
+        };
         blocking(move || {
             let directory = Directory::claim(&path)?;
-            directory.introduce(&introduction)?;
-            Ok(directory.complete(&Format {
-                version: FORMAT_VERSION,
-                grid: introduction.grid,
-                raft_id: introduction.raft_id,
-                server: introduction.server,
-            })?)
+            Ok(directory.complete(&format)?)
         })
         .await
     }
@@ -185,7 +191,7 @@ impl Grid {
             found,
         };
         // A founded grid's log never is empty: without its first entry nobody votes. One that was joined may be.
-        if grid.log.bounds().1.is_none() && !grid.joined {
+        if grid.log.bounds().1.is_none() && grid.format.introduction.is_none() {
             return Err(mixed(None));
         }
         let members = grid.replica.members();
@@ -201,7 +207,7 @@ impl Grid {
         Ok(grid)
     }
 
-    async fn start(
+    pub(crate) async fn start(
         directory: &Arc<Directory>,
         clock: Arc<dyn Clock>,
         format: Format,
@@ -211,8 +217,7 @@ impl Grid {
         let log_fate = fate.clone();
         let held = Arc::clone(directory);
         let directory = Arc::clone(directory);
-        let (log, files, latest, introduction) = blocking(move || {
-            let introduction = directory.introduction()?;
+        let (log, files, latest) = blocking(move || {
             let log = Log::<Real>::open(&directory, move |why| {
                 log_fate.close(&why);
                 // Nobody is left to be told when the receivers are gone.
@@ -220,7 +225,7 @@ impl Grid {
             })?;
             let (purged, _) = log.bounds();
             match SnapshotFiles::open(&directory, purged) {
-                Ok((files, latest)) => Ok((log, files, latest, introduction)),
+                Ok((files, latest)) => Ok((log, files, latest)),
                 Err(e) => {
                     // Nothing was written; what counts is that the directory is free when this is told.
                     let _closed = futures::executor::block_on(log.close());
@@ -230,8 +235,7 @@ impl Grid {
         })
         .await?;
         let machine = Machine::new(Arc::new(files), latest);
-        let joined = introduction.is_some();
-        let me = introduction.unwrap_or_else(|| Introduction {
+        let me = format.introduction.clone().unwrap_or_else(|| Introduction {
             grid: format.grid,
             epoch: Epoch::default(),
             server: format.server,
@@ -249,7 +253,6 @@ impl Grid {
             log,
             log_failed,
             format,
-            joined,
             wire,
             door,
             directory: Mutex::new(Some(held)),
@@ -285,10 +288,34 @@ impl Grid {
         .boxed()
     }
 
+    /// Whether another server said that this one was removed.
+    #[must_use]
+    pub fn expelled(&self) -> bool {
+        self.wire.expelled()
+    }
+
     /// The other servers.
     #[must_use]
     pub fn peers(&self) -> Arc<dyn Peers> {
         Arc::new(OverWire::new(self.wire.clone()))
+    }
+
+    /// Looks now and then, on the server that leads, whether a server that is lost is there after all. What comes of it is
+    /// no more than that each learns of the other: of two that went on apart, neither would ever call.
+    pub async fn look_for_lost(&self) {
+        loop {
+            Real::sleep(LOOK_EVERY).await;
+            let Leadership::Here { .. } = self.leadership() else {
+                continue;
+            };
+            let state = self.local();
+            let lost = state.servers.iter();
+            let lost = lost.filter(|(_, server)| server.state == ServerState::Lost);
+            for (id, _) in lost {
+                // Whatever it answers: what is to be known of it, the greeting says.
+                drop(self.peers().connect(*id, Purpose::Consoles).await);
+            }
+        }
     }
 
     /// From now on `serves` takes the streams that other servers open for `purpose`.
@@ -323,7 +350,9 @@ impl Grid {
     #[must_use]
     pub fn server(&self) -> Option<ServerId> {
         let state = self.local();
-        let mine = |s: &&coppice_state::state::Server| s.raft_id == self.format.raft_id;
+        let mine = |s: &coppice_state::state::Server| {
+            s.raft_id == self.format.raft_id && s.state != ServerState::Removed
+        };
         let found = state.servers.iter().find(|(_, s)| mine(s));
         // Ids are indexes of the log: the entry that made this server a member may not have come yet.
         let told = Some(self.format.server).filter(|told| told.0 > state.index);
@@ -386,7 +415,7 @@ impl Grid {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, GridError> + Send + 'static,
 ) -> Result<T, GridError> {
     Real::spawn_blocking(work)
@@ -413,6 +442,14 @@ impl Agreement for Grid {
 
     fn leadership(&self) -> Leadership {
         self.replica.leadership()
+    }
+
+    fn degraded(&self) -> Option<Timestamp> {
+        self.replica.degraded()
+    }
+
+    fn apart(&self) -> BTreeMap<ServerId, Epoch> {
+        self.wire.apart()
     }
 
     fn standing_as_led(&self) -> BoxFuture<'_, Standing> {

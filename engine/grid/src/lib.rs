@@ -18,10 +18,13 @@
 
 pub mod admission;
 pub mod authority;
+pub mod clocks;
 mod dial;
 pub mod directory;
 pub mod grid;
+pub mod introduction;
 pub mod keeper;
+pub mod keys;
 pub mod link;
 pub mod log;
 pub mod machine;
@@ -29,6 +32,7 @@ pub mod memory;
 pub mod network;
 pub mod peers;
 pub mod private;
+pub mod recovery;
 pub mod replica;
 pub mod roster;
 pub mod snapshots;
@@ -38,12 +42,14 @@ pub mod vault;
 pub mod voters;
 pub mod wire;
 
-pub use admission::Gate;
+pub use admission::{Gate, Means};
 pub use authority::{Enrolment, Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
+pub use introduction::{Introduction, Member};
+pub use keys::{KeyFiles, Keys};
 pub use link::Link;
+pub use recovery::Survey;
 pub use replica::{Former, Members, MembersError, Replica};
-pub use roster::{Introduction, Member};
 pub use vault::GridKey;
 
 #[cfg(test)]

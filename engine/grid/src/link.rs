@@ -61,7 +61,7 @@ pub enum Lane {
 }
 
 /// What one replica asks another.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(bound = "", rename_all = "snake_case")]
 pub enum Question<C: GridTypes> {
     /// Here are entries, or none as a sign of life.
@@ -127,7 +127,7 @@ impl<C: GridTypes> fmt::Debug for Question<C> {
 }
 
 /// A snapshot that is handed over.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(bound = "")]
 pub struct Handed<C: GridTypes> {
     /// By whose leadership.

@@ -3,12 +3,14 @@
 mod answer;
 mod forward;
 mod members;
+mod quorum;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use coppice_schema::units::{Span, Timestamp};
+use coppice_state::clocks::entry_time;
 use coppice_state::{
     Agreement, AgreementError, Entry, Envelope, Leadership, Outcome, Part, Standing, State,
 };
@@ -30,7 +32,11 @@ use openraft::{Config, Instant, RaftMetrics, ServerState};
 
 pub use self::forward::ENTRY_MOST;
 pub use self::members::{Former, Members, MembersError};
+pub use self::quorum::ALONE_AFTER;
 
+use self::quorum::Quorum;
+
+use crate::clocks::Clocks;
 use crate::link::Link;
 use crate::machine::{Machine, Published};
 use crate::network::Network;
@@ -71,12 +77,14 @@ pub struct Replica<C: GridTypes> {
     raft: Raft<C>,
     published: Arc<Published<C>>,
     clock: Arc<dyn Clock>,
+    clocks: Clocks,
     /// The last time given to an entry. Held while an entry is handed over, so that entries enter the log in the
     /// order of their times.
     stamped: Arc<futures::lock::Mutex<Timestamp>>,
     fate: Fate,
     /// The way to whoever leads, for calls; `None` where there is none.
     link: Option<Arc<dyn Link<C>>>,
+    quorum: Quorum,
 }
 
 impl<C: GridTypes> Clone for Replica<C> {
@@ -86,9 +94,11 @@ impl<C: GridTypes> Clone for Replica<C> {
             raft: self.raft.clone(),
             published: Arc::clone(&self.published),
             clock: Arc::clone(&self.clock),
+            clocks: self.clocks.clone(),
             stamped: Arc::clone(&self.stamped),
             fate: self.fate.clone(),
             link: self.link.clone(),
+            quorum: self.quorum.clone(),
         }
     }
 }
@@ -133,11 +143,7 @@ impl<C: GridTypes> Replica<C> {
         Self::start_with(settings, id, log, machine, network, clock, fate).await
     }
 
-    /// As [`start`](Self::start), with other settings than a grid has: a simulation makes snapshots more often.
-    ///
-    /// # Errors
-    /// When the log or the machine cannot be read.
-    pub async fn start_with(
+    async fn start_with(
         settings: Arc<Config>,
         id: u64,
         log: impl RaftLogStorage<C>,
@@ -158,9 +164,11 @@ impl<C: GridTypes> Replica<C> {
             raft,
             published,
             clock,
+            clocks: Clocks::default(),
             stamped: Arc::default(),
             fate,
             link: None,
+            quorum: Quorum::default(),
         };
         // What the metrics say at first is that nothing is there, and everybody else goes by them.
         let found = replica.raft.with_raft_state(move |state| {
@@ -192,8 +200,26 @@ impl<C: GridTypes> Replica<C> {
         clock: Arc<dyn Clock>,
         fate: Fate,
     ) -> Result<Self, AgreementError> {
+        let settings = settings().map_err(|e| AgreementError::Closed(e.to_string()))?;
+        Self::linked_with(settings, id, log, machine, link, clock, fate).await
+    }
+
+    /// As [`linked`](Self::linked), with other settings than a grid has: a simulation makes snapshots more often.
+    ///
+    /// # Errors
+    /// When the log or the machine cannot be read.
+    pub async fn linked_with(
+        settings: Arc<Config>,
+        id: u64,
+        log: impl RaftLogStorage<C>,
+        machine: Machine<C>,
+        link: Arc<dyn Link<C>>,
+        clock: Arc<dyn Clock>,
+        fate: Fate,
+    ) -> Result<Self, AgreementError> {
         let network = Network::over(Arc::clone(&link));
-        let mut replica = Self::start(id, log, machine, network, clock, fate).await?;
+        let replica = Self::start_with(settings, id, log, machine, network, clock, fate);
+        let mut replica = replica.await?;
         replica.link = Some(link);
         Ok(replica)
     }
@@ -340,11 +366,9 @@ impl<C: GridTypes> Replica<C> {
     async fn propose_here(&self, entry: Entry) -> Here<C, (Outcome, u64)> {
         let answers = {
             let mut stamped = self.stamped.lock().await;
-            let at = self
-                .clock
-                .now()
-                .max(*stamped)
-                .max(self.published.state().time);
+            let last = self.published.state().time;
+            let mine = self.clock.now().max(*stamped);
+            let at = entry_time(last, mine, &self.voters_ahead());
             let proposal = Proposal(Envelope { at, entry });
             let handed = self.raft.client_write_many([proposal]).await;
             *stamped = at;
@@ -365,6 +389,19 @@ impl<C: GridTypes> Replica<C> {
             Some(Err(fatal)) => Here::Failed(self.closed(&fatal)),
             None => Here::Failed(self.closed(&Fatal::Stopped)),
         }
+    }
+
+    /// What is known of others' clocks: whoever hears their answers notes it here.
+    #[must_use]
+    pub fn clocks(&self) -> &Clocks {
+        &self.clocks
+    }
+
+    /// How far the clocks of the other voters are ahead of this server's, as far as that is known.
+    fn voters_ahead(&self) -> Vec<i64> {
+        let known = self.clocks.ahead();
+        let voters = self.raft.voter_ids().filter(|id| *id != self.id);
+        voters.filter_map(|id| known.get(&id).copied()).collect()
     }
 
     /// Here, if this server leads: the index up to which one must have applied to see all that is agreed on.
@@ -432,6 +469,10 @@ impl<C: GridTypes> Agreement for Replica<C> {
         .boxed()
     }
 
+    fn degraded(&self) -> Option<Timestamp> {
+        self.quorum.lost()
+    }
+
     fn leadership(&self) -> Leadership {
         let metrics = self.raft.metrics();
         let now = metrics.borrow_watched();
@@ -483,6 +524,7 @@ impl<C: GridTypes> Agreement for Replica<C> {
             applied: now.last_applied.as_ref().map_or(0, |log_id| log_id.index()),
             majority: now.last_quorum_acked.map(|at| since(*at)),
             parts: learners.chain(voters).collect(),
+            clocks: self.clocks.ahead().into_iter().chain([(me, 0)]).collect(),
         }
     }
 }

@@ -3,42 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use coppice_schema::ids::{Epoch, GridId, ServerId};
+use coppice_schema::ids::{Epoch, ServerId};
 use coppice_schema::known::ServerState;
 use coppice_state::State;
+use coppice_state::state::Server;
 use futures::future::{Either, select};
 use openraft::async_runtime::WatchSender;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{WatchReceiverOf, WatchSenderOf};
-use serde::{Deserialize, Serialize};
 
+use crate::introduction::{Introduction, Member};
 use crate::machine::Published;
 use crate::types::GridTypes;
-
-/// What a server that joins a grid is told of it: what it goes by until it has a state of its own.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Introduction {
-    /// The grid.
-    pub grid: GridId,
-    /// Its life.
-    pub epoch: Epoch,
-    /// Which member the new server is.
-    pub server: ServerId,
-    /// Its number in raft.
-    pub raft_id: u64,
-    /// The members, the new one among them or not.
-    pub members: BTreeMap<ServerId, Member>,
-}
-
-/// A member, as the others reach it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Member {
-    /// Its number in raft.
-    pub raft_id: u64,
-    /// Where it answers: `HOST:PORT`.
-    pub address: String,
-}
 
 /// What is known here of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -68,6 +45,8 @@ struct Shared<C: GridTypes> {
     published: Arc<Published<C>>,
     // In a lock because a runtime's sender need not be shareable.
     list: Mutex<WatchSenderOf<C, Arc<List>>>,
+    /// Who was met and is of another life of the grid.
+    apart: Mutex<BTreeMap<ServerId, Epoch>>,
 }
 
 impl<C: GridTypes> Clone for Roster<C> {
@@ -86,6 +65,7 @@ impl<C: GridTypes> Roster<C> {
             me,
             published,
             list: Mutex::new(sender),
+            apart: Mutex::default(),
         }));
         let shared = Arc::downgrade(&roster.0);
         drop(C::spawn(async move {
@@ -105,14 +85,36 @@ impl<C: GridTypes> Roster<C> {
         &self.0.me
     }
 
+    /// Which member this server is. Whoever founds a grid learns it from the first entry.
+    pub(crate) fn server(&self) -> ServerId {
+        let me = self.me();
+        let found = self.by_raft_id(me.raft_id);
+        found.map_or(me.server, |(server, _)| server)
+    }
+
     /// The grid's life.
     pub(crate) fn epoch(&self) -> Epoch {
-        self.now().epoch
+        epoch(&self.0.me, &self.0.published.state())
+    }
+
+    /// `server` was met, and is of another life of the grid; `None`: of this one.
+    pub(crate) fn met(&self, server: ServerId, epoch: Option<Epoch>) {
+        let mut apart = self.0.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        match epoch {
+            Some(epoch) => apart.insert(server, epoch),
+            None => apart.remove(&server),
+        };
+    }
+
+    /// Who was met and is of another life of the grid.
+    pub(crate) fn apart(&self) -> BTreeMap<ServerId, Epoch> {
+        let apart = self.0.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        apart.clone()
     }
 
     /// What all members can apply.
     pub(crate) fn feature_level(&self) -> u32 {
-        self.now().feature_level
+        self.0.published.state().feature_level
     }
 
     /// What is known here of `server`.
@@ -120,12 +122,7 @@ impl<C: GridTypes> Roster<C> {
         let state = self.0.published.state();
         let given = self.0.me.members.get(&server);
         if let Some(known) = state.servers.get(&server) {
-            // Its record stays, for whoever asks who that was; it is out at once all the same.
-            if known.state == ServerState::Removed {
-                Verdict::Gone
-            } else {
-                Verdict::Member(member(known))
-            }
+            member(known).map_or(Verdict::Gone, Verdict::Member)
         } else if server.0 <= state.index {
             Verdict::Gone
         } else {
@@ -135,9 +132,11 @@ impl<C: GridTypes> Roster<C> {
 
     /// The member with that raft id.
     pub(crate) fn by_raft_id(&self, raft_id: u64) -> Option<(ServerId, Member)> {
-        let now = self.now();
-        let mut members = now.members.into_iter();
-        members.find(|(_, member)| member.raft_id == raft_id)
+        let state = self.0.published.state();
+        let mut all = members(&self.0.me, &state);
+        let (server, raft_id, address) = all.find(|(_, its, _)| *its == raft_id)?;
+        let address = address.to_owned();
+        Some((server, Member { raft_id, address }))
     }
 
     /// Resolves, with the reason, as soon as `server` may not stay connected. `lately`: also one that is not known yet
@@ -170,10 +169,6 @@ impl<C: GridTypes> Roster<C> {
             }
         }
     }
-
-    fn now(&self) -> List {
-        list(&self.0.me, &self.0.published.state())
-    }
 }
 
 impl<C: GridTypes> Shared<C> {
@@ -182,11 +177,12 @@ impl<C: GridTypes> Shared<C> {
     }
 
     fn refresh(&self) {
-        let now = list(&self.me, &self.published.state());
+        let state = self.published.state();
+        // Looked at after every entry: no list is made where nothing has changed.
         self.sender().send_if_modified(|known| {
-            let changed = **known != now;
+            let changed = !known.is(&self.me, &state);
             if changed {
-                *known = Arc::new(now);
+                *known = Arc::new(list(&self.me, &state));
             }
             changed
         });
@@ -197,24 +193,53 @@ impl<C: GridTypes> Shared<C> {
     }
 }
 
-/// The members by `state`, and those of whom a server was told when it joined and whom its state does not know yet.
-fn list(me: &Introduction, state: &State) -> List {
-    let known = state.servers.iter();
-    let known = known.filter(|(_, server)| server.state != ServerState::Removed);
-    let known = known.map(|(id, known)| (*id, member(known)));
-    let given = me.members.iter().filter(|(id, _)| id.0 > state.index);
-    let given = given.map(|(id, given)| (*id, given.clone()));
-    let founded = state.grid.is_some();
-    List {
-        epoch: if founded { state.epoch } else { me.epoch },
-        feature_level: state.feature_level,
-        members: given.chain(known).collect(),
+impl List {
+    /// Whether it is what would be made of these.
+    fn is(&self, me: &Introduction, state: &State) -> bool {
+        let listed = self.members.iter();
+        let listed = listed.map(|(id, member)| (*id, member.raft_id, member.address.as_str()));
+        self.epoch == epoch(me, state)
+            && self.feature_level == state.feature_level
+            && listed.eq(members(me, state))
     }
 }
 
-fn member(server: &coppice_state::state::Server) -> Member {
-    Member {
+fn epoch(me: &Introduction, state: &State) -> Epoch {
+    if state.grid.is_some() {
+        state.epoch
+    } else {
+        me.epoch
+    }
+}
+
+/// The members by `state`, and after them, since ids are indexes, those of whom a server was told when it joined and whom its state does not know yet.
+fn members<'a>(
+    me: &'a Introduction,
+    state: &'a State,
+) -> impl Iterator<Item = (ServerId, u64, &'a str)> {
+    let known = state.servers.iter();
+    let known = known.filter(|(_, server)| server.state != ServerState::Removed);
+    let known = known.map(|(id, server)| (*id, server.raft_id, server.api.as_str()));
+    let given = me.members.iter().filter(|(id, _)| id.0 > state.index);
+    known.chain(given.map(|(id, given)| (*id, given.raft_id, given.address.as_str())))
+}
+
+fn list(me: &Introduction, state: &State) -> List {
+    let member = |(id, raft_id, address): (ServerId, u64, &str)| {
+        let address = address.to_owned();
+        (id, Member { raft_id, address })
+    };
+    List {
+        epoch: epoch(me, state),
+        feature_level: state.feature_level,
+        members: members(me, state).map(member).collect(),
+    }
+}
+
+/// `None` for one that was removed: it is remembered, and is no member.
+fn member(server: &Server) -> Option<Member> {
+    (server.state != ServerState::Removed).then(|| Member {
         raft_id: server.raft_id,
         address: server.api.clone(),
-    }
+    })
 }

@@ -33,6 +33,10 @@ impl fmt::Display for Proposal {
             Entry::ImageRemoved { .. } => "image removed",
             Entry::ServerDescribed { .. } => "server described",
             Entry::ServerSet { .. } => "server set",
+            Entry::ServerDrained { .. } => "server drained",
+            Entry::ServerLost { .. } => "server lost",
+            Entry::ServerClock { .. } => "server's clock",
+            Entry::ServerRestored { .. } => "server restored",
             Entry::JoinTokenCreated { .. } => "join token created",
             Entry::ServerJoined(_) => "server joined",
             Entry::ServerRests { .. } => "server rests",
@@ -116,7 +120,7 @@ pub const SNAPSHOT_EVERY: u64 = 10_000;
 pub const KEEP_BEHIND_SNAPSHOT: u64 = 15_000;
 
 /// Between two signs of life of a leader.
-pub const HEARTBEAT: Duration = Duration::from_millis(250);
+pub const HEARTBEAT: Duration = Duration::from_millis(coppice_state::agreement::HEARTBEAT.0);
 
 /// The longest that a voter waits for a leader's sign of life before it stands for election itself.
 pub const LONGEST_ELECTION: Duration = Duration::from_millis(1_250);

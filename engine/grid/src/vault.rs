@@ -12,7 +12,7 @@ use coppice_state::secret::{Vault, VaultError};
 use crate::directory::{DirectoryError, create_private};
 use crate::private::{self, PrivateFileError};
 
-const FILE: &str = "grid.key";
+pub(crate) const FILE: &str = "grid.key";
 const KEY: usize = 32;
 const NONCE: usize = 24;
 /// First byte of everything sealed: how the rest is to be read.

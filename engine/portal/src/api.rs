@@ -15,7 +15,9 @@
 //! | `GET desktops/{id}/console?display=vnc` | [`DisplayChoice`] | a WebSocket; its binary messages are the stream |
 //! | `DELETE quarantine/{life}?server=NAME` | | 204 |
 //! | `GET servers` | | [`Server`]s |
-//! | `POST servers/{name}/cordon` · `uncordon` | | 204 |
+//! | `POST servers/{name}/cordon` · `uncordon` · `drain?force_after=MS` · `undrain` | | 204 |
+//! | `DELETE servers/{name}?lost=B` | [`Removal`] | 204 |
+//! | `GET upgrade` | | [`UpgradeCheck`] |
 //! | `GET images` | | [`Image`]s |
 //! | `POST images/uploads` · `GET images/uploads/{id}` | [`UploadRequest`] | [`Upload`] |
 //! | `PUT images/uploads/{id}?offset=N` | bytes | [`Upload`], or 409 with [`Problem::offset`] |
@@ -37,7 +39,9 @@
 //! | `GET join` · `POST join` | [`JoinRequest`] | [`JoinTerms`] · [`JoinResponse`] |
 //! | `GET pauses` · `POST pauses` | [`PauseRequest`] | [`Pause`]s · [`Pause`] |
 //! | `DELETE pauses/{address}` | | 204 |
+//! | `POST backup` | [`BackupRequest`] | the file that `coppice restore` goes on from |
 
+mod backup;
 mod desktops;
 mod events;
 mod images;
@@ -48,6 +52,7 @@ mod secrets;
 mod status;
 mod tokens;
 
+pub use backup::BackupRequest;
 pub use desktops::{Desktop, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{
@@ -64,8 +69,8 @@ pub use plans::{
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
 pub use secrets::SecretInfo;
 pub use status::{
-    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, RunStatus, Server,
-    ServerStatus, Status,
+    GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, Removal, RunStatus,
+    Server, ServerStatus, ServerUpgrade, Status, UpgradeCheck,
 };
 pub use tokens::{TokenCreated, TokenInfo, TokenRequest};
 

@@ -219,7 +219,17 @@ fn server(seen: &Seen, plan: &Plan, address: &Address) -> Vec<String> {
     let Some((id, server)) = seen.state.server_named(name) else {
         return Vec::new();
     };
-    let mut lines = Vec::new();
+    let mut lines = vec![format!(
+        "it has been {} for {}",
+        servers::word(server.state),
+        ago(&seen.state, server.since)
+    )];
+    if let Some(span) = seen.silent(server.raft_id) {
+        lines.push(format!(
+            "whoever leads has not heard it for {}",
+            rounded(span)
+        ));
+    }
     let current = plan.looked.get(&id).is_some_and(|looked| looked.current);
     lines.push(match &server.look {
         None => "it has not yet said what it sees".to_owned(),

@@ -10,6 +10,7 @@
 pub mod api;
 mod apply;
 mod auth;
+mod backup;
 mod bodies;
 mod console;
 mod desktops;
@@ -32,11 +33,13 @@ mod seal;
 mod secrets;
 mod serve;
 mod servers;
+mod standing;
 mod status;
 mod tokens;
+mod upgrade;
 mod uploads;
 
 pub use auth::{mint, parse_token};
 pub use portal::App;
 pub use routes::{Access, access, router, witness};
-pub use serve::{Callers, Limits, keep_alive, serve};
+pub use serve::{Beside, Limits, keep_alive, serve};

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::extract::FromRequestParts;
 use coppice_schema::Known;
 use coppice_schema::ids::{ServerId, ServerName};
-use coppice_schema::units::Timestamp;
+use coppice_schema::units::{Span, Timestamp};
 use coppice_state::admission::Admission;
+use coppice_state::agreement::SUSPECT;
 use coppice_state::entry::{Entry, Outcome, Refusal};
-use coppice_state::secret::Vault;
+use coppice_state::secret::{Keyring, Vault};
 use coppice_state::{Agreement, AgreementError, Leadership, Standing, State};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
@@ -18,6 +19,7 @@ use coppice_world::hypervisor::Hypervisor;
 
 use crate::api::{Code, LogPart, LogRole, Problem};
 use crate::auth::Failures;
+use crate::standing;
 
 /// What the API stands on.
 #[derive(Clone)]
@@ -28,6 +30,8 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     /// The grid's key.
     pub vault: Arc<dyn Vault>,
+    /// All keys of the grid that are here: for backups only.
+    pub keys: Arc<dyn Keyring>,
     /// The grid's authority, for machines that join.
     pub admission: Arc<dyn Admission>,
     /// This server's hypervisor: for consoles and screenshots only.
@@ -61,7 +65,7 @@ pub(crate) struct Seen {
     /// Who that is, by raft id.
     leader: Option<u64>,
     /// Who takes part in the log, as that one sees it.
-    standing: Standing,
+    pub(crate) standing: Standing,
 }
 
 /// Holds an upload for one request; lets it go when dropped.
@@ -85,6 +89,10 @@ impl Portal {
 
     /// The newest state, or, without a majority, the one that this server last heard of.
     pub(crate) async fn look(&self) -> Seen {
+        // Known to be on its own, it does not wait once more to be told so.
+        if self.app.agreement.degraded().is_some() {
+            return self.seen(self.app.agreement.local(), false);
+        }
         let read = self.app.agreement.read().await;
         if let Err(error) = &read {
             tracing::warn!(%error, "answering from this server's own copy of the state");
@@ -121,12 +129,21 @@ impl Portal {
 
     /// The newest state, by a majority.
     pub(crate) async fn look_surely(&self) -> Result<Seen, Box<Problem>> {
+        self.not_alone()?;
         let state = self.app.agreement.read().await.map_err(no_quorum)?;
         Ok(self.seen(state, true))
     }
 
+    fn not_alone(&self) -> Result<(), Box<Problem>> {
+        match self.app.agreement.degraded() {
+            Some(since) => Err(standing::refused(self, since)),
+            None => Ok(()),
+        }
+    }
+
     /// Agrees on an entry, or says why not.
     pub(crate) async fn propose(&self, entry: Entry) -> Result<Outcome, Box<Problem>> {
+        self.not_alone()?;
         match self.app.agreement.propose(entry).await {
             Ok(Outcome::Refused(refusal)) => Err(refused(refusal)),
             Ok(outcome @ (Outcome::Done | Outcome::Committed { .. } | Outcome::Already { .. })) => {
@@ -158,6 +175,12 @@ impl Seen {
             Some(server) => Some(server.name.clone()),
             None => format!("server-{id}").parse().ok(),
         }
+    }
+
+    /// How long the server with that raft id has been silent, where that is longer than it should be.
+    pub(crate) fn silent(&self, raft_id: u64) -> Option<Span> {
+        let heard = self.standing.parts.get(&raft_id)?.heard;
+        heard.filter(|ago| *ago > SUSPECT)
     }
 
     /// A server's part in what the grid agrees on.
@@ -260,8 +283,9 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
             detail,
             "upgrade that server first: `coppice server upgrade-check`",
         ),
-        Refusal::Founded(_) | Refusal::OutOfOrder { .. } => {
-            Problem::new(Code::Conflict, detail, "nothing is to be done")
-        }
+        Refusal::Founded(_)
+        | Refusal::OutOfOrder { .. }
+        | Refusal::Heard(_)
+        | Refusal::Deposed { .. } => Problem::new(Code::Conflict, detail, "nothing is to be done"),
     }
 }

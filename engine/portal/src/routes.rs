@@ -16,8 +16,8 @@ use futures::future::{Either, select};
 use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
-    apply, auth, console, desktops, events, explain, health, history, images, imports, join,
-    openapi, pauses, plans, secrets, servers, status, tokens, uploads,
+    apply, auth, backup, console, desktops, events, explain, health, history, images, imports,
+    join, openapi, pauses, plans, secrets, servers, status, tokens, upgrade, uploads,
 };
 
 /// How long an answer may take to begin.
@@ -91,6 +91,18 @@ fn table() -> Vec<Route> {
             Scope::Operator,
             post(servers::uncordon),
         ),
+        remove("/servers/{name}", Scope::Operator, delete(servers::remove)),
+        read("/upgrade", Scope::Viewer, get(upgrade::check)),
+        write(
+            "/servers/{name}/drain",
+            Scope::Operator,
+            post(servers::drain),
+        ),
+        write(
+            "/servers/{name}/undrain",
+            Scope::Operator,
+            post(servers::undrain),
+        ),
         read("/images", Scope::Viewer, get(images::list)),
         write("/images/uploads", Scope::Operator, post(uploads::begin)),
         read("/images/uploads/{id}", Scope::Operator, get(uploads::look)),
@@ -137,6 +149,7 @@ fn table() -> Vec<Route> {
         read("/pauses", Scope::Viewer, get(pauses::list)),
         write("/pauses", Scope::Operator, post(pauses::pause)),
         remove("/pauses/{address}", Scope::Operator, delete(pauses::resume)),
+        write("/backup", Scope::Admin, post(backup::make)),
     ]
 }
 

@@ -1,10 +1,12 @@
-//! The API on a TLS port.
+//! The API on a TLS port, and what is beside it.
 
-mod callers;
+mod beside;
 mod crowd;
 mod keep_alive;
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +16,20 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::compat::TokioAsyncReadCompatExt;
 
-use self::callers::Doors;
 use self::crowd::{Crowd, Place};
 use crate::auth::Peer;
 
-pub use self::callers::Callers;
+pub use self::beside::Beside;
 pub use self::keep_alive::keep_alive;
 
 /// What a client may take of the server.
@@ -62,24 +67,26 @@ impl Default for Limits {
 }
 
 /// Answers on `listener`, within `limits`, until `shutdown` is ready; then what is under way has a few seconds to end.
-/// Other servers of the grid call on the same port: `callers` takes them.
 ///
-/// Speaks HTTP/1.1 only, whatever `tls` says about protocols: WebSockets need it. A failing connection harms no
-/// other; slow clients are given up.
+/// Speaks HTTP/1.1 only, whatever `tls` says about protocols: WebSockets need it. Whoever wants what `beside` speaks is
+/// given to that, and takes no place from clients once it has shown who it is. A failing connection harms no other;
+/// slow clients are given up.
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     router: Router,
-    callers: Option<Callers>,
+    beside: Option<Arc<dyn Beside>>,
     limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) {
     let mut tls = (*tls).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let doors = Arc::new(Doors {
-        api: Arc::new(tls),
-        callers,
-    });
+    let port = Port {
+        tls: Arc::new(tls),
+        router,
+        beside,
+        limits: limits.clone(),
+    };
     let places = Arc::new(Semaphore::new(limits.connections));
     let crowd = Arc::new(Crowd::new(limits.per_network, limits.count_loopback));
     let (stop, stopping) = watch::channel(false);
@@ -94,11 +101,7 @@ pub async fn serve(
         let Some((stream, peer, place)) = accepted else {
             continue;
         };
-        let (doors, router, stopping) = (Arc::clone(&doors), router.clone(), stopping.clone());
-        let limits = limits.clone();
-        connections.spawn(async move {
-            answer(&doors, stream, peer, router, &limits, stopping, place).await;
-        });
+        connections.spawn(port.clone().answer(stream, peer, place, stopping.clone()));
     }
     drop(listener);
     // Whoever listened has ended already if nobody does.
@@ -113,7 +116,7 @@ async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
     crowd: &Arc<Crowd>,
-) -> Option<(TcpStream, SocketAddr, (OwnedSemaphorePermit, Place))> {
+) -> Option<(TcpStream, SocketAddr, Places)> {
     let permit = Arc::clone(places).acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, peer)) => {
@@ -133,54 +136,99 @@ async fn accept(
     }
 }
 
-async fn answer(
-    doors: &Doors,
-    stream: TcpStream,
-    peer: SocketAddr,
+/// What a connection takes from others as long as it is there.
+type Places = (OwnedSemaphorePermit, Place);
+
+/// What answers on the port.
+#[derive(Clone)]
+struct Port {
+    tls: Arc<ServerConfig>,
     router: Router,
-    limits: &Limits,
-    mut stopping: watch::Receiver<bool>,
-    place: (OwnedSemaphorePermit, Place),
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "a connection is slower than it need be");
-    }
-    if let Err(error) = keep_alive(&stream) {
-        tracing::debug!(%peer, %error, "it will not be noticed when this peer vanishes");
-    }
-    let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(limits.write));
-    let stream = match timeout(limits.handshake, doors.accept(Box::pin(stream))).await {
-        Ok(Ok((stream, None))) => stream,
-        Ok(Ok((stream, Some(callers)))) => {
-            // The others must reach this server however many clients it has.
+    beside: Option<Arc<dyn Beside>>,
+    limits: Limits,
+}
+
+type Encrypted = TlsStream<Pin<Box<TimeoutStream<TcpStream>>>>;
+
+impl Port {
+    async fn answer(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: Places,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "a connection is slower than it need be");
+        }
+        if let Err(error) = keep_alive(&stream) {
+            tracing::debug!(%peer, %error, "it will not be noticed when this peer vanishes");
+        }
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.limits.write));
+        let handshake = self.handshake(Box::pin(stream));
+        let (stream, beside) = match timeout(self.limits.handshake, handshake).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Err(_) => return tracing::debug!(%peer, "a TLS handshake took too long"),
+        };
+        if let Some(beside) = beside {
             drop(place);
-            return callers.take(stream).await;
+            let shown = stream.get_ref().1.peer_certificates();
+            let shown = shown.unwrap_or_default().to_vec();
+            let served = beside.serve(shown, Box::pin(stream.compat()));
+            tokio::select! {
+                () = served => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+            return;
         }
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "a TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "a TLS handshake took too long"),
-    };
-    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(Peer(peer.ip()));
-        tower::ServiceExt::oneshot(router.clone(), request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head)
-        .max_headers(64)
-        .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let stop = async { stopping.wait_for(|stop| *stop).await.is_ok() };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stop => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        self.http(stream, peer, stopping).await;
+        drop(place);
+    }
+
+    /// Shakes hands as whoever connects wants it; with what is beside the API, if that is wanted.
+    async fn handshake(
+        &self,
+        stream: Pin<Box<TimeoutStream<TcpStream>>>,
+    ) -> io::Result<(Encrypted, Option<Arc<dyn Beside>>)> {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let speaks = |beside: &&Arc<dyn Beside>| {
+            let hello = begun.client_hello();
+            let mut spoken = hello.alpn().into_iter().flatten();
+            spoken.any(|protocol| protocol == beside.protocol().as_bytes())
+        };
+        let beside = self.beside.as_ref().filter(speaks).cloned();
+        let tls = beside
+            .as_ref()
+            .map_or_else(|| Arc::clone(&self.tls), |beside| beside.tls());
+        Ok((begun.into_stream(tls).await?, beside))
+    }
+
+    async fn http(&self, stream: Encrypted, peer: SocketAddr, mut stopping: watch::Receiver<bool>) {
+        let router = self.router.clone();
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer.ip()));
+            tower::ServiceExt::oneshot(router.clone(), request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.head)
+            .max_headers(64)
+            .max_buf_size(64 << 10)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let stop = async { stopping.wait_for(|stop| *stop).await.is_ok() };
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            _ = stop => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "a connection ended early");
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "a connection ended early");
     }
 }

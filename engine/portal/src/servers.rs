@@ -1,15 +1,20 @@
-//! Servers: looked at, cordoned, uncordoned.
+//! Servers: looked at, cordoned, emptied, and taken back.
 
 use axum::http::StatusCode;
 use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::known::{Health, ServerState};
+use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
 use coppice_state::state;
+use serde::Deserialize;
 
-use crate::api::{Code, Problem, Server, ServerStatus};
+use crate::api::{Code, Problem, Removal, Server, ServerStatus};
 use crate::auth::Who;
-use crate::params::Named;
+use crate::params::{Asked, Named};
 use crate::portal::{Portal, Seen};
+
+/// Whoever answered within that time is there.
+const THERE: Span = Span::seconds(3);
 
 /// All members.
 #[utoipa::path(get, path = "/api/v1/servers", responses((status = 200, body = Vec<Server>)))]
@@ -59,6 +64,146 @@ pub(crate) async fn uncordon(
     .await
 }
 
+/// It is no member any more, and never is again. One that holds desktops is drained first, or gone for good.
+#[utoipa::path(delete, path = "/api/v1/servers/{name}", params(("name" = String, Path), ("lost" = Option<bool>, Query)),
+    responses((status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn remove(
+    portal: Portal,
+    who: Who,
+    Named(name): Named<ServerName>,
+    Asked(Removal { lost }): Asked<Removal>,
+) -> Result<StatusCode, Box<Problem>> {
+    portal.look_surely().await?;
+    let seen = portal.look_at_all().await;
+    let (server, now) = seen.state.server_named(&name).ok_or_else(|| {
+        Problem::absent(
+            format!("server {name}"),
+            "`coppice server list` shows all of them",
+        )
+    })?;
+    let held = seen.state.desktops.values().filter(|d| d.server == server);
+    let held = held.count();
+    if held > 0 && !lost {
+        return Err(Problem::new(
+            Code::InUse,
+            format!("server {name} holds desktops: {held}"),
+            format!(
+                "empty it first: `coppice server drain {name}`; if the machine is gone for good, and its desktops with it: \
+                 `coppice server remove {name} --lost`"
+            ),
+        ));
+    }
+    let heard = seen.log_part(now.raft_id).and_then(|part| part.heard);
+    let here = server == portal.app.server || heard.is_some_and(|heard| heard <= THERE);
+    if lost && held > 0 && here {
+        return Err(Problem::new(
+            Code::Conflict,
+            format!("server {name} answers, so it is not gone: its desktops may be in use"),
+            format!("empty it first: `coppice server drain {name}`; or switch that machine off"),
+        ));
+    }
+    let entry = Entry::ServerRemoved {
+        server,
+        gone: lost,
+        author: who.author(),
+    };
+    portal.propose(entry).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Query of `drain`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Drain {
+    /// Milliseconds after which people there are no longer waited for; absent: they always are.
+    #[serde(default)]
+    force_after: Option<Span>,
+}
+
+/// Empties a server: nothing new goes there; idle pooled desktops go once others are ready elsewhere, used ones once
+/// their people have left, or after `force_after` milliseconds. Personal desktops stay. Asking again changes how long
+/// people are waited for.
+#[utoipa::path(post, path = "/api/v1/servers/{name}/drain",
+    params(("name" = String, Path), ("force_after" = Option<u64>, Query)), responses(
+    (status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn drain(
+    portal: Portal,
+    who: Who,
+    Named(name): Named<ServerName>,
+    Asked(Drain { force_after }): Asked<Drain>,
+) -> Result<StatusCode, Box<Problem>> {
+    let seen = portal.look_surely().await?;
+    let (server, now) = find(&seen, &name)?;
+    if matches!(part(now), ServerState::Joining | ServerState::Removed) {
+        return Err(not_so(&name, part(now), "ready or cordoned"));
+    }
+    let entry = Entry::ServerDrained {
+        server,
+        force_after,
+        author: who.author(),
+    };
+    portal.propose(entry).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// It is no longer emptied, and takes new desktops again.
+#[utoipa::path(post, path = "/api/v1/servers/{name}/undrain", params(("name" = String, Path)), responses(
+    (status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn undrain(
+    portal: Portal,
+    who: Who,
+    Named(name): Named<ServerName>,
+) -> Result<StatusCode, Box<Problem>> {
+    set(
+        &portal,
+        &who,
+        &name,
+        ServerState::Draining,
+        ServerState::Ready,
+    )
+    .await
+}
+
+fn find<'a>(
+    seen: &'a Seen,
+    name: &ServerName,
+) -> Result<(ServerId, &'a state::Server), Box<Problem>> {
+    let found = seen.state.server_named(name);
+    found.ok_or_else(|| {
+        Problem::absent(
+            format!("server {name}"),
+            "`coppice server list` shows all of them",
+        )
+    })
+}
+
+/// The part that people gave it, also while it is away.
+fn part(server: &state::Server) -> ServerState {
+    let away = matches!(server.state, ServerState::Lost | ServerState::Reconciling);
+    server.before.filter(|_| away).unwrap_or(server.state)
+}
+
+fn not_so(name: &ServerName, is: ServerState, expected: &str) -> Box<Problem> {
+    let help = match is {
+        ServerState::Draining => format!("take it back first: coppice server undrain {name}"),
+        ServerState::Cordoned => format!("take it back first: coppice server uncordon {name}"),
+        ServerState::Joining
+        | ServerState::Ready
+        | ServerState::Suspect
+        | ServerState::Lost
+        | ServerState::Reconciling
+        | ServerState::Removed => {
+            format!("`coppice explain server.{name}` says why it is what it is")
+        }
+    };
+    let is = word(is);
+    Problem::new(
+        Code::Conflict,
+        format!("server {name} is {is}, not {expected}"),
+        help,
+    )
+}
+
 async fn set(
     portal: &Portal,
     who: &Who,
@@ -67,21 +212,12 @@ async fn set(
     to: ServerState,
 ) -> Result<StatusCode, Box<Problem>> {
     let seen = portal.look_surely().await?;
-    let (server, now) = seen.state.server_named(name).ok_or_else(|| {
-        Problem::absent(
-            format!("server {name}"),
-            "`coppice server list` shows all of them",
-        )
-    })?;
-    if now.state == to {
+    let (server, now) = find(&seen, name)?;
+    if part(now) == to {
         return Ok(StatusCode::NO_CONTENT);
     }
-    if now.state != from {
-        return Err(Problem::new(
-            Code::Conflict,
-            format!("server {name} is {}, not {}", word(now.state), word(from)),
-            "wait until it is; `coppice explain server.NAME` says why it is not",
-        ));
+    if part(now) != from {
+        return Err(not_so(name, part(now), word(from)));
     }
     let entry = Entry::ServerSet {
         server,
@@ -116,12 +252,24 @@ pub(crate) fn short(seen: &Seen, server: &state::Server) -> ServerStatus {
         Health::Well => None,
         Health::Away(why) => Some(why.clone()),
     });
+    let silent = seen.silent(server.raft_id);
+    let state = if server.state == ServerState::Ready && silent.is_some() {
+        ServerState::Suspect
+    } else {
+        server.state
+    };
     ServerStatus {
         name: server.name.clone(),
-        state: server.state,
+        state,
+        since: server.since,
+        force_at: server.force_at,
+        silent,
         role: server.role,
         log: seen.log_part(server.raft_id),
-        current: look.is_some() && away.is_none() && seen.confirmed(server.confirmed_term),
+        current: look.is_some()
+            && away.is_none()
+            && seen.confirmed(server.confirmed_term)
+            && server.state != ServerState::Lost,
         hypervisor: server.capacity.hypervisor.clone(),
         hypervisor_away: away,
         cpus: server.capacity.cpus,
@@ -131,11 +279,11 @@ pub(crate) fn short(seen: &Seen, server: &state::Server) -> ServerStatus {
 }
 
 fn whole(seen: &Seen, id: ServerId, server: &state::Server) -> Server {
-    let here = seen
-        .state
-        .desktops
-        .values()
-        .filter(|desktop| desktop.server == id);
+    let here = || {
+        let all = seen.state.desktops.values();
+        all.filter(|desktop| desktop.server == id)
+    };
+    let count = |found: usize| u32::try_from(found).unwrap_or(u32::MAX);
     let foreign = server
         .look
         .as_deref()
@@ -147,7 +295,9 @@ fn whole(seen: &Seen, id: ServerId, server: &state::Server) -> Server {
         labels: server.labels.iter().cloned().collect(),
         disk: server.capacity.disk,
         missing: server.capacity.missing.iter().copied().collect(),
-        desktops: u32::try_from(here.count()).unwrap_or(u32::MAX),
+        desktops: count(here().count()),
+        in_use: count(here().filter(|desktop| desktop.people() > 0).count()),
+        personal: count(here().filter(|desktop| desktop.personal).count()),
         foreign: foreign.unwrap_or_default(),
     }
 }

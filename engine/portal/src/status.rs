@@ -8,7 +8,7 @@ use coppice_state::state::Run;
 
 use crate::api::{DesktopState, GridInfo, PoolStatus, Problem, RunStatus, Status};
 use crate::portal::{Portal, Seen};
-use crate::{preview, servers};
+use crate::{preview, servers, standing};
 
 /// How the grid stands.
 #[utoipa::path(get, path = "/api/v1/status", responses((status = 200, body = Status)))]
@@ -28,7 +28,8 @@ pub(crate) async fn status(portal: Portal) -> Result<axum::Json<Status>, Box<Pro
             .collect(),
         pools: pools(state),
         run: latest_run(&seen),
-        findings: plan.findings,
+        findings: [standing::findings(&portal, state), plan.findings].concat(),
+        degraded: portal.app.agreement.degraded(),
         settled,
     }))
 }

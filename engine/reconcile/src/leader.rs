@@ -2,13 +2,14 @@
 
 mod deadlines;
 mod run;
+pub mod vigil;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use coppice_plans::plan::{Action, Plan, Step};
 use coppice_schema::Known;
-use coppice_schema::known::Order;
+use coppice_schema::known::{Order, ServerState};
 use coppice_schema::units::Timestamp;
 use coppice_state::entry::NewOrder;
 use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, State};
@@ -25,6 +26,8 @@ pub struct LeaderReport {
     pub ordered: Vec<String>,
     /// Orders taken back, in words.
     pub withdrawn: Vec<String>,
+    /// Servers that are what they were before they were lost, by name.
+    pub restored: Vec<String>,
     /// The plan that was made.
     pub plan: Option<Box<Plan>>,
     /// What the checker found wrong with it. Then nothing of it was proposed: it is a fault of the planner.
@@ -87,8 +90,36 @@ async fn attempt(
         .collect();
     if report.violations.is_empty() {
         propose(agreement, &state, &known, &plan, now, report).await?;
+        restore(agreement, &state, &known, &plan, report).await?;
     }
     report.plan = Some(Box::new(plan));
+    Ok(())
+}
+
+/// Servers that were lost are what they were before, once nothing is left to be put away there at once: what waits for
+/// people goes when they have left.
+async fn restore(
+    agreement: &dyn Agreement,
+    state: &State,
+    known: &Known,
+    plan: &Plan,
+    report: &mut LeaderReport,
+) -> Result<(), AgreementError> {
+    let back = known.servers.iter();
+    let back = back.filter(|(_, known)| known.state == ServerState::Reconciling && known.current);
+    for (id, server) in back {
+        let busy = state.orders.values().any(|order| order.server == *id)
+            || plan
+                .actions
+                .iter()
+                .any(|action| action.server == Some(*id) && action.waits.is_empty());
+        if !busy {
+            report.restored.push(server.name.to_string());
+            agreement
+                .propose(Entry::ServerRestored { server: *id })
+                .await?;
+        }
+    }
     Ok(())
 }
 
@@ -141,6 +172,7 @@ async fn propose(
     }
     let given = orders.iter().map(|o| o.task.describe()).collect();
     let entry = Entry::Planned {
+        term: report.term.unwrap_or_default(),
         base: plan.base.clone(),
         orders,
         findings,

@@ -3,6 +3,7 @@
 
 mod act;
 mod allowed;
+mod alone;
 mod carry;
 mod flight;
 mod look;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use coppice_schema::desired::NetworkTarget;
 use coppice_schema::ids::{GridId, NetworkName, ServerId, ServerName, Stamp};
-use coppice_schema::known::{Capacity, Phase};
+use coppice_schema::known::{Capacity, Phase, ServerState};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::entry::Attempt;
 use coppice_state::state::FEATURE_LEVEL;
@@ -191,6 +192,10 @@ async fn attend(
     mut busy: BTreeSet<Object>,
     report: &mut ServerReport,
 ) -> Vec<Act> {
+    if ports.agreement.degraded().is_some() {
+        alone::attend(memory, ports, now, &busy, report).await;
+        return Vec::new();
+    }
     let Some(state) = catch_up(memory, ports, report).await else {
         return Vec::new();
     };
@@ -381,7 +386,8 @@ async fn tell(
         Leadership::Nobody => return Some(state),
     };
     let look = known.look.as_ref().filter(|l| l.boot == memory.boot)?;
-    if known.confirmed_term < term {
+    // One that was lost says that it is back, also when nothing there has changed.
+    if known.confirmed_term < term || known.state == ServerState::Lost {
         let entry = Entry::Confirmed {
             server: round.me,
             boot: look.boot,
@@ -419,6 +425,7 @@ fn again(memory: &Memory, round: &Round, state: &State, busy: &BTreeSet<Object>)
         .orders
         .values()
         .filter(|order| order.server == round.me && !busy.contains(&Object::of(&order.task)))
+        .filter(|order| round.now < order.deadline)
         .map(|order| order.not_before.since(round.now).max(Span(1)));
     let here = state.desktops.values().filter(|d| d.server == round.me);
     let booting = here

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use coppice_schema::units::Span;
+use coppice_schema::ids::{Epoch, ServerId};
+use coppice_schema::units::{Span, Timestamp};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,17 @@ pub trait Agreement: Send + Sync {
     /// Who votes, and how far each is, as far as is known here. Only whoever leads hears of the others.
     fn standing(&self) -> Standing;
 
-    /// The same as whoever leads sees it, or as far as is known here where that one does not answer at once.
+    /// Since when no majority has answered this server, as was found out by asking. `None`: one does, or nobody asks.
+    fn degraded(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Servers that were met and are of another life of this grid, with that life.
+    fn apart(&self) -> BTreeMap<ServerId, Epoch> {
+        BTreeMap::new()
+    }
+
+    /// [`Self::standing`] as whoever leads sees it, or as far as is known here where that one does not answer at once.
     fn standing_as_led(&self) -> BoxFuture<'_, Standing> {
         let standing = self.standing();
         Box::pin(async move { standing })
@@ -55,7 +66,16 @@ pub struct Standing {
     pub majority: Option<Span>,
     /// Those that take part in the log, by raft id.
     pub parts: BTreeMap<u64, Part>,
+    /// How far the clocks are ahead of this server's, in milliseconds, by raft id: its own with 0, and those of which
+    /// that is known.
+    pub clocks: BTreeMap<u64, i64>,
 }
+
+/// How often whoever leads asks every replica whether it is there.
+pub const HEARTBEAT: Span = Span(250);
+
+/// So long without an answer, and a server is shown as silent.
+pub const SUSPECT: Span = Span(3 * HEARTBEAT.0);
 
 /// One replica's part in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod commit;
+mod life;
 mod members;
 mod moves;
 mod observation;
@@ -56,19 +57,31 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             Ok(Outcome::Done)
         }
         Entry::Committed(commit) => commit::commit(state, commit),
-        Entry::Reported(report) => observation::report(state, report),
+        Entry::Reported(report) => {
+            let outcome = observation::report(state, report)?;
+            life::spoke(state, report.server);
+            Ok(outcome)
+        }
         Entry::Confirmed {
             server,
             boot,
             sequence,
             term,
-        } => observation::confirm(state, *server, *boot, *sequence, *term),
+        } => {
+            let outcome = observation::confirm(state, *server, *boot, *sequence, *term)?;
+            life::spoke(state, *server);
+            Ok(outcome)
+        }
         Entry::Planned {
+            term,
             base,
             orders,
             findings,
             settled,
-        } => orders::planned(state, base, orders, findings, *settled),
+        } => {
+            orders::current(state, *term)?;
+            orders::planned(state, base, orders, findings, *settled)
+        }
         Entry::Receipt {
             server,
             stamp,
@@ -99,16 +112,26 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             known.capacity = capacity.clone();
             known.api = api.clone();
             known.feature_level = *feature_level;
-            if known.state == ServerState::Joining {
-                known.state = ServerState::Ready;
-            }
+            life::described(state, *server);
             Ok(Outcome::Done)
         }
         Entry::ServerSet {
             server,
             state: part,
             author,
-        } => people::server_set(state, *server, *part, author),
+        } => life::set(state, *server, *part, author),
+        Entry::ServerDrained {
+            server,
+            force_after,
+            author,
+        } => life::drain(state, *server, *force_after, author),
+        Entry::ServerLost {
+            server,
+            silent,
+            read,
+        } => life::lost(state, *server, *silent, *read),
+        Entry::ServerClock { server, skew } => life::clock(state, *server, *skew),
+        Entry::ServerRestored { server } => life::restored(state, *server),
         Entry::JoinTokenCreated { id, token, author } => {
             members::token_created(state, id, token, author)
         }
@@ -151,11 +174,17 @@ fn add_server(state: &mut State, server: &NewServer) {
         labels: Default::default(),
         capacity: Capacity::default(),
         state: ServerState::Joining,
+        since: state.time,
+        before: None,
+        force_at: None,
+        skew: None,
+        spoke: 0,
         look: None,
         confirmed_term: 0,
         feature_level: FEATURE_LEVEL,
         role: Role::Server,
         resting: false,
+        parted: false,
         key: None,
     };
     state.servers.insert(ServerId(state.index), known);

@@ -11,10 +11,10 @@ use coppice_schema::ids::{
 };
 use coppice_schema::known::{
     Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Quarantined, Request, Seen,
-    ServerState, Task,
+    ServerState, Skew, Task,
 };
 use coppice_schema::review::Reviewed;
-use coppice_schema::units::Timestamp;
+use coppice_schema::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::join::{JoinRefusal, JoinToken, Joiner};
@@ -65,6 +65,10 @@ pub enum Entry {
     },
     /// The leader decided.
     Planned {
+        /// The term in which it decided; 0 in logs of versions that did not say. By then it had seen every server in
+        /// that term: in a later one, this is refused.
+        #[serde(default)]
+        term: u64,
         /// What it read.
         base: Base,
         /// What servers are to do.
@@ -126,7 +130,7 @@ pub enum Entry {
         /// Newest feature level it can apply.
         feature_level: u32,
     },
-    /// A person changed a server's part.
+    /// A person changed a server's part. One that is lost, or reconciling, has it when it is back.
     ServerSet {
         /// Which.
         server: ServerId,
@@ -134,6 +138,37 @@ pub enum Entry {
         state: ServerState,
         /// Who.
         author: String,
+    },
+    /// A server is to be emptied: nobody is cut off, and nothing new goes there.
+    ServerDrained {
+        /// Which.
+        server: ServerId,
+        /// People are no longer waited for after that; `None`: they always are.
+        force_after: Option<Span>,
+        /// Who.
+        author: String,
+    },
+    /// The leader did not hear of a server for `grid.lost_after`. Refused where the server proposed something after `read`.
+    ServerLost {
+        /// Which.
+        server: ServerId,
+        /// How long it had not been heard when that was decided.
+        silent: Span,
+        /// Index of the last entry that the leader had applied then.
+        read: u64,
+    },
+    /// The leader found that a server's clock is wrong beside the voters', or right again.
+    ServerClock {
+        /// Which.
+        server: ServerId,
+        /// Where it is; `None`: where it should be.
+        skew: Option<Skew>,
+    },
+    /// A server that was lost has reported whole, and what is too much there is put away or waits for its people: it is
+    /// what it was before.
+    ServerRestored {
+        /// Which.
+        server: ServerId,
     },
     /// A token was made by which one machine may join.
     JoinTokenCreated {
@@ -401,6 +436,17 @@ pub enum Refusal {
     /// Without it nobody could make another.
     #[error("{0} is the last one with the scope admin: without it nobody could make another")]
     LastAdmin(String),
+    /// It was heard of since the leader decided that it is lost.
+    #[error("server {0} was heard of again")]
+    Heard(ServerName),
+    /// Whoever decided it did not lead any more.
+    #[error("it was decided in term {decided}, and the grid is in term {now} by now")]
+    Deposed {
+        /// When it was decided.
+        decided: u64,
+        /// When it was agreed on.
+        now: u64,
+    },
     /// Without it there would be none.
     #[error("{0} is the grid's last server")]
     LastServer(ServerName),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use coppice_schema::Known;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, GridId, PoolName};
-use coppice_schema::known::{Health, KnownServer};
+use coppice_schema::known::{Health, KnownServer, ServerState};
 use coppice_schema::review::KnownRun;
 use coppice_schema::units::Timestamp;
 
@@ -113,7 +113,10 @@ fn known_server(server: &Server, term: u64) -> KnownServer {
         labels: server.labels.clone(),
         capacity: server.capacity.clone(),
         state: server.state,
+        since: server.since,
+        force_at: server.force_at,
+        skew: server.skew,
         look: server.look.as_deref().cloned(),
-        current: well && server.confirmed_term == term,
+        current: well && server.confirmed_term == term && server.state != ServerState::Lost,
     }
 }

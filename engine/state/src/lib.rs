@@ -7,6 +7,8 @@
 pub mod admission;
 pub mod agreement;
 pub mod apply;
+pub mod backup;
+pub mod clocks;
 pub mod entry;
 pub mod join;
 pub mod known;

@@ -62,6 +62,7 @@ fn of_domain(
     evidence: &Evidence<'_>,
 ) -> Phase {
     let now = evidence.now;
+    let viewers = domain.viewers.unwrap_or(0);
     match &domain.power {
         PowerState::Off | PowerState::Crashed if starting => provisioning(desktop, now),
         PowerState::Off => off(desktop, now),
@@ -69,15 +70,14 @@ fn of_domain(
         PowerState::Paused(why) => broken(desktop, BrokenReason::Paused(why.clone()), now),
         PowerState::Running { since } => match &domain.guest {
             GuestState::Answers { users, .. } => match users {
-                Some(0) => available(desktop, now),
-                Some(users) => in_use(desktop, *users, now),
+                Some(users) => up(desktop, *users, viewers, now),
                 // A guest that does not tell this time still has the people that it had.
-                None if desktop.wear.occupied => in_use(desktop, desktop.people().max(1), now),
-                None => available(desktop, now),
+                None if desktop.wear.occupied => up(desktop, desktop.people().max(1), viewers, now),
+                None => up(desktop, 0, viewers, now),
             },
             GuestState::Silent if !desktop.spec.hardware.agent => {
                 if now >= since.after(evidence.ready_after) {
-                    available(desktop, now)
+                    up(desktop, 0, viewers, now)
                 } else {
                     Phase::Provisioning { since: *since }
                 }
@@ -148,13 +148,21 @@ fn off(desktop: &KnownDesktop, now: Timestamp) -> Phase {
     Phase::Off { since }
 }
 
-fn in_use(desktop: &KnownDesktop, users: u32, now: Timestamp) -> Phase {
+/// Ready, and used by so many.
+fn up(desktop: &KnownDesktop, users: u32, viewers: u32, now: Timestamp) -> Phase {
+    if users == 0 && viewers == 0 {
+        return available(desktop, now);
+    }
     let since = if let Phase::InUse { since, .. } = desktop.phase {
         since
     } else {
         now
     };
-    Phase::InUse { since, users }
+    Phase::InUse {
+        since,
+        users,
+        viewers,
+    }
 }
 
 fn broken(desktop: &KnownDesktop, reason: BrokenReason, now: Timestamp) -> Phase {

@@ -39,6 +39,16 @@ pub trait Vault: Send + Sync {
     fn tag(&self, purpose: &'static str, bytes: &[u8]) -> Digest;
 }
 
+/// The port to the grid's keys as a whole, for a backup.
+pub trait Keyring: Send + Sync {
+    /// This server's copy of the grid's keys, sealed by a passphrase. Takes about a second, by intention: so does each
+    /// guess of it.
+    ///
+    /// # Errors
+    /// In words, when this server does not have them all.
+    fn seal(&self, passphrase: &str) -> Result<Vec<u8>, String>;
+}
+
 /// A sealed secret that this grid cannot open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

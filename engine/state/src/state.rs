@@ -11,7 +11,7 @@ use coppice_schema::ids::{
     ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
-    Capacity, DesktopSpec, ImageVersion, KnownDesktop, Look, Order, Request, ServerState,
+    Capacity, DesktopSpec, ImageVersion, KnownDesktop, Look, Order, Request, ServerState, Skew,
     SlotMemory,
 };
 use coppice_schema::review::Reviewed;
@@ -133,6 +133,21 @@ pub struct Server {
     pub capacity: Capacity,
     /// Its part.
     pub state: ServerState,
+    /// Since when it has that part.
+    #[serde(default)]
+    pub since: Timestamp,
+    /// While it is lost, or reconciling: the part that it had, and is to have again.
+    #[serde(default)]
+    pub before: Option<ServerState>,
+    /// While it is being emptied: when people there are no longer waited for; `None`: they always are.
+    #[serde(default)]
+    pub force_at: Option<Timestamp>,
+    /// Its clock is wrong, beside the others'.
+    #[serde(default)]
+    pub skew: Option<Skew>,
+    /// Index of the last entry that it proposed itself. A decision that it is lost, made before, means nothing any more.
+    #[serde(default)]
+    pub spoke: u64,
     /// What it saw last.
     pub look: Option<Arc<Look>>,
     /// The term in which that was confirmed to be whole.
@@ -145,6 +160,9 @@ pub struct Server {
     /// It is stopped for a while, as planned.
     #[serde(default)]
     pub resting: bool,
+    /// The grid began another life without it. What comes back under its name joins anew, and takes its place.
+    #[serde(default)]
+    pub parted: bool,
     /// Digest of the public key that it joined with; absent for the server that the grid began with.
     #[serde(default)]
     pub key: Option<Digest>,
@@ -218,6 +236,11 @@ pub enum Happening {
     },
     /// An image was imported, or dropped.
     Image {
+        /// What, in words.
+        what: String,
+    },
+    /// A server came to another part by itself.
+    Server {
         /// What, in words.
         what: String,
     },

@@ -311,6 +311,7 @@ fn of_what_is_taken_away() {
             *c.phase() = Phase::InUse {
                 since: Timestamp(0),
                 users: 1,
+                viewers: 0,
             };
         });
     }
@@ -393,9 +394,43 @@ fn of_what_is_changed() {
             *c.phase() = Phase::InUse {
                 since: Timestamp(0),
                 users: 2,
+                viewers: 0,
             };
         });
     }
+}
+
+#[test]
+fn of_servers_in_their_life() {
+    Case::starting().breaks(&["a server that is lost is told nothing"], |c| {
+        c.server().state = ServerState::Lost;
+    });
+    // A server's return takes away what it made too many, and people's time only where they had it.
+    Case::shrinking().breaks(&["what a return made too many goes, and no more"], |c| {
+        c.action().reason = Reason::Returned { from: 2, to: 1 };
+        c.desired.pools.values_mut().for_each(|p| p.desktops = 5);
+        c.known.committed = c.desired.clone();
+    });
+    let used = |c: &mut Case, force_at: Option<Timestamp>| {
+        *c.phase() = Phase::InUse {
+            since: Timestamp(0),
+            users: 1,
+            viewers: 0,
+        };
+        let server = "s1".to_owned();
+        c.action().reason = Reason::Draining { server };
+        c.server().state = ServerState::Draining;
+        c.server().force_at = force_at;
+    };
+    Case::shrinking().breaks(&["nobody is cut off"], |c| used(c, None));
+    Case::shrinking().breaks(&["nobody is cut off"], |c| {
+        let later = c.plan.at.after(coppice_schema::units::Span(1));
+        used(c, Some(later));
+    });
+    Case::shrinking().breaks(&[], |c| {
+        let now = c.plan.at;
+        used(c, Some(now));
+    });
 }
 
 /// Servers that cannot hold desktops are waited for by nobody.

@@ -1,5 +1,7 @@
 //! A grid's lives: what it goes on from, and whom it takes for its own.
 
+#![cfg(test)] // all of it, which clippy only believes when told
+
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;

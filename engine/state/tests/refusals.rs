@@ -59,6 +59,7 @@ fn order(grid: &Grid, task: Task, memory: Memory) -> NewOrder {
 
 fn planned(orders: Vec<NewOrder>) -> Entry {
     Entry::Planned {
+        term: 0,
         base: Base::default(),
         orders,
         findings: BTreeSet::new(),
@@ -271,12 +272,33 @@ fn orders_of_a_plan_that_read_something_else_are_not_given() {
     let new = order(&grid, step.task, step.memory);
     grid.commit(&config(2));
     let late = Entry::Planned {
+        term: 0,
         base: plan.base,
         orders: vec![new],
         findings: BTreeSet::new(),
         settled: false,
     };
     assert!(matches!(refused(&mut grid, late), Refusal::Stale(_)));
+}
+
+#[test]
+fn what_a_leader_of_an_earlier_term_decided_is_not_ordered() {
+    let mut grid = Grid::founded();
+    grid.commit(&config(1));
+    let plan = grid.plan_for(&config(1));
+    let step = plan.actions[0].step.clone().unwrap();
+    let new = order(&grid, step.task, step.memory);
+    let of_term = |term| Entry::Planned {
+        term,
+        base: plan.base.clone(),
+        orders: vec![new.clone()],
+        findings: BTreeSet::new(),
+        settled: false,
+    };
+    let refusal = refused(&mut grid, of_term(TERM - 1));
+    let decided = TERM - 1;
+    assert_eq!(refusal, Refusal::Deposed { decided, now: TERM });
+    assert_eq!(grid.propose(of_term(TERM)), Outcome::Done);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 mod commits;
 #[path = "rounds/grid.rs"]
 mod grid;
+#[path = "rounds/life.rs"]
+mod life;
 #[path = "rounds/phases.rs"]
 mod phases;
 
@@ -27,6 +29,7 @@ fn a_plan_of_before_a_commit_does_not_finish_the_run_that_it_began() {
     assert!(before.is_settled());
     grid.commit(&config(1));
     let late = Entry::Planned {
+        term: 0,
         base: before.base.clone(),
         orders: Vec::new(),
         findings: before.remembered(),

@@ -115,6 +115,8 @@ pub struct Domain {
     pub power: PowerState,
     /// The fields that we write, in our words; `None` where `mark` is.
     pub written: Option<Written>,
+    /// How many clients have one of its displays open; `None`: that is not known.
+    pub viewers: Option<u32>,
 }
 
 /// The fields of a domain that we write, read back from what the hypervisor has.

@@ -24,6 +24,7 @@ mod seed;
 mod threads;
 mod tree;
 mod uri;
+mod viewers;
 mod write;
 
 use std::path::PathBuf;

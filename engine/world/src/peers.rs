@@ -45,6 +45,8 @@ pub enum Purpose {
     Images,
     /// A desktop on its way, and copies of desktops.
     Desktops,
+    /// Certificates, and the authority's key on its way to a server that votes.
+    Keys,
     /// Consoles and screenshots of desktops that are on the other server.
     Consoles,
 }

@@ -1,5 +1,7 @@
 //! Both kinds of disks keep the contract of images between servers.
 
+#![cfg(test)] // all of it, which clippy only believes when told
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::Arc;

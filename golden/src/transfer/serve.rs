@@ -30,12 +30,18 @@ const TRY_EVERY: u32 = 16;
 /// disk.
 ///
 /// # Errors
-/// When the stream ends, is silent for longer than [`Means::patience`], or the disk cannot be read.
-pub async fn serve<S>(store: &Arc<Store>, stream: S, means: &Means) -> io::Result<()>
+/// When the stream ends, is silent for longer than [`Means::patience`], nobody wants to give any more, or the disk
+/// cannot be read.
+pub async fn serve<S>(
+    store: &Arc<Store>,
+    stream: S,
+    means: &Means,
+    cancel: &Cancel,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut wire = Wire::new(stream, means, Cancel::new());
+    let mut wire = Wire::new(stream, means, cancel.clone());
     let (kind, content) = wire.hear().await?;
     if kind == Kind::Watch {
         let halves = store.half_images().map_err(io::Error::other)?;

@@ -214,7 +214,9 @@ impl Source {
         let (here, there) = pipe(harm, Arc::clone(&self.sent));
         let this = self.clone();
         // It ends when the other end does.
-        std::thread::spawn(move || block_on(serve(&this.store, there, &this.means)));
+        std::thread::spawn(move || {
+            block_on(serve(&this.store, there, &this.means, &Cancel::new()))
+        });
         here
     }
 }

@@ -1,5 +1,6 @@
 //! Who may be at a desktop, and how long people have.
 
+use coppice_schema::Known;
 use coppice_schema::desired::Pool;
 use coppice_schema::known::{KnownDesktop, Phase};
 use coppice_schema::units::Timestamp;
@@ -17,6 +18,18 @@ pub(super) fn may_be_used(desktop: &KnownDesktop) -> bool {
         | Phase::Unknown { .. }
         | Phase::Deleting { .. } => false,
     }
+}
+
+/// Its server is being emptied, and whoever asked for that said how long people have: they had it.
+pub(super) fn forced(
+    action: &Action,
+    desktop: &KnownDesktop,
+    known: &Known,
+    now: Timestamp,
+) -> bool {
+    let server = known.servers.get(&desktop.server);
+    let over = server.and_then(|server| server.force_at.filter(|at| *at <= now));
+    matches!(action.reason, Reason::Draining { .. }) && over.is_some() && !desktop.personal
 }
 
 /// The pool's policy says how long people have, and they had it: since they signed in, and since the earliest moment

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Desired, Origin};
 use coppice_schema::ids::{Address, PoolName, ServerId};
-use coppice_schema::known::{CopyState, DesktopSpec, ImageVersion, KnownDesktop, Phase, Task};
+use coppice_schema::known::{
+    CopyState, DesktopSpec, ImageVersion, KnownDesktop, Phase, ServerState, Task,
+};
 
 use super::{block, due};
 use crate::plan::{Kind, Plan, Reason};
@@ -19,11 +21,15 @@ pub(super) fn pools(
 ) {
     let mut made: BTreeMap<&PoolName, u32> = BTreeMap::new();
     let mut taken: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    let mut returned: BTreeMap<&PoolName, u32> = BTreeMap::new();
     for (action, step) in due(plan) {
         let Some(member) = step.task.member() else {
             continue;
         };
         let pool = &member.desktop.pool;
+        if matches!(action.reason, Reason::Returned { .. }) {
+            *returned.entry(pool).or_default() += 1;
+        }
         if action.kind == Kind::Create {
             *made.entry(pool).or_default() += 1;
         }
@@ -33,6 +39,7 @@ pub(super) fn pools(
                 | Reason::ImageVersion { .. }
                 | Reason::Refresh { .. }
                 | Reason::PendingHardware
+                | Reason::Draining { .. }
         );
         if voluntary
             && known
@@ -58,7 +65,17 @@ pub(super) fn pools(
         let count = |test: &dyn Fn(&KnownDesktop) -> bool| {
             u32::try_from(mine().filter(|desktop| test(desktop)).count()).unwrap_or(u32::MAX)
         };
-        let holding = count(&|desktop| !matches!(desktop.phase, Phase::Unknown { .. }));
+        // What others are grown in place of: it is out of reach, or its server is being emptied.
+        let given_up = |desktop: &KnownDesktop| {
+            let part = known
+                .servers
+                .get(&desktop.server)
+                .map(|server| server.state);
+            let part = part.unwrap_or(ServerState::Ready);
+            let away = part == ServerState::Lost || matches!(desktop.phase, Phase::Unknown { .. });
+            !desktop.personal && (away || part == ServerState::Draining)
+        };
+        let holding = count(&|desktop| !given_up(desktop));
         let new = made.get(name).copied().unwrap_or(0);
         let rules = &pool.policy.rollout;
         let most = pool
@@ -68,6 +85,12 @@ pub(super) fn pools(
             new == 0 || holding.saturating_add(new) <= most,
             &object,
             "a pool does not grow beyond its size",
+        );
+        let back = returned.get(name).copied().unwrap_or(0);
+        judge(
+            back == 0 || holding >= pool.desktops.saturating_add(back),
+            &object,
+            "what a return made too many goes, and no more",
         );
         let floor = pool
             .desktops

@@ -34,6 +34,7 @@ pub(super) fn approved(
             | Reason::HostGone { .. }
             | Reason::Draining { .. }
             | Reason::Moving { .. }
+            | Reason::Returned { .. }
             | Reason::Requested
             | Reason::Broken { .. }
             | Reason::Refresh { .. }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{Address, ImageName, SecretName, TemplateName, VersionName};
-use coppice_schema::units::Size;
+use coppice_schema::known::Skew;
+use coppice_schema::units::{Size, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -155,6 +156,23 @@ pub enum FindingKind {
         /// Whether it runs; `None`: there is a disk alone.
         runs: Option<bool>,
     },
+    /// No majority of the voters answers the server that was asked.
+    NoMajority,
+    /// A server is of a former life of the grid, which goes on without it.
+    FormerLife {
+        /// Which life.
+        epoch: u64,
+    },
+    /// The grid goes on in a later life, without the server that was asked.
+    LeftBehind {
+        /// Which life.
+        epoch: u64,
+    },
+    /// A server and the one that was asked are of two lives of the grid that began apart.
+    Split {
+        /// The other's life.
+        epoch: u64,
+    },
     /// Domains that are not ours; never touched.
     Foreign {
         /// How many.
@@ -274,6 +292,55 @@ pub enum FindingKind {
     Broken {
         /// How, in words.
         why: String,
+    },
+    /// A server is lost.
+    ServerLost {
+        /// Since when.
+        #[schema(value_type = u64)]
+        since: Timestamp,
+        /// Pooled desktops there: others are grown in their place.
+        pooled: u32,
+        /// Personal ones: they wait for it.
+        personal: u32,
+        /// Of both, those in which people were when it was last heard.
+        used: u32,
+    },
+    /// A server that was lost is back, and what is too much there is being put away.
+    ServerBack {
+        /// Since when.
+        #[schema(value_type = u64)]
+        since: Timestamp,
+        /// Desktops there.
+        desktops: u32,
+        /// Those in which people are.
+        used: u32,
+    },
+    /// A server is being emptied.
+    Draining {
+        /// Pooled desktops left.
+        pooled: u32,
+        /// Those of them in which people are, or may be.
+        used: u32,
+        /// Personal ones left.
+        personal: u32,
+        /// Why it does not go on by itself, in words; `None`: it does.
+        stuck: Option<String>,
+    },
+    /// A server was emptied.
+    Drained,
+    /// A server's clock is wrong, beside the others'.
+    ClockWrong {
+        /// Where it is.
+        #[schema(value_type = String)]
+        skew: Skew,
+    },
+    /// A personal desktop's server is lost.
+    AwaitsServer {
+        /// Which.
+        server: String,
+        /// Since when.
+        #[schema(value_type = u64)]
+        since: Timestamp,
     },
 }
 

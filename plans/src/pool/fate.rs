@@ -384,7 +384,7 @@ pub(crate) fn ordinary_waits(
 }
 
 /// What a person who asked for it still waits for: nobody is cut off, and a freeze is not overruled.
-fn asked_waits(
+pub(crate) fn asked_waits(
     yard: Yard<'_>,
     id: &DesktopId,
     desktop: &KnownDesktop,
@@ -445,7 +445,10 @@ pub(crate) fn push(
         | Wait::Observation { .. }
         | Wait::Room { .. }
         | Wait::Paused { .. }
-        | Wait::RolloutStopped { .. } => None,
+        | Wait::RolloutStopped { .. }
+        | Wait::Return { .. }
+        | Wait::Successor
+        | Wait::Vacancy { .. } => None,
     });
     let waited_for = ends == Some(None);
     let held = waits
@@ -456,6 +459,7 @@ pub(crate) fn push(
         Kind::Delete
             | Kind::ReplaceCreateFirst
             | Kind::ReplaceDeleteFirst
+            | Kind::Drain
             | Kind::Reboot
             | Kind::PowerOff
     );

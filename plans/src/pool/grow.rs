@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, Slot};
-use coppice_schema::known::{Phase, ServerState, Task};
+use coppice_schema::known::{ServerState, Task};
 
-use super::{GROWTH_GUESS, Yard, power};
+use super::{GROWTH_GUESS, Yard, power, replaced};
 use crate::draft::Draft;
 use crate::images::Published;
 use crate::place::Batch;
@@ -44,13 +44,14 @@ pub(super) fn grow<'a>(
     draft: &mut Draft<'_>,
 ) -> u32 {
     let held: BTreeSet<Slot> = yard.members().map(|(id, _)| id.slot).collect();
-    // One that is leaving comes back to its slot; one on a lost server is replaced in another.
-    let lost = yard
+    // One that is leaving comes back to its slot; one on a server that is lost or being emptied is replaced in another.
+    let reasons: Vec<Reason> = yard
         .members()
-        .filter(|(_, desktop)| matches!(desktop.phase, Phase::Unknown { .. }))
-        .count();
-    let there = u32::try_from(held.len() - lost).unwrap_or(u32::MAX);
-    let missing = target.saturating_sub(there);
+        .filter_map(|(_, desktop)| replaced(yard.known, desktop))
+        .collect();
+    let gone = u32::try_from(reasons.len()).unwrap_or(u32::MAX);
+    let all = u32::try_from(held.len()).unwrap_or(u32::MAX);
+    let missing = target.saturating_sub(all.saturating_sub(gone));
     if missing == 0 {
         return 0;
     }
@@ -63,17 +64,17 @@ pub(super) fn grow<'a>(
     };
     let mut no_room = 0;
     let mut on = power.map(|target| target.running);
-    let mut slots = free_slots(
-        yard,
-        &held,
-        target,
-        u32::try_from(lost).unwrap_or(u32::MAX),
-        draft,
-    );
+    let mut slots = free_slots(yard, &held, target, gone, draft);
+    let new = usize::try_from(target.saturating_sub(all)).unwrap_or(usize::MAX);
+    let mut reasons = std::iter::repeat_n(Reason::NotPresent, new).chain(reasons);
     slots.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
     let without = missing - u32::try_from(slots.len()).unwrap_or(missing);
     if without > 0 {
-        let lacking = "every other slot is held by what is not its desktop".to_owned();
+        let lacking = match gone {
+            0 => "every other slot is held by what is not its desktop".to_owned(),
+            _ => "every other slot is held, some by desktops whose server is lost or being emptied"
+                .to_owned(),
+        };
         draft.finding(Finding {
             object: yard.address(),
             kind: FindingKind::NoRoom {
@@ -81,7 +82,7 @@ pub(super) fn grow<'a>(
                 lacking,
             },
             severity: Severity::Error,
-            remedy: "free the names that others have, or raise `slots`".to_owned(),
+            remedy: "raise `slots`, or free what holds them".to_owned(),
         });
     }
     for slot in slots {
@@ -97,7 +98,8 @@ pub(super) fn grow<'a>(
             }
             _ => true,
         };
-        if growth.create(&id, start, draft) {
+        let reason = reasons.next().unwrap_or(Reason::NotPresent);
+        if growth.create(&id, start, reason, draft) {
             started += u32::from(start);
         } else {
             no_room += 1;
@@ -180,7 +182,13 @@ fn taken_names(known: &Known) -> BTreeSet<DesktopId> {
 
 impl Growth<'_> {
     /// Plans one new desktop. Returns whether it has a place, or may get one without anybody's doing.
-    fn create(&mut self, id: &DesktopId, start: bool, draft: &mut Draft<'_>) -> bool {
+    fn create(
+        &mut self,
+        id: &DesktopId,
+        start: bool,
+        reason: Reason,
+        draft: &mut Draft<'_>,
+    ) -> bool {
         let yard = self.yard;
         let memory = yard.known.slots.get(id).cloned().unwrap_or_default();
         let object = Address::Desktop(id.clone());
@@ -194,7 +202,7 @@ impl Growth<'_> {
             server: None,
             needs: Vec::new(),
             wave: 0,
-            reason: Reason::NotPresent,
+            reason,
             risk: Risk::Safe,
             reversible: true,
             impact: Impact {

@@ -44,6 +44,12 @@ pub(crate) fn target(yard: Yard<'_>, draft: &mut Draft<'_>) -> Option<Target> {
     // What is under way counts as it will be: a guest may take minutes to shut down, and another one must not be
     // stopped in its place.
     let running = count(&|id, desktop| match told.get(id) {
+        // One that goes with its server's emptying keeps nobody warm; its successor is to run.
+        _ if super::emptied(yard.known, desktop)
+            && !matches!(desktop.phase, Phase::InUse { .. }) =>
+        {
+            false
+        }
         Some(Task::Stop { .. }) => false,
         Some(Task::Start { .. }) => true,
         Some(

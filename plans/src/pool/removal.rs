@@ -42,7 +42,7 @@ pub(crate) fn surplus(
             !matches!(
                 desktop.phase,
                 Phase::Deleting { .. } | Phase::Unknown { .. } | Phase::Migrating { .. }
-            )
+            ) && !super::emptied(yard.known, desktop)
         })
         .collect();
     let excess = alive
@@ -53,6 +53,7 @@ pub(crate) fn surplus(
     }
     let outdated =
         |desktop: &KnownDesktop| image.is_some_and(|image| desktop.spec.image != image.record.root);
+    let off_by_policy = yard.pool.policy.power.is_some();
     alive.sort_by_key(|(id, desktop)| {
         let used = desktop.people() > 0;
         // One that is on can be had sooner than one that is off.
@@ -60,19 +61,27 @@ pub(crate) fn surplus(
         (
             used,
             on,
+            on || (off_by_policy && matches!(desktop.phase, Phase::Off { .. })),
+            // Others were grown in place of those whose server was lost.
+            !desktop.wear.replaced,
             is_ready(&desktop.phase),
             !outdated(desktop),
             std::cmp::Reverse(id.slot),
         )
     });
     let from = u32::try_from(alive.len()).unwrap_or(u32::MAX);
+    let mut returned = returned(yard, target, &alive);
     alive.truncate(excess);
     let chosen: BTreeSet<&DesktopId> = alive.iter().map(|(id, _)| *id).collect();
     let mut spare = draft.review.spare(yard.name, &chosen, yard.known);
     let mut going = BTreeSet::new();
     for (id, desktop) in &alive {
         let mut waits = fate::disruptive_waits(yard, id, desktop, draft);
+        let too_much = returned > 0 && !desktop.personal;
+        returned -= u32::from(too_much);
         let approval = draft.review.wait(id, Kind::Delete, risk(desktop));
+        // Nobody asked for it: it follows from a server's return.
+        let approval = approval.filter(|_| !too_much);
         if approval.is_some() && !desktop.personal && spare > 0 {
             spare -= 1;
             going.insert((*id).clone());
@@ -82,10 +91,24 @@ pub(crate) fn surplus(
         } else {
             going.insert((*id).clone());
         }
-        let reason = Reason::Scale { from, to: target };
+        let reason = if too_much {
+            Reason::Returned { from, to: target }
+        } else {
+            Reason::Scale { from, to: target }
+        };
         push_removal(id, desktop, reason, Memory::Leaving, waits, draft);
     }
     going
+}
+
+/// How many of `alive` are too many because servers came back whose desktops had been replaced.
+fn returned(yard: Yard<'_>, target: u32, alive: &[(&DesktopId, &KnownDesktop)]) -> u32 {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let replaced = alive.iter().filter(|(_, d)| d.wear.replaced && !d.personal);
+    let committed = yard.known.committed.pools.get(yard.name);
+    // What a plan would make smaller is the business of whoever applies it.
+    let wanted = committed.map_or(target, |pool| pool.desktops.max(target));
+    count(replaced.count()).min(count(alive.len()).saturating_sub(wanted))
 }
 
 /// Desktops of pools that the configuration no longer has.
@@ -110,6 +133,7 @@ pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draf
                 continue;
             }
             let mut waits: Vec<Wait> = ordered.into_iter().collect();
+            waits.extend(draft.not_seen(desktop.server));
             waits.extend(draft.unseen());
             waits.extend(draft.pause(&[Address::Desktop(id.clone()), address.clone()]));
             if !again {

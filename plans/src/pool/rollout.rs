@@ -60,6 +60,11 @@ impl<'a> Rollout<'a> {
         let mut seen = Census::default();
         let mut held = 0;
         for (id, desktop) in yard.members() {
+            // In place of those on servers that are lost, or are being emptied, others are grown: they take no part.
+            if super::replaced(yard.known, desktop).is_some() {
+                seen.ready += u32::from(is_ready(&desktop.phase) && !draft.busy.contains(id));
+                continue;
+            }
             // What is somebody's stays as it is, and is no part of it.
             let changes = !desktop.personal;
             let outdated = changes && image.is_some_and(|image| is_outdated(yard, image, desktop));

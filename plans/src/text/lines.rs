@@ -10,8 +10,8 @@ use jiff::tz::TimeZone;
 use crate::document::{Document, DriftLine, Group};
 use crate::lose::Lost;
 use crate::plan::{
-    Applies, Basis, Drift, DriftKind, Edit, Estimate, FindingKind, Gate, Impact, Kind,
-    PoolForecast, Reason, Response, Risk, UnderWay, Verdict, Wait,
+    Applies, Basis, Drift, DriftKind, Edit, Estimate, Gate, Impact, Kind, PoolForecast, Reason,
+    Response, Risk, UnderWay, Verdict, Wait,
 };
 
 /// A kind's sign.
@@ -109,8 +109,11 @@ pub fn reason(reason: &Reason) -> String {
         Reason::RemovedFromConfig => "no longer in the configuration".to_owned(),
         Reason::Scale { from, to } => format!("{from} -> {to} desktops"),
         Reason::Drift { what } => format!("drift: {}", drift_word(*what)),
-        Reason::HostGone { server } => format!("server {server} is gone"),
+        Reason::HostGone { server } => format!("in place of one on {server}, which is lost"),
         Reason::Draining { server } => format!("server {server} is being emptied"),
+        Reason::Returned { from, to } => {
+            format!("a server came back: {from} -> {to} desktops")
+        }
         Reason::Moving { from, to } => format!("on its way from {from} to {to}"),
         Reason::Requested => "asked for".to_owned(),
         Reason::Broken { why } => why.clone(),
@@ -180,6 +183,13 @@ pub fn wait(wait: &Wait) -> String {
         },
         Wait::RolloutStopped { failures } => {
             format!("a person: the roll-out stopped after {failures} failed")
+        }
+        Wait::Return { server } => format!("server {server}, which is lost, to come back"),
+        Wait::Successor => "another in its place to be ready elsewhere".to_owned(),
+        Wait::Vacancy { until } => {
+            let most = until.map(|at| format!(", until {} at most", moment(at)));
+            let most = most.unwrap_or_default();
+            format!("a sign that nobody uses it{most}")
         }
     }
 }
@@ -551,143 +561,6 @@ pub fn response(drift: &Drift) -> String {
             "is left for ten minutes: somebody keeps changing it back".to_owned()
         }
         Response::NeedsAdmin => "needs a person".to_owned(),
-    }
-}
-
-/// A finding as a sentence.
-#[must_use]
-pub fn finding(kind: &FindingKind) -> String {
-    match kind {
-        FindingKind::ImageAbsent {
-            version: Some(version),
-        } => format!("version {version} is not in the grid"),
-        FindingKind::ImageAbsent { version: None } => "no version of it is in the grid".to_owned(),
-        FindingKind::ImageDigest { wanted, held } => {
-            format!(
-                "the grid holds other bytes ({}) than the configuration names ({})",
-                held.short(),
-                wanted.short()
-            )
-        }
-        FindingKind::SourceNotHere { path } => format!("source not here: {path}"),
-        FindingKind::DiskTooSmall { disk, image } => {
-            format!("disk is {disk}, smaller than the image's {image}")
-        }
-        FindingKind::NoRoom { desktops, lacking } => {
-            format!("no room for {desktops} desktops: {lacking}")
-        }
-        FindingKind::HypervisorAway { error } => format!("its hypervisor does not answer: {error}"),
-        FindingKind::NotSeen => "it was not seen whole".to_owned(),
-        FindingKind::DiskFilling { percent } => format!("its disk is more than {percent} % full"),
-        FindingKind::NameTaken { server, domain } => {
-            format!("a domain that is not ours is called {domain} on {server}")
-        }
-        FindingKind::Stray { member } => {
-            format!("{member} carries our mark, and the grid does not know it")
-        }
-        FindingKind::Quarantined {
-            member,
-            server,
-            epoch,
-            runs,
-        } => {
-            let is = match runs {
-                Some(true) => "it runs",
-                Some(false) => "it is off",
-                None => "its disk alone is there",
-            };
-            format!(
-                "{member} on {server} is from life {epoch} of the grid, which goes on without it; {is}"
-            )
-        }
-        FindingKind::Foreign { count } => {
-            format!(
-                "{count} domain{} not ours",
-                if *count == 1 { " is" } else { "s are" }
-            )
-        }
-        FindingKind::ImageWithoutBlock { versions: 1 } => {
-            "its block goes; the version of it stays in the grid".to_owned()
-        }
-        FindingKind::ImageWithoutBlock { versions } => {
-            format!("its block goes; the {versions} versions of it stay in the grid")
-        }
-        FindingKind::ImageLost { version } => {
-            let version = version
-                .as_ref()
-                .map(|version| format!(" of {version}"))
-                .unwrap_or_default();
-            format!("no sound copy{version} is left")
-        }
-        FindingKind::NoRoomForImage {
-            image,
-            needed,
-            left,
-        } => format!(
-            "no room for image {image}: it takes {}, and {} are left for images",
-            needed.rounded(),
-            left.rounded()
-        ),
-        FindingKind::TooFewServers { copies, servers } => {
-            format!("{copies} copies are wanted, and {servers} servers can hold one")
-        }
-        FindingKind::OrderFailing {
-            what,
-            error,
-            attempts,
-        } => {
-            format!("{what} failed {attempts} times; last: {error}")
-        }
-        FindingKind::Contended { path } => format!("{path} keeps being changed back"),
-        FindingKind::RolloutStopped { failures } => {
-            format!("its roll-out stopped: {failures} failed")
-        }
-        FindingKind::RolledBack { from, to, failures } => {
-            format!(
-                "its roll-out of {from} stopped: {failures} did not become ready, and went back to {to}"
-            )
-        }
-        FindingKind::SecretAbsent { name } => format!("secret {name} is not in the grid"),
-        FindingKind::NotCarriedOut { path } => {
-            format!("{path}: known, not carried out by this version")
-        }
-        FindingKind::Unreviewed { actions } => format!(
-            "{actions} action{} {} not in the plan that was applied, and wait{} for approval",
-            if *actions == 1 { "" } else { "s" },
-            if *actions == 1 { "was" } else { "were" },
-            if *actions == 1 { "s" } else { "" },
-        ),
-        FindingKind::KeptUntended => {
-            "is protected, and therefore kept, but not looked after: no revision that is remembered wants its desktops"
-                .to_owned()
-        }
-        FindingKind::TemplateAbsent { template } => {
-            format!("is left alone, for template.{template} is not in the configuration")
-        }
-        FindingKind::KeptProtected => "is protected, and therefore kept".to_owned(),
-        FindingKind::Outdated { paths } => format!(
-            "differs from its template until a person regrows it: {}",
-            paths.join(", ")
-        ),
-        FindingKind::KeptPersonal => {
-            "was grown as somebody's own, and is kept as that until a person regrows it".to_owned()
-        }
-        FindingKind::OverLimit { limit } => {
-            let limit = limit.map(|size| format!(" of {size}")).unwrap_or_default();
-            format!("its disk is beyond its limit{limit}, and holds somebody's data")
-        }
-        FindingKind::PendingBoot => {
-            "runs with older hardware than it is defined with, until it is restarted".to_owned()
-        }
-        FindingKind::LossNotCarried {
-            tolerate,
-            carries,
-            short,
-        } => format!(
-            "tolerate_server_loss = {tolerate} does not hold: {}",
-            crate::loss::words(*carries, short)
-        ),
-        FindingKind::Broken { why } => why.clone(),
     }
 }
 

@@ -27,9 +27,6 @@ pub enum Kin {
     Split,
 }
 
-/// Bits of a raft id that hold the index.
-const INDEX_BITS: u32 = 48;
-
 impl Epoch {
     /// How `theirs` stands to this one, as far as the two say it themselves. Who knows the former lives of a grid
     /// finds more that are apart: its state says it.
@@ -51,15 +48,6 @@ impl Epoch {
             recovery,
         }
     }
-
-    /// The raft id of a server that joins by the entry at `index`. Two lives may each have an entry there, and their
-    /// servers must not be taken for one another: so the number of the life stands in front. In the first life it is
-    /// the index alone.
-    #[must_use]
-    pub fn raft_id(self, index: u64) -> u64 {
-        let life = self.number.saturating_sub(1).min(u64::from(u16::MAX));
-        (life << INDEX_BITS) | (index & ((1 << INDEX_BITS) - 1))
-    }
 }
 
 #[cfg(test)]
@@ -78,18 +66,5 @@ mod tests {
         assert_eq!(first.kin(mine), Kin::Newer);
         assert_eq!(mine.kin(other), Kin::Split);
         assert_eq!(other.kin(mine), Kin::Split);
-    }
-
-    #[test]
-    fn no_two_lives_give_one_raft_id() {
-        let first = Epoch {
-            number: 1,
-            recovery: 0,
-        };
-        assert_eq!(first.raft_id(1), 1);
-        let next = first.next(9);
-        assert_ne!(next.raft_id(40), first.raft_id(40));
-        assert_ne!(next.raft_id(40), next.next(1).raft_id(40));
-        assert_ne!(next.raft_id(40), next.raft_id(41));
     }
 }

@@ -34,7 +34,8 @@ pub struct KnownDesktop {
     pub stayed: Failures,
 }
 
-/// What a desktop has been through since it was grown. Each only comes to be, but for `occupied`.
+/// What a desktop has been through since it was grown. Each only comes to be, but for `occupied` and
+/// `replaced`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wear {
@@ -44,6 +45,8 @@ pub struct Wear {
     pub occupied: bool,
     /// When the last of its people was first seen to have left.
     pub left: Option<Timestamp>,
+    /// Its server was lost since the grid was last what was asked for: another may have been grown in its place.
+    pub replaced: bool,
 }
 
 /// What outlives a desktop in its slot.
@@ -80,12 +83,15 @@ pub enum Phase {
         /// Since when.
         since: Timestamp,
     },
-    /// Somebody is signed in.
+    /// Somebody is signed in, or has one of its displays open.
     InUse {
         /// Since when.
         since: Timestamp,
-        /// How many people.
+        /// How many people are signed in.
         users: u32,
+        /// How many clients have one of its displays open.
+        #[serde(default)]
+        viewers: u32,
     },
     /// Something is wrong with it.
     Broken {
@@ -171,11 +177,11 @@ pub struct Failures {
 }
 
 impl KnownDesktop {
-    /// How many people may be signed in. A guest that has fallen silent may still have those that it had.
+    /// How many people may be at it. A guest that has fallen silent may still have those that it had.
     #[must_use]
     pub fn people(&self) -> u32 {
         match self.phase {
-            Phase::InUse { users, .. } => users,
+            Phase::InUse { users, viewers, .. } => users.max(viewers),
             Phase::Provisioning { .. } | Phase::Migrating { .. } => u32::from(self.wear.occupied),
             Phase::Available { .. }
             | Phase::Off { .. }

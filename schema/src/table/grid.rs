@@ -27,8 +27,7 @@ const ATTRIBUTES: &[Attribute] = &[
         Kind::Duration(1_000, 3_600_000),
         "Silence after which a server counts as lost.",
     )
-    .default(Default::Text("5s"))
-    .later(),
+    .default(Default::Text("5s")),
     live(
         "image_bandwidth",
         Kind::Size(1 << 10, 1 << 40),

@@ -20,14 +20,16 @@ const FROZEN: &str = "exams";
 const LABELS: [&str; 2] = ["ssd", "quiet"];
 const EVERY_DAY: Days = Days(0x7f);
 const DAY: u64 = 24 * 60;
+/// Minutes of a freeze at most.
+const FROZEN_MOST: u64 = 4 * 60;
 
 fn clock(minute: u64) -> ClockTime {
     ClockTime(u16::try_from(minute % DAY).unwrap_or(0))
 }
 
-/// Some hours of every day.
-fn hours(chance: &mut Chance, most: u64) -> Weekly {
-    let (from, length) = (chance.below(DAY), chance.between(1, most * 60));
+/// Some time of every day, between so many minutes.
+fn hours(chance: &mut Chance, least: u64, most: u64) -> Weekly {
+    let (from, length) = (chance.below(DAY), chance.between(least, most));
     Weekly {
         days: EVERY_DAY,
         from: clock(from),
@@ -50,24 +52,25 @@ fn cron(chance: &mut Chance) -> Cron {
     }
 }
 
-fn opening(chance: &mut Chance, most: u64) -> Opening {
+fn opening(chance: &mut Chance, least: u64, most: u64) -> Opening {
     if chance.per_mille(500) {
-        return Opening::Weekly(hours(chance, most));
+        return Opening::Weekly(hours(chance, least, most));
     }
     Opening::Cron {
         cron: cron(chance),
-        duration: Span::minutes(chance.between(1, most * 60)),
+        duration: Span::minutes(chance.between(least, most)),
     }
 }
 
 pub(super) fn windows(chance: &mut Chance) -> BTreeMap<WindowName, Window> {
+    // Longer than any freeze: a window that is open only while another denies never lets anything through.
     let open = Window {
-        opening: opening(chance, 12),
+        opening: opening(chance, FROZEN_MOST + 10, 12 * 60),
         deny: false,
     };
     let mut windows = BTreeMap::from([(name(OPEN), open)]);
     if chance.per_mille(300) {
-        let opening = opening(chance, 4);
+        let opening = opening(chance, 1, FROZEN_MOST);
         windows.insert(
             name(FROZEN),
             Window {
@@ -170,7 +173,7 @@ fn power(chance: &mut Chance) -> Power {
     if chance.per_mille(500) {
         let (spare, powered_on_max) = figures(chance);
         let schedule = PowerSchedule {
-            hours: hours(chance, 12),
+            hours: hours(chance, 1, 12 * 60),
             spare,
             powered_on_max: powered_on_max.or(power.powered_on_max.map(|most| most.max(spare))),
         };

@@ -1,24 +1,15 @@
-//! A server's access to the log: on its own replica where it leads, else by way of whoever does.
+//! A server's access to the log: its replica, with the bugs that are put in around it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use coppice_grid::Replica;
 use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, Standing, State};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, StreamExt};
-use openraft::async_runtime::AsyncRuntime;
+use futures::stream::BoxStream;
 
-use super::lives::Lives;
-use super::network::{Answer, Request, Silence};
-use super::plants::{self, Plant};
+use super::plants::Plant;
 use super::{Grid, Simulated};
-
-/// How long a call waits for a leader.
-const PATIENCE: Duration = Duration::from_secs(6);
-/// How long before it looks again.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// A server's access to the log. Clones are the same one.
 #[derive(Clone)]
@@ -32,64 +23,10 @@ pub struct Access {
 }
 
 impl Access {
-    /// Whoever leads, if another does.
-    fn other(&self) -> Option<u64> {
-        match self.replica.leadership() {
-            Leadership::There { raft_id, .. } => Some(raft_id),
-            Leadership::Here { .. } | Leadership::Nobody => None,
-        }
-    }
-
-    fn leads(&self) -> bool {
-        matches!(self.replica.leadership(), Leadership::Here { .. })
-    }
-
-    /// Asks whoever leads, or does it here when that is this server.
-    async fn anywhere<'a, T: Send>(
-        &self,
-        here: impl Fn() -> BoxFuture<'a, Result<T, AgreementError>> + Send + Sync,
-        there: impl Fn(u64) -> BoxFuture<'a, Result<T, Silence>> + Send + Sync,
-    ) -> Result<T, AgreementError> {
-        let trying = async {
-            loop {
-                if self.leads() {
-                    return here().await;
-                }
-                if let Some(leader) = self.other() {
-                    match there(leader).await {
-                        Ok(done) => return Ok(done),
-                        Err(Silence::Lost) if self.grid.plant == Some(Plant::Resent) => {}
-                        // Nothing was done.
-                        Err(Silence::Refused) => {}
-                        Err(silence) => return Err(AgreementError::NoQuorum(silence.to_string())),
-                    }
-                }
-                Lives::sleep(PAUSE).await;
-            }
-        };
-        let given_up = || AgreementError::NoQuorum("no leader was found".to_owned());
-        Lives::timeout(PATIENCE, trying)
-            .await
-            .unwrap_or_else(|_| Err(given_up()))
-    }
-
-    async fn ask(&self, leader: u64, request: Request) -> Result<Answer, Silence> {
-        let call = self.grid.call(self.server, leader, request, PATIENCE / 4);
-        call.await
-    }
-
-    /// Waits until entry `index` is applied here.
-    async fn applied(&self, index: u64) -> Result<Arc<State>, Silence> {
-        let mut moved = self.replica.watch();
-        loop {
-            let state = self.replica.local();
-            if state.index >= index {
-                return Ok(state);
-            }
-            if moved.next().await.is_none() {
-                return Err(Silence::Lost);
-            }
-        }
+    /// With the bug, whoever believes to lead asks nobody.
+    #[must_use]
+    pub fn reads_unasked(&self) -> bool {
+        self.grid.plant == Some(Plant::ReadUnasked) && self.replica.raft().is_leader()
     }
 }
 
@@ -97,41 +34,23 @@ impl Agreement for Access {
     fn propose(&self, entry: Entry) -> BoxFuture<'_, Result<Outcome, AgreementError>> {
         self.grid.hears(self.server, &entry, &self.replica.local());
         async move {
-            let here = || self.replica.propose(entry.clone());
-            let there = |leader| {
-                let request = Request::Propose(Box::new(entry.clone()));
-                self.grid.tally(|tally| tally.forwarded += 1);
-                async move {
-                    match self.ask(leader, request).await? {
-                        Answer::Outcome(outcome, index) => {
-                            self.applied(index).await?;
-                            Ok(outcome)
-                        }
-                        _ => Err(Silence::Lost),
-                    }
+            let again = (self.grid.plant == Some(Plant::Resent)).then(|| entry.clone());
+            match (self.replica.propose(entry).await, again) {
+                (Err(AgreementError::NoQuorum(_)), Some(entry)) => {
+                    self.replica.propose(entry).await
                 }
-                .boxed()
-            };
-            self.anywhere(here, there).await
+                (proposed, _) => proposed,
+            }
         }
         .boxed()
     }
 
     fn read(&self) -> BoxFuture<'_, Result<Arc<State>, AgreementError>> {
-        async move {
-            let here = || plants::read(self.grid.plant, &self.replica).boxed();
-            let there = |leader| {
-                async move {
-                    match self.ask(leader, Request::Read).await? {
-                        Answer::Index(index) => self.applied(index).await,
-                        _ => Err(Silence::Lost),
-                    }
-                }
-                .boxed()
-            };
-            self.anywhere(here, there).await
+        if self.reads_unasked() {
+            let state = self.replica.local();
+            return async move { Ok(state) }.boxed();
         }
-        .boxed()
+        self.replica.read()
     }
 
     fn local(&self) -> Arc<State> {

@@ -74,16 +74,15 @@ impl Grid {
                 then.remove(&voter);
                 ChangeMembers::ReplaceAllVoters(then)
             }
-            (4, _, Some(learner)) if !self.hosts_desktops(learner) => {
+            (4, _, Some(learner)) => {
                 self.deed(format!("learner {learner} is to go"));
                 ChangeMembers::RemoveNodes([learner].into())
             }
             _ => return,
         };
         self.tally(|tally| tally.changes += 1);
-        // Half of those that no longer vote learn on, and all that have desktops.
-        let stays = voter.is_some_and(|voter| self.hosts_desktops(voter))
-            || self.draw(|chance| chance.per_mille(500));
+        // Half of those that no longer vote learn on.
+        let stays = self.draw(|chance| chance.per_mille(500));
         self.in_life(life, async move {
             let raft = access.replica.raft();
             drop(raft.change_membership(change, stays).await);

@@ -16,7 +16,7 @@ thread_local! {
 const KNOWN: [(&str, &str); 1] = [("io_progress.rs", "new_submitted")];
 
 /// From now on panics of this thread are kept, and not printed.
-pub fn forget() {
+pub fn watch() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();

@@ -6,16 +6,15 @@ use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use coppice_grid::Replica;
 use coppice_grid::machine::{Snapshot, Snapshots};
 use coppice_grid::memory::MemoryLog;
 use coppice_grid::types::{LogEntry, LogId};
-use coppice_state::{Agreement, AgreementError, State};
+use coppice_state::State;
 use coppice_world::clock::Clock;
 use futures::future::{BoxFuture, FutureExt};
 use openraft::async_runtime::AsyncRuntime;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::type_config::alias::VoteOf;
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 
 use super::Simulated;
@@ -61,34 +60,13 @@ impl Plant {
 
 /// A snapshot as it arrives.
 #[must_use]
-pub fn snapshot_on_its_way(
-    plant: Option<Plant>,
-    snapshot: SnapshotOf<Simulated, Arc<State>>,
-) -> SnapshotOf<Simulated, Arc<State>> {
+pub fn snapshot_on_its_way(plant: Option<Plant>, state: Arc<State>) -> Arc<State> {
     if plant != Some(Plant::SnapshotLosesPart) {
-        return snapshot;
+        return state;
     }
-    let mut state = snapshot.snapshot.as_ref().clone();
+    let mut state = state.as_ref().clone();
     state.secrets.pop_last();
-    SnapshotOf::<Simulated, Arc<State>> {
-        meta: snapshot.meta,
-        snapshot: Arc::new(state),
-    }
-}
-
-/// A read where `replica` may lead.
-///
-/// # Errors
-/// As of [`Agreement::read`].
-pub async fn read(
-    plant: Option<Plant>,
-    replica: &Replica<Simulated>,
-) -> Result<Arc<State>, AgreementError> {
-    let leads = replica.raft().is_leader();
-    if plant == Some(Plant::ReadUnasked) && leads {
-        return Ok(replica.local());
-    }
-    replica.read().await
+    Arc::new(state)
 }
 
 /// Where a server keeps snapshots.

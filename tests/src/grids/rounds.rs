@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use coppice_grid::keeper;
 use coppice_plans::plan::{FindingKind, Plan};
 use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::server::{Ports, Server};
@@ -19,7 +20,7 @@ use coppice_world::clock::Clock;
 use coppice_world::peers::Alone;
 use coppice_world::sim::{Chance, Setup, SimDomain, SimServer, SimStamps};
 use futures::channel::oneshot;
-use futures::future::{BoxFuture, FutureExt, join, poll_fn};
+use futures::future::{BoxFuture, FutureExt, join, join3, poll_fn};
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
@@ -37,7 +38,7 @@ pub(super) const GRID: GridId = GridId([7; 16]);
 /// Desktops of a pool at most.
 const DESKTOPS: u32 = 3;
 /// How long everything may take to become what is wanted, once nothing goes wrong any more.
-const SETTLED_WITHIN: Duration = Duration::from_secs(1_500);
+const SETTLED_WITHIN: Duration = Duration::from_secs(900);
 
 /// What a server's daemon works on, and what outlives it.
 #[derive(Clone)]
@@ -51,7 +52,7 @@ pub(super) struct Host {
 
 impl Host {
     /// A server with every image on its disk.
-    pub(super) fn new(raft_id: u64, chance: &mut Chance) -> Self {
+    pub(super) fn new(name: ServerName, chance: &mut Chance) -> Self {
         let setup = Setup {
             seed: chance.bits(),
             grid: Some(GRID),
@@ -67,7 +68,7 @@ impl Host {
             sim.put_image(record.root, record.size, record.data);
         }
         Self {
-            name: server_name(raft_id),
+            name,
             sim,
             stamps: SimStamps::default(),
             loops: Arc::default(),
@@ -89,7 +90,9 @@ impl Host {
         let daemon = Server::new(self.name.clone(), life.number, description(&self.name));
         let decides = leader::run(agreement, Arc::clone(&clock));
         let acts = server::run(daemon, ports, clock);
-        *lock(&self.loops) = Some(join(decides, acts).map(|_| ()).boxed());
+        let replica = &access.replica;
+        let keeps = join(keeper::keep(replica.clone()), keeper::wake(replica.clone()));
+        *lock(&self.loops) = Some(join3(decides, acts, keeps).map(|_| ()).boxed());
         let loops = Arc::clone(&self.loops);
         drop(lives::spawn(
             Some(life),
@@ -147,10 +150,13 @@ fn agreed(state: &mut State, entries: Vec<Entry>) {
     }
 }
 
-/// `desired` without what waits for a time of day: hours of raft are many messages.
+/// `desired` without what waits for a time of day, since hours of raft are many messages; and without what ties a pool to
+/// one server, since any may go.
 fn timeless(mut desired: Desired) -> Desired {
     desired.windows.clear();
+    desired.servers.clear();
     for pool in desired.pools.values_mut() {
+        pool.servers.clear();
         pool.policy.power = None;
         pool.policy.rollout.window = None;
         pool.protect = false;
@@ -198,19 +204,26 @@ impl Grid {
         while true_nanos() < until && self.broken().is_none() {
             let pause = self.draw(|chance| chance.between(500, 6_000));
             SimRuntime::sleep(Duration::from_millis(pause)).await;
-            if self.draw(|chance| chance.per_mille(250)) {
-                self.edit().await;
-            } else {
-                self.meddle();
+            match self.draw(|chance| chance.below(10)) {
+                0..2 => self.edit().await,
+                3 | 4 if self.churns => self.come().await,
+                5 | 6 if self.churns => self.go().await,
+                7 => self.stop_as_planned().await,
+                _ => self.meddle(),
             }
         }
+        self.deed("people are done".to_owned());
+        *lock(&self.idle) = true;
+    }
+
+    /// What the grid agrees on, as any of its servers says.
+    pub(super) async fn read(self: &Arc<Self>) -> Option<Arc<State>> {
+        let (life, access) = self.access_to_any(self.draw(Chance::bits))?;
+        asked(life, async move { access.read().await }).await?.ok()
     }
 
     async fn edit(self: &Arc<Self>) {
-        let Some((life, access)) = self.access_to_any(self.draw(Chance::bits)) else {
-            return;
-        };
-        let Some(Ok(state)) = asked(life, async move { access.read().await }).await else {
+        let Some(state) = self.read().await else {
             return;
         };
         let before = state.committed.as_ref();
@@ -230,7 +243,10 @@ impl Grid {
         self.deed(format!("somebody applies a configuration: {outcome:?}"));
     }
 
-    async fn propose(self: &Arc<Self>, entry: Entry) -> Option<Result<Outcome, AgreementError>> {
+    pub(super) async fn propose(
+        self: &Arc<Self>,
+        entry: Entry,
+    ) -> Option<Result<Outcome, AgreementError>> {
         let (life, access) = self.access_to_any(self.draw(Chance::bits))?;
         asked(life, async move { access.propose(entry).await }).await
     }
@@ -280,7 +296,7 @@ impl Grid {
         let mut what = Vec::new();
         while true_nanos() < limit && self.broken().is_none() {
             SimRuntime::sleep(Duration::from_secs(5)).await;
-            let Some((_, leader)) = self.leader() else {
+            let Some((_, leader)) = self.leader().filter(|_| *lock(&self.idle)) else {
                 continue;
             };
             let state = leader.local();
@@ -296,13 +312,6 @@ impl Grid {
             }
             self.help(&plan, &state).await;
             what = left(&plan, lacks);
-            if std::env::var("TOLD").is_ok() {
-                eprintln!(
-                    "{} {what:#?} {:?}",
-                    true_nanos() / 1_000_000_000,
-                    self.numbers().len()
-                );
-            }
         }
         match self.broken() {
             Some(_) => Ok(()),
@@ -346,13 +355,13 @@ impl Grid {
 
     /// Which hosts there are, by the numbers of their servers.
     pub(super) fn new_hosts(&self, servers: u64) -> BTreeMap<u64, Host> {
-        let host = |n| (n, self.draw(|chance| Host::new(n, chance)));
+        let host = |n| (n, self.draw(|chance| Host::new(server_name(n), chance)));
         (1..=servers).map(host).collect()
     }
 }
 
 /// What a server answers to something that is asked in its present life; `None`: it died meanwhile.
-async fn asked<T: Send + 'static>(
+pub(super) async fn asked<T: Send + 'static>(
     life: Life,
     question: impl Future<Output = T> + Send + 'static,
 ) -> Option<T> {

@@ -19,7 +19,7 @@ use openraft_rt_sim::SimRuntime;
 
 use super::forward::Access;
 use super::lives::{self, Life, WallClock};
-use super::network::Network;
+use super::network::Wire;
 use super::panics;
 use super::plants::{self, Newest, Plant, PlantedLog};
 use super::record::{Record, Watcher};
@@ -37,6 +37,8 @@ pub(super) struct Station {
     newest: Newest,
     present: Option<(Life, Access)>,
     pub(super) host: Option<Host>,
+    /// It broke, and never starts again.
+    gone: bool,
 }
 
 /// The grid's settings, but for how often there are snapshots: often enough to be met by everything that goes wrong.
@@ -61,6 +63,7 @@ impl Grid {
         let grid = Self {
             plant,
             churns,
+            rounds,
             record: Record::after(state.clone()),
             chance: Mutex::new(chance),
             wires: Mutex::new(Wires::default()),
@@ -70,6 +73,7 @@ impl Grid {
             history: Mutex::default(),
             broken: Mutex::default(),
             over: Mutex::new(false),
+            idle: Mutex::new(false),
         };
         let begin = beginning(state, servers);
         let mut hosts = if rounds {
@@ -146,16 +150,18 @@ impl Grid {
 
     /// What a message from one server finds at another.
     #[must_use]
-    pub fn reached(&self, from: u64, to: u64) -> Option<(Life, Replica<Simulated>)> {
+    pub fn reached(&self, from: u64, to: u64) -> Option<(Life, Access)> {
         if self.is_cut(from, to) {
             return None;
         }
-        let (life, access) = self.access(to)?;
-        Some((life, access.replica))
+        self.access(to)
     }
 
     /// Starts a server, if it is down.
     pub fn start(self: &Arc<Self>, server: u64) {
+        if lock(&self.stations).get(&server).is_none_or(|s| s.gone) {
+            return;
+        }
         let Some(life) = lives::begin(server) else {
             return;
         };
@@ -205,21 +211,14 @@ impl Grid {
         };
         let machine = Machine::new(store, latest).observed(Arc::new(watcher));
         let log = PlantedLog::new(disk.log(), self.plant, server);
-        let network = Network {
+        let link = Arc::new(Wire {
             grid: Arc::clone(self),
             server,
-        };
+        });
         let settings = Arc::new(often(self.plant));
         let clock = Arc::new(WallClock(server));
-        let start = Replica::start_with(
-            settings,
-            server,
-            log,
-            machine,
-            network,
-            clock,
-            Fate::default(),
-        );
+        let start =
+            Replica::linked_with(settings, server, log, machine, link, clock, Fate::default());
         start.await.map_err(|e| e.to_string())
     }
 
@@ -263,6 +262,32 @@ impl Grid {
         true
     }
 
+    /// A server breaks, with all that was on it.
+    pub(super) fn crash_for_good(&self, server: u64) {
+        self.crash(server);
+        if let Some(station) = lock(&self.stations).get_mut(&server) {
+            station.gone = true;
+            if let Some(host) = station.host.take() {
+                host.dies(true);
+            }
+        }
+    }
+
+    /// Servers that broke.
+    pub(super) fn broken_for_good(&self) -> Vec<u64> {
+        let stations = lock(&self.stations);
+        let gone = stations.iter().filter(|(_, station)| station.gone);
+        gone.map(|(number, _)| *number).collect()
+    }
+
+    /// A machine that became a member is there, with an empty disk for the log.
+    pub(super) fn settles_in(self: &Arc<Self>, number: u64, host: Host) {
+        let mut station = Station::with(self.empty_disk());
+        station.host = Some(host);
+        lock(&self.stations).insert(number, station);
+        self.start(number);
+    }
+
     /// Starts a server after `span`.
     pub fn start_after(self: &Arc<Self>, server: u64, span: Duration) {
         let grid = Arc::clone(self);
@@ -280,13 +305,6 @@ impl Grid {
                 host.dies(false);
             }
         }
-    }
-
-    /// Whether it may have desktops: then it is a member of the grid too, and does not simply leave the log.
-    pub(super) fn hosts_desktops(&self, server: u64) -> bool {
-        let stations = lock(&self.stations);
-        let station = stations.get(&server);
-        station.is_some_and(|station| station.host.is_some())
     }
 
     /// A server is about to propose `entry`: what it says of itself must be so.
@@ -310,6 +328,7 @@ impl Station {
             newest: Newest::default(),
             present: None,
             host: None,
+            gone: false,
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Trace {
     hash: Fnv,
     count: u64,
     kept: VecDeque<(u64, Event)>,
+    /// What was done to the grid before.
+    deeds: Vec<(u64, Event)>,
 }
 
 impl Trace {
@@ -62,8 +64,11 @@ impl Trace {
         let at = true_nanos();
         (at, &event).hash(&mut self.hash);
         self.count += 1;
-        if self.kept.len() == KEPT {
-            self.kept.pop_front();
+        if self.kept.len() == KEPT
+            && let Some(old) = self.kept.pop_front()
+            && matches!(old.1, Event::Deed(_))
+        {
+            self.deeds.push(old);
         }
         self.kept.push_back((at, event));
     }
@@ -80,11 +85,11 @@ impl Trace {
         self.count
     }
 
-    /// The newest events, the newest last.
+    /// What was done to the grid, and the newest events of all kinds, the newest last.
     #[must_use]
     pub fn told(&self) -> Vec<String> {
         let told = |(at, event): &(u64, Event)| format!("{:>12} µs {event}", at / 1_000);
-        self.kept.iter().map(told).collect()
+        self.deeds.iter().chain(&self.kept).map(told).collect()
     }
 }
 

@@ -14,20 +14,24 @@ use super::stage::Stage;
 use crate::world::Machine;
 
 impl Stage {
-    fn drain(&mut self, server: &str) -> Result<String, String> {
-        let index = self.index(server)?;
-        let log = &self.world.log;
-        let id = self.world.machines[index].id(log).ok_or("no such member")?;
-        Ok(said(&log.append(Entry::ServerSet {
-            server: id,
-            state: ServerState::Draining,
-            author: "ada".to_owned(),
-        })))
-    }
-
     pub(super) fn others(&mut self, words: &[&str]) -> Result<String, String> {
         match words {
-            ["drain", server] => self.drain(server),
+            ["kill", "server", server] => self.part(server, true),
+            ["cut", server] => self.part(server, false),
+            ["cordon", server] => self.set(server, ServerState::Cordoned),
+            ["uncordon" | "undrain", server] => self.set(server, ServerState::Ready),
+            ["skew", server, seconds] => {
+                let seconds: i64 = seconds.parse().map_err(|_| "not a number")?;
+                let raft_id = u64::try_from(self.index(server)?).map_err(|e| e.to_string())? + 1;
+                self.world.log.skew(raft_id, seconds * 1_000);
+                Ok(String::new())
+            }
+            ["drain", server] => self.drain(server, None),
+            ["drain", server, span] => self.drain(server, Some(read_span(span)?)),
+            ["screen", desktop, count] => {
+                let viewers: u32 = count.parse().map_err(|_| "not a number")?;
+                self.meddle(desktop, |sim, d| sim.open_screen(d.spec.uuid, viewers))
+            }
             ["kill", desktop] => self.meddle(desktop, |sim, d| sim.kill(d.spec.uuid)),
             ["off", desktop] => self.meddle(desktop, |sim, d| sim.switch_off(d.spec.uuid)),
             ["mute", desktops @ ..] => {
@@ -62,7 +66,7 @@ impl Stage {
                     sim.spoil_image(root, true)
                 })
             }
-            ["lose", name, version, server] => {
+            ["lose-copy", name, version, server] => {
                 self.image_on(name, version, server, SimServer::delete_image)
             }
             ["wire", from, to, "cut"] => self.wire(from, to, true),
@@ -83,7 +87,11 @@ impl Stage {
             ["stray", member] => self.stray(member),
             ["fill", percent] => self.fill(percent, None),
             ["away", server] => self.away(server, Some(Timestamp(u64::MAX))),
-            ["back", server] => self.away(server, None),
+            ["back", server] => {
+                let index = self.index(server)?;
+                self.world.join(index);
+                self.away(server, None)
+            }
             ["slow", server, operation, span] => self.slow(server, operation, span),
             ["crash", server] => {
                 let index = self.index(server)?;
@@ -275,6 +283,40 @@ impl Stage {
         self.look()
     }
 
+    fn part(&mut self, server: &str, power: bool) -> Result<String, String> {
+        let index = self.index(server)?;
+        self.parted = Some(self.world.clock.now());
+        if self.world.part(index, power) {
+            Ok(String::new())
+        } else {
+            Err("it is the last one that can be reached".to_owned())
+        }
+    }
+
+    fn member(&self, server: &str) -> Result<ServerId, String> {
+        let machine = self.world.machines.get(self.index(server)?);
+        let id = machine.and_then(|machine| machine.id(&self.world.log));
+        id.ok_or_else(|| "it is no member".to_owned())
+    }
+
+    fn set(&mut self, server: &str, state: ServerState) -> Result<String, String> {
+        let server = self.member(server)?;
+        Ok(said(&self.world.log.append(Entry::ServerSet {
+            server,
+            state,
+            author: "ada".to_owned(),
+        })))
+    }
+
+    fn drain(&mut self, server: &str, force_after: Option<Span>) -> Result<String, String> {
+        let server = self.member(server)?;
+        Ok(said(&self.world.log.append(Entry::ServerDrained {
+            server,
+            force_after,
+            author: "ada".to_owned(),
+        })))
+    }
+
     fn away(&mut self, server: &str, until: Option<Timestamp>) -> Result<String, String> {
         let index = self.index(server)?;
         self.machine(index)?.sim.away_until(until);
@@ -336,8 +378,7 @@ impl Stage {
 
     fn wait(&mut self, span: &str) -> Result<String, String> {
         let span = read_span(span)?;
-        let end = self.world.clock.now().after(span);
-        self.world.clock.advance_to(end);
+        self.world.pass(span);
         self.pass()?;
         Ok(String::new())
     }

@@ -3,7 +3,7 @@
 use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::known::Request;
 use coppice_state::entry::{NewServer, Origin, Recovery};
-use coppice_state::{Entry, Envelope, State, apply};
+use coppice_state::{Entry, Envelope, State, apply, join};
 use coppice_world::clock::Clock;
 
 use super::hands::said;
@@ -52,7 +52,7 @@ impl Stage {
         let known = state.server_named(&name).map(|(_, known)| known.raft_id);
         let raft_id = match from {
             Origin::Log => known.ok_or("no such server")?,
-            Origin::Backup { .. } => epoch.raft_id(state.index),
+            Origin::Backup { .. } => join::raft_id(epoch, state.index),
         };
         let recovery = Recovery {
             epoch,

@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
-use coppice_plans::plan::{GateKind, Plan, Verdict, Wait};
+use coppice_plans::plan::{GateKind, Memory, Plan, Verdict, Wait};
 use coppice_plans::{check, markdown, placement, plan, text, what_if};
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{ServerId, ServerName};
+use coppice_schema::ids::{Address, ServerId, ServerName};
 use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
-use coppice_state::entry::Commit;
+use coppice_state::entry::{Commit, NewOrder};
+use coppice_state::state::Happening;
 use coppice_state::{Entry, Outcome, State};
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Setup};
 
+use crate::agreement::Logged;
 use crate::world::World;
 
 /// Passes in which a grid must settle; one that does not is told to.
@@ -23,6 +25,8 @@ const PASSES: u32 = 300;
 
 pub(super) struct Stage {
     pub(super) world: World,
+    /// When a server was last parted from the others.
+    pub(super) parted: Option<Timestamp>,
     texts: String,
     /// The state that `backup` kept.
     pub(super) kept: Option<State>,
@@ -32,6 +36,7 @@ impl Default for Stage {
     fn default() -> Self {
         Self {
             world: World::new(&mut Chance::new(7), 1, None),
+            parted: None,
             texts: String::new(),
             kept: None,
         }
@@ -41,6 +46,7 @@ impl Default for Stage {
 fn new_world(servers: u64, sizes: &[&str]) -> Result<World, String> {
     let mut capacity = Capacity {
         disk: Size::gib(64),
+        moves: None,
         ..Setup::default().capacity
     };
     for size in sizes {
@@ -50,7 +56,10 @@ fn new_world(servers: u64, sizes: &[&str]) -> Result<World, String> {
             "cpus" => capacity.cpus = number,
             "memory" => capacity.memory = Size::mib(number.into()),
             "disk" => capacity.disk = Size::mib(number.into()),
-            _ => return Err("servers have cpus, memory and disk".to_owned()),
+            "moves" => {
+                capacity.moves = (number > 0).then(|| format!("simulated {number}"));
+            }
+            _ => return Err("servers have cpus, memory, disk and moves".to_owned()),
         }
     }
     Ok(World::of(&mut Chance::new(7), servers, &capacity, None))
@@ -93,6 +102,9 @@ impl Stage {
                 Ok(String::new())
             }
             ["desktops"] => Ok(self.desktops()),
+            ["servers"] => Ok(self.servers()),
+            ["told", server] => self.told(server),
+            ["takeover"] => self.takeover(),
             ["domain", desktop] => self.domain(desktop),
             ["revisions"] => Ok(self.revisions()),
             ["findings"] => self.findings(),
@@ -293,7 +305,7 @@ impl Stage {
                 return Err(format!("misuse of {}: {misuse}", machine.name));
             }
         }
-        self.world.clock.advance(Span::seconds(5));
+        self.world.pass(Span::seconds(5));
         Ok(())
     }
 
@@ -356,6 +368,59 @@ impl Stage {
         } else {
             lines
         }
+    }
+
+    /// How long after a server was last reached its loss was agreed on, and others were ordered in place of its desktops.
+    fn takeover(&self) -> Result<String, String> {
+        let parted = self.parted.ok_or("no server was parted")?;
+        let entries = self.world.log.since(0);
+        let after = entries.iter().filter(|logged| logged.envelope.at > parted);
+        let lost = after
+            .clone()
+            .find(|logged| matches!(logged.envelope.entry, Entry::ServerLost { .. }));
+        let grows = |order: &NewOrder| matches!(order.memory, Memory::Grown { .. });
+        let grown = after.clone().find(|logged| {
+            matches!(&logged.envelope.entry, Entry::Planned { orders, .. } if orders.iter().any(grows))
+        });
+        let when = |logged: Option<&Logged>| match logged {
+            Some(logged) => format!("after {}", logged.envelope.at.since(parted)),
+            None => "not yet".to_owned(),
+        };
+        Ok(format!(
+            "lost {}, replacements ordered {}",
+            when(lost),
+            when(grown)
+        ))
+    }
+
+    fn servers(&self) -> String {
+        let state = self.world.log.state();
+        let each = state.servers.iter().map(|(id, server)| {
+            let here = state.desktops.values().filter(|d| d.server == *id).count();
+            let part = format!("{:?}", server.state).to_lowercase();
+            format!("{} {part}, {here} desktops", server.name)
+        });
+        each.collect::<Vec<_>>().join("\n")
+    }
+
+    /// What the history tells of a server.
+    fn told(&self, server: &str) -> Result<String, String> {
+        let address: Address = format!("server.{server}")
+            .parse()
+            .map_err(|e| format!("{e}"))?;
+        let state = self.world.log.state();
+        let mine = state.history.iter().filter(|event| event.about == address);
+        let lines = mine.filter_map(|event| match &event.what {
+            Happening::Server { what } => Some(format!("it {what}")),
+            Happening::Changed { what, author } => Some(format!("it {what} ({author})")),
+            Happening::Applied { .. }
+            | Happening::Ordered { .. }
+            | Happening::Done { .. }
+            | Happening::Failed { .. }
+            | Happening::Became { .. }
+            | Happening::Image { .. } => None,
+        });
+        Ok(lines.collect::<Vec<_>>().join("\n"))
     }
 
     /// Every copy of every version of an image, by server.

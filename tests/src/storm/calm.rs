@@ -1,8 +1,8 @@
 //! After the storm: nothing goes wrong any more, and the grid must become what was asked for.
 
 use coppice_plans::plan::{Action, Finding, FindingKind, Plan, UnderWay, Wait};
-use coppice_schema::ids::Address;
-use coppice_schema::known::{Phase, Request};
+use coppice_schema::ids::{Address, ServerId};
+use coppice_schema::known::{Phase, Request, ServerState};
 use coppice_schema::units::{Size, Span};
 use coppice_state::{Entry, State};
 use coppice_world::clock::Clock;
@@ -19,7 +19,18 @@ impl Storm {
     /// Faults stop, people repair what they broke and the grid cannot mend, and it settles.
     pub(super) fn calm(&mut self) -> Verdict {
         self.note("calm".to_owned());
-        for machine in &mut self.world.machines {
+        let ids: Vec<_> = self.world.machines.iter().map(|m| m.raft_id).collect();
+        for (from, to) in ids
+            .iter()
+            .flat_map(|from| ids.iter().map(move |to| (from, to)))
+        {
+            self.world.wires.cut(ServerId(*from), ServerId(*to), false);
+        }
+        for index in 0..self.world.machines.len() {
+            self.world.join(index);
+        }
+        self.all_take_part();
+        for (index, machine) in self.world.machines.iter_mut().enumerate() {
             machine.sim.calm();
             machine.sim.revive();
             machine.agreement.set_unrest(Unrest::default());
@@ -27,12 +38,16 @@ impl Storm {
             machine.sim.others_use(Size(0));
             for (_, _, record) in configs::catalogue() {
                 let sim = &machine.sim;
-                sim.put_image(record.root, record.size, record.data);
+                // One brings every image again; the others get theirs from there.
+                if index == 0 {
+                    sim.put_image(record.root, record.size, record.data);
+                }
                 sim.silence_image(record.root, false);
             }
             for domain in machine.sim.domains() {
                 // Everybody goes home.
                 machine.sim.sign_in(domain.uuid, 0);
+                machine.sim.open_screen(domain.uuid, 0);
                 if domain.mark.is_none_or(|m| m.grid != self.world.grid) {
                     machine.sim.undefine_by_hand(domain.uuid);
                 }
@@ -43,7 +58,7 @@ impl Storm {
         self.settle()?;
         // A guest that fell silent just before is found out only when it missed several questions.
         for _ in 0..4 {
-            self.world.clock.advance(Span::seconds(61));
+            self.world.pass(Span::seconds(61));
             for index in 0..self.world.machines.len() {
                 self.server_round(index)?;
             }
@@ -56,6 +71,18 @@ impl Storm {
             return Err("the log gives another state when it is applied again".to_owned());
         }
         Ok(())
+    }
+
+    /// Every server is to take new desktops again.
+    fn all_take_part(&mut self) {
+        let state = self.world.log.state();
+        for server in state.servers.keys() {
+            self.world.log.append(Entry::ServerSet {
+                server: *server,
+                state: ServerState::Ready,
+                author: "test".to_owned(),
+            });
+        }
     }
 
     /// A person looks at what stopped, and lets it go on.
@@ -114,9 +141,7 @@ impl Storm {
                 Some(plan) if waits_for_windows(plan) => next,
                 Some(_) | None => Span::seconds(30),
             };
-            self.world
-                .clock
-                .advance(next.min(most).max(Span::seconds(2)));
+            self.world.pass(next.min(most).max(Span::seconds(2)));
             last = report.plan.zip(Some(lacking));
         }
         let left = last.map(|(plan, lacking)| left(&plan, lacking));
@@ -154,7 +179,7 @@ impl Storm {
             let Some(next) = report.next.filter(|at| at.since(now) < Span::minutes(10)) else {
                 return Ok(());
             };
-            self.world.clock.advance_to(next);
+            self.world.pass(next.since(now));
             self.settle()?;
         }
         Err("something is due every few minutes for ever".to_owned())
@@ -169,7 +194,7 @@ impl Storm {
         self.world.leader_round();
         let before = self.world.log.len();
         for _ in 0..3 {
-            self.world.clock.advance(Span::seconds(61));
+            self.world.pass(Span::seconds(61));
             self.world.leader_round();
             for index in 0..self.world.machines.len() {
                 self.server_round(index)?;
@@ -185,6 +210,10 @@ impl Storm {
 
 /// What a pool lacks, in words.
 pub(crate) fn lacking(state: &State) -> Option<String> {
+    let mut servers = state.servers.values();
+    if let Some(server) = servers.find(|server| server.state != ServerState::Ready) {
+        return Some(format!("{} is {:?}", server.name, server.state));
+    }
     if let Some(order) = state.orders.values().next() {
         return Some(format!("order: {}", order.task.describe()));
     }

@@ -1,7 +1,10 @@
 //! What people do to servers in a storm.
 
-use coppice_schema::ids::{GridId, Incarnation, Member, Stamp};
+use coppice_schema::Digest;
+use coppice_schema::ids::{GridId, Incarnation, Member, ServerId, Stamp};
+use coppice_schema::known::{Request, ServerState};
 use coppice_schema::units::{Size, Span};
+use coppice_state::Entry;
 use coppice_world::clock::Clock;
 use coppice_world::hypervisor::Mark;
 use coppice_world::sim::{SimDomain, SimServer};
@@ -11,7 +14,122 @@ use super::Storm;
 use crate::configs;
 use crate::judge::Verdict;
 
+/// Whether a desktop there is a clone of the image.
+fn cloned(sim: &SimServer, root: Digest) -> bool {
+    let mut overlays = sim.overlay_files().into_iter();
+    overlays.any(|(_, overlay)| overlay.mark.is_some_and(|mark| mark.image == root))
+}
+
 impl Storm {
+    /// Something happens to a server as a whole, or a person decides about it.
+    pub(super) fn fate(&mut self, index: usize) -> Verdict {
+        let machine = self.world.machines.get(index);
+        let Some((name, id)) = machine.and_then(|m| Some((m.name.clone(), m.id(&self.world.log)?)))
+        else {
+            return Ok(());
+        };
+        let author = "test".to_owned();
+        let set = |server, state, author| Entry::ServerSet {
+            server,
+            state,
+            author,
+        };
+        let power = self.chance.per_mille(500);
+        let away = !self.world.reaches(index);
+        if !away && !power {
+            self.somebody_asks(id);
+            self.leader_round()?;
+        }
+        let what = match self.chance.below(8) {
+            0..=2 if away => {
+                self.world.join(index);
+                "is reached again"
+            }
+            // In the dark nobody can tell.
+            3 | 4 if away => "is away",
+            0..=3 if self.world.part(index, power) => {
+                if power {
+                    "loses its power"
+                } else {
+                    "is out of reach"
+                }
+            }
+            4 => {
+                self.world
+                    .log
+                    .append(set(id, ServerState::Cordoned, author));
+                "is cordoned"
+            }
+            5 | 6 => {
+                self.somebody_comes(index)?;
+                let force = self.chance.per_mille(300);
+                let minutes = self.chance.between(0, 60);
+                self.world.log.append(Entry::ServerDrained {
+                    server: id,
+                    force_after: force.then(|| Span::minutes(minutes)),
+                    author,
+                });
+                "is to be emptied"
+            }
+            _ => {
+                self.world.log.append(set(id, ServerState::Ready, author));
+                "is to be ready"
+            }
+        };
+        self.note(format!("{name} {what}"));
+        // What it was told just before it does not begin when nobody can take it back.
+        if what == "is out of reach" {
+            self.server_round(index)?;
+        }
+        if what == "is to be emptied" {
+            self.go_on()?;
+        }
+        Ok(())
+    }
+
+    /// A few passes in which nothing else happens.
+    fn go_on(&mut self) -> Verdict {
+        for _ in 0..4 {
+            self.leader_round()?;
+            for index in 0..self.world.machines.len() {
+                self.server_round(index)?;
+            }
+            self.world.pass(Span::seconds(10));
+        }
+        Ok(())
+    }
+
+    /// A person wants a desktop of a server to be restarted.
+    fn somebody_asks(&mut self, server: ServerId) {
+        let state = self.world.log.state();
+        let here = state.desktops.values().filter(|d| d.server == server);
+        let here: Vec<Member> = here.map(|desktop| desktop.spec.member.clone()).collect();
+        if let Some(member) = self.chance.pick(&here) {
+            self.note(format!("a restart of {member} is asked for"));
+            self.world.log.append(Entry::Requested {
+                request: Request::Restart(member.clone()),
+                author: "test".to_owned(),
+            });
+        }
+    }
+
+    /// A person signs in on a server, and it is found out.
+    fn somebody_comes(&mut self, index: usize) -> Verdict {
+        let Some(machine) = self.world.machines.get(index) else {
+            return Ok(());
+        };
+        let running = machine.sim.domains();
+        let running: Vec<SimDomain> = running.into_iter().filter(SimDomain::runs).collect();
+        if let Some(domain) = self.chance.pick(&running) {
+            machine.sim.sign_in(domain.uuid, 1);
+            let what = format!("somebody is signed in to {}", domain.name);
+            self.note(what);
+        }
+        self.judge.others_acted(&self.world);
+        self.world.pass(Span::seconds(31));
+        self.server_round(index)
+    }
+
     /// Somebody changes something on a server.
     pub(super) fn meddle(&mut self, index: usize) -> Verdict {
         let Some(machine) = self.world.machines.get(index) else {
@@ -25,7 +143,7 @@ impl Storm {
             .filter(|d| d.mark.as_ref().is_some_and(|m| m.grid == self.world.grid))
             .collect();
         let victim = self.chance.pick(&ours).cloned();
-        let what = match (self.chance.below(20), victim) {
+        let what = match (self.chance.below(24), victim) {
             (0, Some(domain)) => {
                 sim.kill(domain.uuid);
                 format!("{} is killed", domain.name)
@@ -68,7 +186,13 @@ impl Storm {
             (11, _) => {
                 let all: Vec<_> = configs::catalogue().collect();
                 let noticed = self.chance.per_mille(500);
+                let deleted = self.chance.per_mille(300);
                 match self.chance.pick(&all) {
+                    // Under a clone it would be a disk that is spoilt, which others do above.
+                    Some((image, version, record)) if deleted && !cloned(&sim, record.root) => {
+                        sim.delete_image(record.root);
+                        format!("image {image}@{version} is deleted")
+                    }
                     Some((image, version, record)) => {
                         sim.spoil_image(record.root, noticed);
                         format!("image {image}@{version} is spoilt, noticed {noticed}")
@@ -88,10 +212,15 @@ impl Storm {
                 sim.define_foreign(&domain.name, uuid, None);
                 format!("{} is replaced by another of that name", domain.name)
             }
-            (14..=16, Some(domain)) => {
-                let users = u32::try_from(self.chance.below(3)).unwrap_or(0);
+            (14..=16 | 21..=23, Some(domain)) => {
+                let users = u32::try_from(self.chance.below(4)).unwrap_or(0);
                 sim.sign_in(domain.uuid, users);
                 format!("{users} people are signed in to {}", domain.name)
+            }
+            (19, Some(domain)) => {
+                let viewers = u32::try_from(self.chance.below(2)).unwrap_or(0);
+                sim.open_screen(domain.uuid, viewers);
+                format!("{viewers} look at {}", domain.name)
             }
             (17 | 18, _) => {
                 let all: Vec<_> = configs::catalogue().collect();
@@ -103,6 +232,15 @@ impl Storm {
                     }
                     None => String::new(),
                 }
+            }
+            (19, _) => {
+                let ends = self.world.machines.get(index).map(|m| m.raft_id);
+                let other = self.chance.pick(&self.world.machines).map(|m| m.raft_id);
+                let cut = self.chance.per_mille(700);
+                if let (Some(from), Some(to)) = (ends, other) {
+                    self.world.wires.cut(ServerId(from), ServerId(to), cut);
+                }
+                format!("the wire to server {other:?} is cut: {cut}")
             }
             _ => return Ok(()),
         };

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coppice_grid::{Gate, Grid, GridKey, Identity, Renewal, Subject};
+use coppice_grid::{Gate, Grid, GridKey, Identity, Means, Renewal, Subject};
 use coppice_schema::ids::ServerId;
 use coppice_schema::units::Span;
 use coppice_state::Agreement;
 use coppice_world::clock::Clock;
+use coppice_world::peers::Purpose;
 use futures::StreamExt;
 use futures::future::{Either, select};
 use futures::stream::BoxStream;
@@ -22,12 +23,18 @@ use crate::names;
 /// How often it is looked whether the certificate is to be renewed: a month is left when it first is.
 const LOOK_EVERY: Span = Span::hours(24);
 
+/// How often it is looked whether this server is to have the authority's key.
+const LOOK_SOON: Span = Span::seconds(1);
+
+/// How soon it is looked again after others could not help.
+const LOOK_AGAIN: Span = Span::seconds(10);
+
 /// What the API answers with.
 pub(super) struct Shown<W> {
     /// Always the newest certificate.
     pub(super) tls: Arc<ServerConfig>,
-    /// The same, for what is between servers.
-    pub(super) certificate: Renewal,
+    /// The same between servers, each of which shows its own.
+    pub(super) between: Arc<ServerConfig>,
     /// What machines are admitted by.
     pub(super) gate: Gate,
     /// The work that keeps it valid, which never ends.
@@ -69,50 +76,93 @@ pub(super) fn open(
     tell(&identity);
     let renewal = Renewal::of(&identity).map_err(|e| failed(&e))?;
     let tls = renewal.tls(&["http/1.1"]).map_err(|e| failed(&e))?;
-    let key = grid_key.cloned();
+    let between = grid.connect(&renewal).map_err(|e| failed(&e))?;
     let gate = Gate::new(
-        grid.id(),
-        layout.identity(),
         &identity,
-        key,
-        Arc::clone(clock),
+        Means {
+            me: server_id,
+            grid: grid.id(),
+            identity: layout.identity(),
+            grid_key: grid_key.cloned(),
+            agreement: Arc::clone(grid) as _,
+            peers: grid.peers(),
+            clock: Arc::clone(clock),
+        },
     );
+    grid.serve(Purpose::Keys, Arc::new(gate.clone()));
     let address = {
         let agreed = Arc::clone(grid);
         move || agreed.local().committed.grid.address
     };
     let changed = grid.watch().map(move |_| address()).boxed();
-    let certificate = renewal.clone();
-    let renewal = keep(
+    let kept = Kept {
         renewal,
-        layout.identity(),
-        subject,
-        grid_key.cloned(),
-        changed,
-        Arc::clone(clock),
-    );
+        directory: layout.identity(),
+        grid_key: grid_key.cloned(),
+        others: Some(gate.clone()),
+    };
+    let renewal = keep(kept, subject, identity.due(), changed, Arc::clone(clock));
     Ok(Shown {
         tls,
-        certificate,
+        between,
         gate,
         renewal,
     })
 }
 
-/// Looks each day, since a server runs for longer than a certificate lives; and when `addresses` brings another address of
-/// the grid than before.
-async fn keep(
+/// What is kept valid, and by what.
+struct Kept {
     renewal: Renewal,
     directory: PathBuf,
-    subject: impl Fn() -> Subject,
     grid_key: Option<Arc<GridKey>>,
+    /// Who gives a certificate where the authority's key is not here.
+    others: Option<Gate>,
+}
+
+impl Kept {
+    /// Shows what is on the disk, renewed if it must be and can be. Whether it is to be looked at again soon.
+    async fn look(&self, subject: &Subject, clock: &dyn Clock) -> bool {
+        let look = || {
+            let key = self.grid_key.as_deref();
+            self.renewal
+                .look(&self.directory, subject, clock.now(), key)
+        };
+        let identity = match look() {
+            Ok(identity) => identity,
+            Err(error) => {
+                tracing::warn!(%error, "the API's certificate could not be looked at; the old one stays");
+                return false;
+            }
+        };
+        tell(&identity);
+        let Some(others) = self.others.as_ref().filter(|_| identity.due()) else {
+            return false;
+        };
+        if let Err(error) = others.renew(subject.names.clone()).await {
+            tracing::warn!(%error, "no other server gave a new certificate; the old one stays");
+            return true;
+        }
+        tracing::info!("this server has a new certificate");
+        if let Err(error) = look() {
+            tracing::warn!(%error, "the new certificate could not be looked at; the old one stays");
+        }
+        false
+    }
+}
+
+/// Looks each day, since a server runs for longer than a certificate lives; and when `addresses` brings another address of
+/// the grid than before. One that is `due` is looked at soon.
+async fn keep(
+    kept: Kept,
+    subject: impl Fn() -> Subject,
+    mut due: bool,
     mut addresses: BoxStream<'static, Option<IpAddr>>,
     clock: Arc<dyn Clock>,
 ) {
     // What it is at first is in the certificate already, or comes with the first entry that is applied.
     let mut named = None;
     loop {
-        let mut day = clock.sleep(LOOK_EVERY);
+        let mut day = clock.sleep(if due { LOOK_AGAIN } else { LOOK_EVERY });
         loop {
             match select(day, addresses.next()).await {
                 Either::Left(_) => break,
@@ -129,10 +179,27 @@ async fn keep(
                 }
             }
         }
-        match renewal.look(&directory, &subject(), clock.now(), grid_key.as_deref()) {
-            Ok(identity) => tell(&identity),
+        due = kept.look(&subject(), clock.as_ref()).await;
+    }
+}
+
+/// Brings the authority's key to a server that votes, soon after it does: until then it may be on one disk only. Never
+/// ends.
+pub(super) async fn fetch_key(gate: Gate, grid: Arc<Grid>, clock: Arc<dyn Clock>) {
+    let mut told = false;
+    loop {
+        clock.sleep(LOOK_SOON).await;
+        if !grid.replica().members().voters.contains(&grid.raft_id()) {
+            continue;
+        }
+        match gate.fetch_key().await {
+            Ok(()) => told = false,
+            Err(error) if told => {
+                tracing::debug!(%error, "the key of the grid's authority is not here yet")
+            }
             Err(error) => {
-                tracing::warn!(%error, "the API's certificate could not be looked at; the old one stays");
+                told = true;
+                tracing::warn!(%error, "the key of the grid's authority is not here yet");
             }
         }
     }
@@ -171,11 +238,16 @@ mod tests {
         let renewal = Renewal::of(&first).unwrap();
         let directory = dir.path().to_path_buf();
         let key = Some(Arc::new(key));
-        let work = keep(
+        let kept = Kept {
             renewal,
             directory,
+            grid_key: key,
+            others: None,
+        };
+        let work = keep(
+            kept,
             subject,
-            key,
+            false,
             futures::stream::empty().boxed(),
             Arc::new(clock.clone()),
         );
@@ -215,7 +287,13 @@ mod tests {
         let directory = dir.path().to_path_buf();
         let key = Some(Arc::new(key));
         let clock = Arc::new(clock);
-        let work = keep(renewal, directory, subject, key, heard.boxed(), clock);
+        let kept = Kept {
+            renewal,
+            directory,
+            grid_key: key,
+            others: None,
+        };
+        let work = keep(kept, subject, false, heard.boxed(), clock);
         let mut work = Box::pin(work);
         let mut after = |now: Option<&str>| {
             let now = now.map(|text| text.parse().unwrap());

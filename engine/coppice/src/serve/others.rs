@@ -2,35 +2,49 @@
 
 use std::sync::Arc;
 
-use coppice_grid::wire::PROTOCOL;
-use coppice_grid::{Grid, Renewal};
-use coppice_portal::Callers;
+use coppice_grid::{Grid, wire};
+use coppice_portal::Beside;
 use coppice_schema::known::ServerState;
 use coppice_schema::units::Span;
 use coppice_state::Agreement;
 use coppice_world::clock::Clock;
+use coppice_world::hypervisor::ByteStream;
 use futures::StreamExt;
-use futures::future::{Either, select};
+use futures::future::{BoxFuture, Either, select};
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 
 use crate::failure::Failure;
+
+/// How often it is looked whether others still take this server for a member.
+const LOOK_EVERY: Span = Span::seconds(1);
 
 /// How long a start waits for the grid's state.
 const PATIENCE: Span = Span::seconds(20);
 
-/// What takes the connections of other servers, on the API's port. From now on this server reaches them too.
-///
-/// # Errors
-/// When TLS cannot be set up.
-pub(super) fn callers(grid: &Arc<Grid>, certificate: &Renewal) -> Result<Callers, Failure> {
-    let tls = grid
-        .connect(certificate)
-        .map_err(|e| Failure::new("cannot set up the connections to other servers").because(&e))?;
-    let grid = Arc::clone(grid);
-    Ok(Callers {
-        protocol: PROTOCOL,
-        tls,
-        take: Arc::new(move |shown, stream| grid.admit(&shown, stream)),
-    })
+/// Lets the other servers of the grid in, on the API's port.
+pub(super) struct Others {
+    pub(super) grid: Arc<Grid>,
+    /// The handshake in which both sides show who they are.
+    pub(super) tls: Arc<ServerConfig>,
+}
+
+impl Beside for Others {
+    fn protocol(&self) -> &'static str {
+        wire::PROTOCOL
+    }
+
+    fn tls(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.tls)
+    }
+
+    fn serve(
+        &self,
+        shown: Vec<CertificateDer<'static>>,
+        stream: ByteStream,
+    ) -> BoxFuture<'static, ()> {
+        self.grid.admit(&shown, stream)
+    }
 }
 
 /// Waits until this server knows the grid's state: one that has just joined gets it from whoever leads. Not for ever:
@@ -49,23 +63,28 @@ pub(super) async fn introduced(grid: &Arc<Grid>, clock: &Arc<dyn Clock>) {
     }
 }
 
-/// Resolves when this server was removed from the grid.
-pub(super) async fn removed(grid: Arc<Grid>) -> Failure {
+/// Resolves when this server was removed from the grid: its own copy of the state says so, or another server does.
+pub(super) async fn removed(grid: Arc<Grid>, clock: Arc<dyn Clock>) -> Failure {
     let mut watch = grid.watch();
     loop {
         let state = grid.local();
         let mine = |s: &&coppice_state::state::Server| s.raft_id == grid.raft_id();
         let me = state.servers.values().find(mine);
-        if let Some(me) = me.filter(|me| me.state == ServerState::Removed) {
-            return out(&me.name.to_string(), &grid.id().to_string());
+        let removed = me.is_some_and(|me| me.state == ServerState::Removed);
+        if removed || grid.expelled() {
+            let name = me.map_or_else(String::new, |me| format!(" {}", me.name));
+            return out(&name, &grid.id().to_string());
         }
-        if watch.next().await.is_none() {
-            return futures::future::pending().await;
-        }
+        let moved = async {
+            if watch.next().await.is_none() {
+                futures::future::pending::<()>().await;
+            }
+        };
+        select(std::pin::pin!(moved), clock.sleep(LOOK_EVERY)).await;
     }
 }
 
 fn out(name: &str, grid: &str) -> Failure {
-    Failure::new(format!("server {name} was removed from grid {grid}"))
+    Failure::new(format!("this server{name} was removed from grid {grid}"))
         .hint("to be a member again it joins anew, in an empty directory: coppice join ADDRESS TOKEN --data DIR")
 }

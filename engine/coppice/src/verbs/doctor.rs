@@ -226,7 +226,10 @@ fn grid(status: &Status, found: &mut Vec<Finding>) {
             check: "agreement",
             verdict: Verdict::Bad,
             what: "no majority of the voters answers; nothing can be changed".to_owned(),
-            advice: vec!["start `coppice serve` on the other servers".to_owned()],
+            advice: vec![
+                "start `coppice serve` on the other servers".to_owned(),
+                "if they are gone for good: coppice server recover --alone".to_owned(),
+            ],
         }
     });
     for server in &status.servers {

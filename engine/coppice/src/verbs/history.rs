@@ -99,7 +99,7 @@ pub(crate) fn words(what: &Happening) -> String {
         Happening::Done { what } => format!("done: {what}"),
         Happening::Failed { what, why } => format!("failed: {what}: {why}"),
         Happening::Became { phase } => format!("is {}", phase.replace('_', " ")),
-        Happening::Image { what } => what.clone(),
+        Happening::Image { what } | Happening::Server { what } => what.clone(),
         Happening::Changed { what, author } => format!("{what}, by {author}"),
     }
 }

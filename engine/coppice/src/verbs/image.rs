@@ -101,12 +101,8 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         }
         Verb::Status { name, watch } => {
             status(name.as_ref(), &client, screen).await?;
-            while watch {
-                tokio::time::sleep(EACH).await;
-                if screen.colours.any() {
-                    screen.text("\x1b[2J\x1b[H");
-                }
-                status(name.as_ref(), &client, screen).await?;
+            if watch {
+                watch_status(name.as_ref(), &client, screen).await?;
             }
         }
         Verb::Remove { name, version } => {
@@ -127,6 +123,21 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
 
 /// How often a copy that is on its way is looked at: what passes has no events.
 const EACH: Duration = Duration::from_secs(1);
+
+/// Until Ctrl-C, or until the grid does not answer any more.
+async fn watch_status(
+    name: Option<&ImageName>,
+    client: &Client,
+    screen: &Screen,
+) -> Result<(), Failure> {
+    loop {
+        tokio::time::sleep(EACH).await;
+        if screen.colours.any() {
+            screen.text("\x1b[2J\x1b[H");
+        }
+        status(name, client, screen).await?;
+    }
+}
 
 async fn status(name: Option<&ImageName>, client: &Client, screen: &Screen) -> Result<(), Failure> {
     let mut images: Vec<Image> = client.get("/images").await?;

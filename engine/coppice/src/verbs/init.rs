@@ -101,7 +101,7 @@ async fn found(
         server: NewServer {
             name: name.clone(),
             raft_id: 1,
-            api: listen.to_string(),
+            api: crate::names::reached_at(listen),
         },
         token: (
             id,
@@ -116,15 +116,16 @@ async fn found(
     let founded = Grid::found(&layout.grid(), clock, founding)
         .await
         .map_err(|e| failed("cannot found the grid", &e))?;
-    let server = founded.server();
+    // Its certificate says which member it is, which the grid has just said.
+    let member = founded.server();
     founded
         .shutdown()
         .await
         .map_err(|e| failed("cannot close the grid that was founded", &e))?;
+    let member = member.ok_or_else(|| Failure::new("the grid that was founded has no server"))?;
     let subject = Subject {
         grid,
-        // The first entry made it a member.
-        id: server.ok_or_else(|| Failure::new("the grid does not know its first server"))?,
+        id: member,
         server: name.clone(),
         names: crate::names::of(listen.ip(), names),
     };

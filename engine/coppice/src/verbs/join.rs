@@ -43,36 +43,36 @@ Examples:
 pub(crate) struct Args {
     /// Any server of the grid: HOST or HOST:PORT
     #[arg(value_parser = target)]
-    address: Target,
+    pub(crate) address: Target,
     /// The line that `coppice token create --role server` printed
-    token: String,
+    pub(crate) token: String,
     /// An empty directory, or one that is yet to be made
     #[arg(long, value_name = "DIR", default_value = "/var/lib/coppice")]
-    data: PathBuf,
+    pub(crate) data: PathBuf,
     /// This server's name; without it, the host name
     #[arg(long)]
-    name: Option<ServerName>,
+    pub(crate) name: Option<ServerName>,
     /// Where the API answers; without it, this machine's address on the way to the grid, port 7443
     #[arg(long, value_name = "ADDR:PORT", value_parser = address)]
-    listen: Option<SocketAddr>,
+    pub(crate) listen: Option<SocketAddr>,
     /// Where the other servers reach this one, if that is elsewhere
     #[arg(long, value_name = "HOST:PORT", value_parser = advertised)]
-    advertise: Option<String>,
+    pub(crate) advertise: Option<String>,
     /// Other names and addresses under which clients reach this server, for its certificate
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = reachable)]
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// What runs the desktops; without it, qemu:///embed?root=DIR/h
     #[arg(long, value_name = "URI")]
-    hypervisor: Option<String>,
+    pub(crate) hypervisor: Option<String>,
     /// Only vote, beside two servers; the token must be for a witness
     #[arg(long, conflicts_with = "hypervisor")]
-    witness: bool,
+    pub(crate) witness: bool,
 }
 
 /// A log and its snapshots take about as much; more than a witness ever needs.
 const SPACE: Size = Size::gib(1);
 
-fn target(text: &str) -> Result<Target, String> {
+pub(crate) fn target(text: &str) -> Result<Target, String> {
     let expected =
         "expected a host, and perhaps a port, such as 10.0.0.5 or host-1.example.org:7443";
     let bare = text.strip_prefix("https://").unwrap_or(text);
@@ -106,6 +106,16 @@ struct Joined {
 }
 
 pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
+    run_beside(args, &[], settings, screen).await
+}
+
+/// The same in a directory that holds what is in `kept` beside.
+pub(crate) async fn run_beside(
+    args: Args,
+    kept: &[PathBuf],
+    settings: &Settings,
+    screen: &Screen,
+) -> Ended {
     let token = read_token(&args)?;
     let data = absolute(&args.data)?;
     let layout = Layout::new(&data);
@@ -122,7 +132,7 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         .await
         .map_err(|e| not_introduced(e, &args.address))?;
     compatible(&introduced)?;
-    let enrolment = claim(&data, &layout, &token)?;
+    let enrolment = claim(&data, &layout, &token, kept)?;
     let here = Here::of(&args, introduced.from);
     let names = args.names.iter().cloned().collect::<BTreeSet<_>>();
     let request = JoinRequest {
@@ -242,14 +252,18 @@ fn member_already(layout: &Layout, token: &JoinSecret) -> Result<Option<Joined>,
 }
 
 /// Takes the directory. What an earlier attempt to join the same grid left keeps its key, so that the grid knows it.
-fn claim(data: &Path, layout: &Layout, token: &JoinSecret) -> Result<Enrolment, Failure> {
+fn claim(
+    data: &Path,
+    layout: &Layout,
+    token: &JoinSecret,
+    beside: &[PathBuf],
+) -> Result<Enrolment, Failure> {
     let mark = format!("{}\n", token.authority);
     let before = std::fs::read_to_string(layout.joining()).unwrap_or_default();
-    let kept = if before == mark {
-        vec![layout.identity()]
-    } else {
-        Vec::new()
-    };
+    let mut kept = beside.to_vec();
+    if before == mark {
+        kept.push(layout.identity());
+    }
     begin::claim(data, layout, &kept)?;
     std::fs::write(layout.joining(), &mark).map_err(|e| {
         Failure::new(format!("cannot write {}", layout.joining().display())).because(&e)

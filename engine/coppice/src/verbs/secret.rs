@@ -97,7 +97,7 @@ fn value(name: &SecretName, screen: &Screen) -> Result<Vec<u8>, Failure> {
             terminal::stderr(),
             "value of secret {name} (it is not shown): "
         );
-        let line = hidden_line().map_err(unreadable)?;
+        let line = terminal::hidden_line().map_err(unreadable)?;
         let _ = writeln!(terminal::stderr());
         value = line.into_bytes();
     } else {
@@ -128,23 +128,4 @@ fn value(name: &SecretName, screen: &Screen) -> Result<Vec<u8>, Failure> {
         )));
     }
     Ok(value)
-}
-
-/// A line typed with the terminal's echo off; it comes back on however reading ends.
-fn hidden_line() -> std::io::Result<String> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    struct Restore(rustix::termios::Termios);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &self.0);
-        }
-    }
-    let before = tcgetattr(std::io::stdin())?;
-    let mut hidden = before.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    let _restore = Restore(before);
-    tcsetattr(std::io::stdin(), OptionalActions::Now, &hidden)?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line)?;
-    Ok(line)
 }

@@ -1,6 +1,10 @@
 //! `coppice server`: members of the grid.
 
-use coppice_portal::api::{LogPart, LogRole, Server, ServerStatus};
+mod drain;
+mod recover;
+mod rejoin;
+
+use coppice_portal::api::{LogPart, LogRole, Server, ServerStatus, UpgradeCheck};
 use coppice_schema::ids::ServerName;
 use coppice_schema::known::{DiskLevel, ServerState};
 use coppice_schema::units::Span;
@@ -12,6 +16,7 @@ use crate::failure::Ended;
 use crate::screen::Screen;
 use crate::settings::Settings;
 use crate::table::{Cell, Table, Tone};
+use crate::terminal::Colours;
 use crate::times;
 
 /// Whoever lacks more entries than that does not vote soon.
@@ -30,9 +35,51 @@ pub(crate) enum Verb {
         after_long_help = "Examples:\n  coppice server cordon host-1\n  coppice server uncordon host-1     take it back"
     )]
     Cordon(Named),
+    /// Take a server out of the grid: it holds no desktops any more, or is gone for good
+    #[command(
+        after_long_help = "Its certificate and its numbers are worth nothing from then on; to be a member again it \
+joins anew.
+
+Examples:
+  coppice server remove host-3
+  coppice server remove host-3 --lost      the machine is gone for good, and its desktops with it"
+    )]
+    Remove {
+        /// Its name, as `coppice server list` shows it
+        name: ServerName,
+        /// It will never be back: what it held is gone
+        #[arg(long)]
+        lost: bool,
+    },
+    /// Say whether the next server may be stopped for a newer version
+    #[command(
+        after_long_help = "Exit code 0: any server, one at a time. 5: not now, and why.
+
+Examples:
+  coppice server upgrade-check"
+    )]
+    UpgradeCheck,
     /// Put desktops on a server again
     #[command(after_long_help = "Examples:\n  coppice server uncordon host-1")]
     Uncordon(Named),
+    /// Make this server a grid of its own, when the others are gone for good
+    Recover(recover::Args),
+    /// Show how far this server's log goes
+    LogPosition(recover::PositionArgs),
+    /// Make this server, which a grid goes on without, a part of it again
+    Rejoin(rejoin::Args),
+    /// Empty a server: others take over its pooled desktops, and nobody is cut off
+    #[command(after_long_help = "Examples:
+  coppice server drain host-1                    before it is repaired or removed
+  coppice server drain host-1 --watch            and show how many desktops are left
+  coppice server drain host-1 --force-after 2h   people have two hours, and are cut off then
+  coppice server undrain host-1                  take it back
+
+Personal desktops stay: their disks are on that server alone.")]
+    Drain(drain::Args),
+    /// Stop emptying a server, and put desktops on it again
+    #[command(after_long_help = "Examples:\n  coppice server undrain host-1")]
+    Undrain(Named),
 }
 
 /// A server by its name.
@@ -43,6 +90,19 @@ pub(crate) struct Named {
 }
 
 pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
+    // These need no grid that answers: none does.
+    let verb = match verb {
+        Verb::Recover(args) => return recover::run(args, screen).await,
+        Verb::LogPosition(args) => return recover::position(args, screen).await,
+        Verb::Rejoin(args) => return rejoin::run(args, settings, screen).await,
+        verb @ (Verb::List
+        | Verb::Cordon(_)
+        | Verb::Uncordon(_)
+        | Verb::Drain(_)
+        | Verb::Undrain(_)
+        | Verb::Remove { .. }
+        | Verb::UpgradeCheck) => verb,
+    };
     let client = Client::new(settings)?;
     match verb {
         Verb::List => {
@@ -62,6 +122,22 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                 "server {name} takes no new desktops; those it has stay"
             ));
         }
+        Verb::Remove { name, lost } => {
+            let path = format!("/servers/{}?lost={lost}", segment(name.as_str()));
+            client.act(Method::DELETE, &path).await?;
+            screen.done(&name, "removed")?;
+            screen.note(&format!("server {name} is no member of the grid any more"));
+        }
+        Verb::UpgradeCheck => {
+            let check: UpgradeCheck = client.get("/upgrade").await?;
+            screen.value(&check)?;
+            screen.text(&upgrade(&check, screen.colours));
+            return Ok(if check.safe {
+                Exit::Done
+            } else {
+                Exit::Blocked
+            });
+        }
         Verb::Uncordon(Named { name }) => {
             client
                 .act(
@@ -70,6 +146,18 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                 )
                 .await?;
             screen.done(&name, "uncordoned")?;
+            screen.note(&format!("server {name} takes new desktops again"));
+        }
+        Verb::Recover(_) | Verb::LogPosition(_) | Verb::Rejoin(_) => {}
+        Verb::Drain(args) => return drain::run(args, &client, screen).await,
+        Verb::Undrain(Named { name }) => {
+            client
+                .act(
+                    Method::POST,
+                    &format!("/servers/{}/undrain", segment(name.as_str())),
+                )
+                .await?;
+            screen.done(&name, "undrained")?;
             screen.note(&format!("server {name} takes new desktops again"));
         }
     }
@@ -98,7 +186,7 @@ fn table(servers: &[Server]) -> Table {
             log(status),
             behind(status),
             heard(status),
-            Cell::number(server.desktops),
+            desktops(server),
             Cell::number(status.cpus),
             Cell::number(status.memory.rounded()),
             disk(status, server.disk.rounded()),
@@ -109,11 +197,40 @@ fn table(servers: &[Server]) -> Table {
     table
 }
 
+fn upgrade(check: &UpgradeCheck, colours: Colours) -> String {
+    let mut table = Table::new(&["server", "applies up to", "may stop now"]);
+    for server in &check.servers {
+        let may = match &server.holds {
+            None => Cell::from("yes").tone(Tone::Good),
+            Some(why) => Cell::from(format!("no: {why}")).tone(Tone::Bad),
+        };
+        let level = Cell::number(server.feature_level);
+        table.row([server.name.as_str().into(), level, may]);
+    }
+    let verdict = if check.safe {
+        colours.good("safe: stop one server, upgrade it, start it, and ask again before the next")
+    } else {
+        colours.bad("not safe now: wait until the above is mended, and ask again")
+    };
+    let rise = if check.newest > check.feature_level {
+        format!(
+            "the grid has feature level {}, and rises when these can apply more: {}\n",
+            check.feature_level,
+            check.waiting.join(", ")
+        )
+    } else {
+        String::new()
+    };
+    format!("{}\n{rise}{verdict}\n", table.render(colours))
+}
+
 /// A server's part in a word, and whether it was seen.
 pub(crate) fn state(server: &ServerStatus) -> Cell {
     let word = serde_json::to_value(server.state).unwrap_or_default();
     let word = word.as_str().unwrap_or_default();
-    if !server.current {
+    // That it is not seen is what these say already.
+    let says_it = matches!(server.state, ServerState::Lost | ServerState::Suspect);
+    if !server.current && !says_it {
         return Cell::from(format!("{word}, not seen")).tone(Tone::Warn);
     }
     let tone = match server.state {
@@ -124,7 +241,22 @@ pub(crate) fn state(server: &ServerStatus) -> Cell {
         | ServerState::Reconciling => Tone::Warn,
         ServerState::Suspect | ServerState::Lost | ServerState::Removed => Tone::Bad,
     };
-    Cell::from(word).tone(tone)
+    match server.silent.filter(|_| !says_it) {
+        Some(span) => {
+            Cell::from(format!("{word}, silent for {}", times::length(span))).tone(Tone::Warn)
+        }
+        None => Cell::from(word).tone(tone),
+    }
+}
+
+/// How many there are; where they have to go, also how many cannot yet.
+fn desktops(server: &Server) -> Cell {
+    let (used, personal) = (server.in_use, server.personal);
+    if server.status.state != ServerState::Draining || used + personal == 0 {
+        return Cell::number(server.desktops);
+    }
+    let all = server.desktops;
+    Cell::number(format!("{all} ({used} in use, {personal} personal)"))
 }
 
 /// Its part in what the grid agrees on, in a word.

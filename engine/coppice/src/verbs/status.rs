@@ -70,7 +70,13 @@ fn text(status: &Status, now: Timestamp, colours: Colours) -> String {
         n => format!("revision {n}"),
     };
     let stands = if !status.quorum {
-        colours.bad("no majority answers; this is what this server last heard")
+        let alone = match status.degraded {
+            Some(since) => format!("degraded {}: ", times::relative(since, now)),
+            None => String::new(),
+        };
+        colours.bad(&format!(
+            "{alone}no majority answers; this is what this server last heard"
+        ))
     } else if status.revision.0 == 0 {
         "waiting for `coppice apply`".to_owned()
     } else if status.settled {

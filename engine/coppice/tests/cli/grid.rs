@@ -284,6 +284,20 @@ fn servers_and_pauses_are_set_and_taken_back() {
         served.run(&["server", "list", "--json"]).json()[0]["state"],
         "ready"
     );
+    let done = served.run(&["server", "drain", "host-1", "--force-after", "2h", "--json"]);
+    assert_eq!(
+        done.code(0).json(),
+        serde_json::json!({"about": "host-1", "done": "draining"})
+    );
+    let listed = served.run(&["server", "list", "--json"]).json();
+    assert_eq!(listed[0]["state"], "draining");
+    assert!(listed[0]["force_at"].is_u64(), "{listed}");
+    // Nothing is there, so looking on ends at once.
+    served
+        .run(&["server", "drain", "host-1", "--watch"])
+        .code(0)
+        .says("host-1 is empty");
+    served.run(&["server", "undrain", "host-1"]).code(0);
     served
         .run(&["server", "cordon", "host-9"])
         .code(1)

@@ -10,6 +10,8 @@ mod grid;
 mod init;
 #[cfg(test)]
 mod join;
+#[cfg(test)]
+mod lives;
 mod offline;
 mod output;
 mod place;

@@ -132,12 +132,20 @@ pub(crate) struct Served<'a> {
     place: &'a Place,
     child: Child,
     url: String,
+    /// Its data directory.
+    data: &'static str,
 }
 
 impl<'a> Served<'a> {
     /// Starts a server of the grid in `g` and waits until it says that it is ready.
     pub(crate) fn start(place: &'a Place) -> Self {
-        let mut command = place.command(&["serve", "--config", "g/coppice.toml"]);
+        Self::start_in(place, "g")
+    }
+
+    /// The same with the data directory `data`.
+    pub(crate) fn start_in(place: &'a Place, data: &'static str) -> Self {
+        let config = format!("{data}/coppice.toml");
+        let mut command = place.command(&["serve", "--config", &config]);
         let log = std::fs::File::create(place.path("serve.log")).unwrap();
         let mut child = command.stderr(log).spawn().unwrap();
         let mut line = String::new();
@@ -154,7 +162,12 @@ impl<'a> Served<'a> {
             "{line}{}",
             place.read("serve.log")
         );
-        Self { place, child, url }
+        Self {
+            place,
+            child,
+            url,
+            data,
+        }
     }
 
     /// A simulated grid with the image `tiny` in version 1, running.
@@ -179,7 +192,7 @@ impl<'a> Served<'a> {
         let mut command = self.place.command(arguments);
         command
             .env("COPPICE_SERVER", &self.url)
-            .env("COPPICE_CA_FILE", self.place.path("g/ca.pem"))
+            .env("COPPICE_CA_FILE", self.place.path(self.data).join("ca.pem"))
             .env("COPPICE_TOKEN_FILE", self.place.path("g/admin.token"));
         command
     }

@@ -224,3 +224,38 @@ fn key_pair(
     };
     KeyPair::from_pem(&pem).map(Some).map_err(damaged)
 }
+
+/// Whether the authority's key is in `identity`.
+pub(crate) fn has_key(identity: &Path) -> bool {
+    identity.join(CA_KEY).exists()
+}
+
+/// The authority's key as it lies in `identity`: sealed.
+pub(crate) fn sealed_key(identity: &Path) -> Result<Vec<u8>, AuthorityError> {
+    match private::read(&identity.join(CA_KEY)) {
+        Ok(sealed) if !sealed.starts_with(b"-----") => Ok(sealed),
+        // It is sealed at the next start.
+        Ok(_) | Err(PrivateFileError::Missing(_)) => Err(AuthorityError::NoKey),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Keeps the authority's key, as another server had it, if it is that of the authority in `identity`.
+pub(crate) fn adopt_key(
+    identity: &Path,
+    grid_key: &GridKey,
+    sealed: &[u8],
+) -> Result<(), AuthorityError> {
+    let wrong = |why: &str| AuthorityError::NotOurs(why.to_owned());
+    let opened = grid_key.unwrap(sealed);
+    let opened = opened.ok_or_else(|| AuthorityError::Sealed(identity.join(CA_KEY)))?;
+    let pem = String::from_utf8(opened).map_err(|_| wrong("the authority's key is no text"))?;
+    let pair = KeyPair::from_pem(&pem)?;
+    let file = identity.join(CA_CERTIFICATE);
+    let authority = fs::read(&file).map_err(|e| private::failed("read", &file, e))?;
+    let mine = super::fingerprint(&authority);
+    if mine != Some(Digest::of(&pair.subject_public_key_info())) {
+        return Err(wrong("the authority's key is another's"));
+    }
+    Ok(private::create(&identity.join(CA_KEY), sealed)?)
+}

@@ -206,12 +206,14 @@ impl<C: GridTypes> Writer<C> {
 
     fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let upto_index = upto.index();
+        // Beyond the last there is nothing to remove: a log that begins with a snapshot has millions of such indexes.
+        let last = self.batch.end.last.unwrap_or_default();
         self.batch.writes.insert(&self.meta, PURGED, encode(&upto)?);
         self.batch.end.last = self.batch.end.last.max(Some(upto_index));
         // Not synced for its own sake; but entries must not go before the word that they are gone is written,
         // and the journal keeps that order.
         self.commit()?;
-        while self.first <= upto_index {
+        while self.first <= upto_index.min(last) {
             let end = self.first.saturating_add(PURGE).min(upto_index + 1);
             for index in self.first..end {
                 self.batch.writes.remove(&self.log, index.to_be_bytes());
@@ -219,6 +221,7 @@ impl<C: GridTypes> Writer<C> {
             self.first = end;
             self.commit()?;
         }
+        self.first = self.first.max(upto_index + 1);
         Ok(())
     }
 

@@ -12,7 +12,8 @@ use futures::future::BoxFuture;
 use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
 use tokio::net::TcpListener;
 
-use super::sites::{JOINED, Site, Sites, all_vote, leader_of, pause, set_voters};
+use super::grid::entries;
+use super::sites::{Sites, all_vote, leader_of, pause, set_voters};
 use super::world::{secret, secrets};
 use crate::replica::{Former, MembersError};
 
@@ -71,6 +72,7 @@ async fn a_leader_that_dies_takes_nothing_with_it() {
         })
         .collect();
     sites[1].until(|state| state.secrets.len() > 50).await;
+    let first = sites[0].raft_id();
     sites.remove(0).kill().await;
     let acked: Vec<String> = futures::future::join_all(clients)
         .await
@@ -79,7 +81,7 @@ async fn a_leader_that_dies_takes_nothing_with_it() {
         .collect();
     assert!(acked.len() > 100);
     let leader = leader_of(&sites).await;
-    assert_ne!(sites[leader].raft_id(), 1);
+    assert_ne!(sites[leader].raft_id(), first);
     for site in &sites {
         let state = site.grid.read().await.unwrap();
         for name in &acked {
@@ -117,6 +119,36 @@ async fn all_at_once_can_be_stopped_and_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_found_where_it_says_that_it_is() {
+    let (kept, mut sites) = Sites::with(1).await;
+    let leader = sites[0].grid.replica().clone();
+    let basis = leader.members();
+    let (raft_id, server) = (sites[1].raft_id(), sites[1].server);
+    leader
+        .add_learner(&basis, raft_id, sites[1].address.clone())
+        .await
+        .unwrap();
+    sites[1].until(|state| state.grid.is_some()).await;
+    sites.remove(1).stop().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let moved = kept.open(1, server, listener).await;
+    let described = sites[0].grid.propose(Entry::ServerDescribed {
+        server,
+        labels: BTreeSet::new(),
+        capacity: Default::default(),
+        api: moved.address.clone(),
+        feature_level: coppice_state::state::FEATURE_LEVEL,
+    });
+    assert_eq!(described.await, Ok(Outcome::Done));
+    let there = |state: &coppice_state::State| state.servers[&server].api == moved.address;
+    moved.until(there).await;
+    sites.push(moved);
+    for site in sites {
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_far_behind_gets_a_snapshot() {
     let (_kept, sites) = Sites::with(1).await;
     let leader = sites[0].grid.replica();
@@ -138,15 +170,13 @@ async fn whoever_is_far_behind_gets_a_snapshot() {
     }
     let basis = leader.members();
     leader
-        .add_learner(&basis, 2, sites[1].address.clone())
+        .add_learner(&basis, sites[1].raft_id(), sites[1].address.clone())
         .await
         .unwrap();
     sites[1].until(|state| state.index >= covered).await;
-    let (purged, _) = sites[1].grid.log().bounds();
-    assert!(
-        purged.is_some_and(|id| id.index() >= covered),
-        "it came as a log: {purged:?}"
-    );
+    let as_entries = entries(&sites[1].grid).await;
+    let old = as_entries.iter().filter(|(index, ..)| *index <= covered);
+    assert_eq!(old.count(), 0, "it came as a log");
     assert_eq!(secrets(&sites[1].grid), secrets(&sites[0].grid));
     // And goes on from there.
     sites[1].grid.propose(secret("after", 10)).await.unwrap();
@@ -176,10 +206,12 @@ async fn entries_larger_than_a_frame_go_one_after_the_other() {
     );
     let basis = leader.members();
     leader
-        .add_learner(&basis, 2, sites[1].address.clone())
+        .add_learner(&basis, sites[1].raft_id(), sites[1].address.clone())
         .await
         .unwrap();
-    sites[1].until(|state| state.secrets.len() == 3).await;
+    // Whoever has only just heard who leads says nothing before it knows what that one knew.
+    let seen = sites[1].grid.read().await.unwrap();
+    assert_eq!(seen.secrets.len(), 3);
     let (purged, _) = sites[1].grid.log().bounds();
     assert!(purged.is_none(), "it came as a snapshot");
     for site in sites {
@@ -191,43 +223,49 @@ async fn entries_larger_than_a_frame_go_one_after_the_other() {
 async fn who_takes_part_changes_only_from_what_was_looked_at() {
     let (_kept, sites) = Sites::with(2).await;
     let (leader, other) = (sites[0].grid.replica(), sites[1].grid.replica());
+    let [first, second, third] = [0, 1, 2].map(|at| sites[at].raft_id());
     let empty = leader.members();
-    assert_eq!(empty.voters, BTreeSet::from([1]));
+    assert_eq!(empty.voters, BTreeSet::from([first]));
     leader
-        .add_learner(&empty, 2, sites[1].address.clone())
+        .add_learner(&empty, second, sites[1].address.clone())
         .await
         .unwrap();
     let stale = leader
-        .add_learner(&empty, 3, sites[2].address.clone())
+        .add_learner(&empty, third, sites[2].address.clone())
         .await;
     assert_eq!(stale, Err(MembersError::Moved));
     let basis = leader.members();
-    assert_eq!(basis.learners, BTreeSet::from([2]));
+    assert_eq!(basis.learners, BTreeSet::from([second]));
     let stranger = leader
-        .set_voters(&basis, BTreeSet::from([1, 9]), Former::Learn)
+        .set_voters(&basis, BTreeSet::from([first, 9]), Former::Learn)
         .await;
     assert!(matches!(
         stranger,
         Err(MembersError::Unfit { raft_id: 9, .. })
     ));
-    assert_eq!(leader.remove(&basis, 1).await, Err(MembersError::Nobody));
+    assert_eq!(
+        leader.remove(&basis, first).await,
+        Err(MembersError::Nobody)
+    );
     assert!(matches!(
-        leader.transfer_leader(2).await,
-        Err(MembersError::Unfit { raft_id: 2, .. })
+        leader.transfer_leader(second).await,
+        Err(MembersError::Unfit { raft_id, .. }) if raft_id == second
     ));
-    set_voters(&sites[0], &BTreeSet::from([1, 2])).await;
+    set_voters(&sites[0], &BTreeSet::from([first, second])).await;
     sites[1].grid.read().await.unwrap();
     assert_eq!(
-        other.transfer_leader(2).await,
-        Err(MembersError::NotLeader { leader: Some(1) })
+        other.transfer_leader(second).await,
+        Err(MembersError::NotLeader {
+            leader: Some(first)
+        })
     );
     sites[0].grid.propose(Entry::Tick).await.unwrap();
-    while leader.transfer_leader(2).await.is_err() {
+    while leader.transfer_leader(second).await.is_err() {
         // It was not heard of yet.
         pause().await;
     }
     let leading = leader_of(&sites[..2]).await;
-    assert_eq!(sites[leading].raft_id(), 2);
+    assert_eq!(sites[leading].raft_id(), second);
     sites[0]
         .grid
         .propose(secret("forwarded", 10))
@@ -237,12 +275,12 @@ async fn who_takes_part_changes_only_from_what_was_looked_at() {
     // Demoted, then gone altogether.
     let basis = other.members();
     other
-        .set_voters(&basis, BTreeSet::from([2]), Former::Learn)
+        .set_voters(&basis, BTreeSet::from([second]), Former::Learn)
         .await
         .unwrap();
     let basis = other.members();
-    assert_eq!(basis.learners, BTreeSet::from([1]));
-    other.remove(&basis, 1).await.unwrap();
+    assert_eq!(basis.learners, BTreeSet::from([first]));
+    other.remove(&basis, first).await.unwrap();
     assert!(other.members().learners.is_empty());
     for site in sites {
         site.stop().await;
@@ -302,77 +340,35 @@ async fn streams_go_to_whatever_serves_them() {
     }
 }
 
-/// Lets the log pass `server`, so that it is no member any more by anybody's state.
-async fn pass(site: &Site, server: ServerId) {
-    while site.grid.local().index <= server.0 {
-        site.grid.propose(Entry::Tick).await.unwrap();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removed_server_is_out_at_once() {
-    let (mut kept, mut sites) = Sites::with(1).await;
-    sites.remove(1).stop().await;
-    // One that the log comes to soon, and says nothing of.
-    let server = ServerId(sites[0].grid.local().index + 40);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let member = crate::Member {
-        raft_id: 3,
-        address: address.clone(),
-    };
-    kept.members.insert(server, member);
-    let (founder, here) = (sites[0].server, sites[0].address.clone());
-    sites.remove(0).stop().await;
-    let first = TcpListener::bind(&here).await.unwrap();
-    let site = kept.open(0, founder, first).await;
-    let other = kept.open(2, server, listener).await;
+    let (_kept, sites) = Sites::with(1).await;
+    let (site, other) = (&sites[0], &sites[1]);
     site.grid.serve(Purpose::Images, Arc::new(Echo));
     other.grid.serve(Purpose::Images, Arc::new(Echo));
-
-    let mut inward = other
-        .grid
-        .peers()
-        .connect(founder, Purpose::Images)
-        .await
-        .unwrap();
-    let mut outward = site
-        .grid
-        .peers()
-        .connect(server, Purpose::Images)
-        .await
-        .unwrap();
-    for stream in [&mut inward, &mut outward] {
-        said(stream, "?").await;
-        let mut two = [0; 2];
-        stream.read_exact(&mut two).await.unwrap();
-    }
-    pass(&site, server).await;
+    let (here, there) = (site.grid.peers(), other.grid.peers());
+    let mut inward = there.connect(site.server, Purpose::Images).await.unwrap();
+    let mut outward = here.connect(other.server, Purpose::Images).await.unwrap();
+    heard(&mut inward, &format!("{}:", other.server)).await;
+    heard(&mut outward, &format!("{}:", site.server)).await;
+    let removed = site.grid.propose(Entry::ServerRemoved {
+        server: other.server,
+        gone: false,
+        author: "test".to_owned(),
+    });
+    assert_eq!(removed.await, Ok(Outcome::Done));
     for stream in [&mut inward, &mut outward] {
         let mut rest = Vec::new();
         // Ended, or broken.
         let _ = stream.read_to_end(&mut rest).await;
+        assert!(rest.is_empty());
     }
-    let why = other
-        .grid
-        .peers()
-        .connect(founder, Purpose::Images)
-        .await
-        .err()
-        .unwrap();
-    assert!(
-        why.to_string().contains("is no member of this grid"),
-        "{why}"
-    );
-    let why = site
-        .grid
-        .peers()
-        .connect(server, Purpose::Images)
-        .await
-        .err()
-        .unwrap();
-    assert_eq!(why, PeerError::Stranger(server));
-    assert!(server.0 < JOINED);
-    site.stop().await;
-    other.stop().await;
+    let why = there.connect(site.server, Purpose::Images).await;
+    let why = why.err().unwrap().to_string();
+    assert!(why.contains("is no member of this grid"), "{why}");
+    let why = here.connect(other.server, Purpose::Images).await;
+    assert_eq!(why.err().unwrap(), PeerError::Stranger(other.server));
+    for site in sites {
+        site.stop().await;
+    }
 }

@@ -1,12 +1,16 @@
 //! Several servers in one process, each with a port of its own and real certificates.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use coppice_schema::ids::{Epoch, GridId, ServerId};
-use coppice_schema::units::Timestamp;
-use coppice_state::{Agreement, State};
+use coppice_schema::Digest;
+use coppice_schema::ids::{GridId, ServerId, ServerName};
+use coppice_schema::units::{Span, Timestamp};
+use coppice_state::join::{JoinToken, Joiner, Role};
+use coppice_state::state::FEATURE_LEVEL;
+use coppice_state::token::TokenId;
+use coppice_state::{Agreement, Entry, Outcome, State};
 use futures::StreamExt;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
@@ -20,8 +24,8 @@ use crate::{Grid, GridKey, Identity, Introduction, Member, Renewal, Subject};
 
 pub(super) use super::world::GRID;
 
-/// Servers that join have ids that the log has not come to: so they are members by what everybody was told.
-pub(super) const JOINED: u64 = 1_000_000;
+/// Beyond all that any log here comes to: the id of a server that nobody has heard of yet.
+pub(super) const LATER: ServerId = ServerId(1_000_000);
 
 pub(super) fn now() -> Timestamp {
     let since = std::time::SystemTime::now()
@@ -38,11 +42,24 @@ pub(super) fn identity(dir: &Path, grid: GridId, server: ServerId, at: Timestamp
         server: format!("s{server}").parse().unwrap(),
         names: BTreeSet::new(),
     };
-    let key = GridKey::open(dir).unwrap_or_else(|_| GridKey::create(dir).unwrap());
+    let key = GridKey::open(dir)
+        .or_else(|_| GridKey::create(dir))
+        .unwrap();
     if dir.join("ca.pem").exists() {
         Identity::open(dir, &subject, at, Some(&key)).unwrap()
     } else {
         Identity::found(dir, &subject, at, &key).unwrap()
+    }
+}
+
+/// A directory with the authority that is in `from`, and no certificate.
+pub(super) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        if !file.file_name().to_string_lossy().starts_with("server.") {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
     }
 }
 
@@ -88,11 +105,10 @@ impl Site {
 /// Everything of some servers but themselves.
 pub(super) struct Sites {
     root: tempfile::TempDir,
-    pub(super) members: BTreeMap<ServerId, Member>,
 }
 
 impl Sites {
-    /// Founds a grid, and tells it and `more` servers of each other. Only the first votes.
+    /// Founds a grid, and lets `more` servers join. Only the first votes.
     pub(super) async fn with(more: u64) -> (Self, Vec<Site>) {
         let root = scratch();
         let first = root.path().join("0");
@@ -104,28 +120,14 @@ impl Sites {
             .await
             .unwrap();
         let founder = grid.server().unwrap();
-        grid.shutdown().await.unwrap();
-        drop(grid);
-        identity(&first.join("identity"), GRID, founder, now());
-
-        let mut sites = Self {
-            root,
-            members: BTreeMap::new(),
-        };
-        let mut listeners = vec![(0, founder, listener)];
+        std::fs::create_dir(first.join("identity")).unwrap();
+        // Long ago: there may be certificates of this authority that are over.
+        let then = Timestamp(now().since(Timestamp(Span::hours(24 * 200).0)).0);
+        identity(&first.join("identity"), GRID, founder, then);
+        let sites = Self { root };
+        let mut all = vec![sites.run(0, grid, founder, listener).await];
         for n in 1..=more {
-            listeners.push((n, ServerId(JOINED + n), listen().await.unwrap()));
-        }
-        for (n, server, listener) in &listeners {
-            let member = Member {
-                raft_id: n + 1,
-                address: listener.local_addr().unwrap().to_string(),
-            };
-            sites.members.insert(*server, member);
-        }
-        let mut all = Vec::new();
-        for (n, server, listener) in listeners {
-            all.push(sites.open(n, server, listener).await);
+            all.push(sites.join(&all[0], n).await);
         }
         (sites, all)
     }
@@ -134,40 +136,69 @@ impl Sites {
         self.root.path().join(n.to_string())
     }
 
-    pub(super) fn introduction(&self, server: ServerId) -> Introduction {
-        Introduction {
-            grid: GRID,
-            epoch: Epoch {
-                number: 1,
-                recovery: 0,
+    /// The `n`th server becomes a member, as `by` agrees on it, and begins to run.
+    pub(super) async fn join(&self, by: &Site, n: u64) -> Site {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (token, secret) = (TokenId(format!("t{n}")), Digest::of(&n.to_be_bytes()));
+        let made = by.grid.propose(Entry::JoinTokenCreated {
+            id: token.clone(),
+            token: JoinToken {
+                hash: secret,
+                role: Role::Server,
+                created: Timestamp(0),
+                expires: Timestamp(u64::MAX),
+                spent: None,
             },
+            author: "test".to_owned(),
+        });
+        assert_eq!(made.await, Ok(Outcome::Done));
+        let name: ServerName = format!("s{n}").parse().unwrap();
+        let joiner = Joiner {
+            token,
+            proof: secret,
+            key: secret,
+            name: name.clone(),
+            role: Role::Server,
+            api: listener.local_addr().unwrap().to_string(),
+            feature_level: FEATURE_LEVEL,
+        };
+        let joined = by.grid.propose(Entry::ServerJoined(Box::new(joiner))).await;
+        assert_eq!(joined, Ok(Outcome::Done));
+        let state = by.grid.local();
+        let (server, known) = state.server_named(&name).unwrap();
+        let member = |(id, known): (&ServerId, &coppice_state::state::Server)| {
+            let member = Member {
+                raft_id: known.raft_id,
+                address: known.api.clone(),
+            };
+            (*id, member)
+        };
+        let introduction = Introduction {
+            grid: GRID,
+            epoch: state.epoch,
             server,
-            raft_id: self.members[&server].raft_id,
-            members: self.members.clone(),
-        }
+            raft_id: known.raft_id,
+            members: state.servers.iter().map(member).collect(),
+        };
+        let dir = self.dir(n);
+        Grid::enter(&dir.join("grid"), introduction).await.unwrap();
+        copy(&self.dir(0).join("identity"), &dir.join("identity"));
+        self.open(n, server, listener).await
     }
 
-    /// Opens the `n`th server, as one that was told of all members.
+    /// Starts the `n`th server, `server`, from its disk.
     pub(super) async fn open(&self, n: u64, server: ServerId, listener: TcpListener) -> Site {
-        let dir = self.dir(n);
-        let introduction = self.introduction(server);
-        if n == 0 {
-            let mut bytes = Vec::new();
-            ciborium::into_writer(&introduction, &mut bytes).unwrap();
-            std::fs::write(dir.join("grid/introduction"), bytes).unwrap();
-        } else if !dir.exists() {
-            Grid::enter(&dir.join("grid"), introduction).await.unwrap();
-            std::fs::create_dir(dir.join("identity")).unwrap();
-            for file in ["ca.pem", "ca.key"] {
-                let from = self.dir(0).join("identity").join(file);
-                std::fs::copy(from, dir.join("identity").join(file)).unwrap();
-            }
-        }
-        let grid = Grid::open(&dir.join("grid"), Hands::at(2_000), Some(GRID))
+        let dir = self.dir(n).join("grid");
+        let grid = Grid::open(&dir, Hands::at(2_000), Some(GRID))
             .await
             .unwrap();
+        self.run(n, grid, server, listener).await
+    }
+
+    async fn run(&self, n: u64, grid: Grid, server: ServerId, listener: TcpListener) -> Site {
+        assert_eq!(grid.server(), Some(server));
         let grid = Arc::new(grid);
-        let shown = identity(&dir.join("identity"), GRID, server, now());
+        let shown = identity(&self.dir(n).join("identity"), GRID, server, now());
         let tls = grid.connect(&Renewal::of(&shown).unwrap()).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let port = tokio::spawn(answer(listener, tls, Arc::clone(&grid)));

@@ -11,7 +11,7 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
-use super::sites::{GRID, JOINED, Site, Sites, all_vote, identity, now};
+use super::sites::{GRID, LATER, Site, Sites, all_vote, copy, identity, now};
 use super::world::secret;
 use crate::dial::Caller;
 use crate::link::{Handed, LinkError, Question};
@@ -20,7 +20,7 @@ use crate::wire::{
     Dial, FrameError, Greeting, Hello, PROTOCOL, Rejection, WIRE, WIRE_OLDEST, read_frame,
     write_frame,
 };
-use crate::{Identity, Renewal};
+use crate::{GridKey, Identity, Renewal, Subject};
 use coppice_world::hypervisor::ByteStream;
 
 fn caller(identity: &Identity) -> Caller {
@@ -91,13 +91,11 @@ async fn a_certificate_that_is_not_a_members_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let copied = |name: &str| {
-        std::fs::create_dir(at(name)).unwrap();
-        for file in ["ca.pem", "ca.key"] {
-            std::fs::copy(kept.dir(0).join("identity").join(file), at(name).join(file)).unwrap();
-        }
+        copy(&kept.dir(0).join("identity"), &at(name));
         at(name)
     };
-    let me = ServerId(JOINED + 1);
+    let (me, raft_id) = (sites[1].server, sites[1].raft_id());
+    std::fs::create_dir(at("stranger")).unwrap();
 
     // Another authority, for a grid of the same name: neither side trusts the other.
     let stranger = identity(&at("stranger"), GRID, me, now());
@@ -111,14 +109,16 @@ async fn a_certificate_that_is_not_a_members_is_refused_with_the_reason() {
         + &std::fs::read_to_string(kept.dir(0).join("identity/ca.pem")).unwrap();
     std::fs::write(at("stranger").join("ca.pem"), both).unwrap();
     let stranger = identity(&at("stranger"), GRID, me, now());
-    let refused = greeted(&stranger, site, &hello(me, 2)).await.unwrap_err();
+    let refused = greeted(&stranger, site, &hello(me, raft_id))
+        .await
+        .unwrap_err();
     let told = crate::tls::alert(&refused).unwrap();
     assert!(told.contains("another authority"), "{told}");
 
     // Over.
     let long_ago = Timestamp(now().since(Timestamp(Span::hours(24 * 100).0)).0);
     let old = identity(&copied("old"), GRID, me, long_ago);
-    let refused = greeted(&old, site, &hello(me, 2)).await.unwrap_err();
+    let refused = greeted(&old, site, &hello(me, raft_id)).await.unwrap_err();
     let told = crate::tls::alert(&refused).unwrap();
     assert!(told.contains("clock"), "{told}");
 
@@ -129,7 +129,7 @@ async fn a_certificate_that_is_not_a_members_is_refused_with_the_reason() {
     assert_eq!(why(answer), Rejection::Stranger(gone));
 
     // One that may have joined since brings entries, and asks for nothing.
-    let later = ServerId(JOINED + 99);
+    let later = LATER;
     let lately = identity(&copied("later"), GRID, later, now());
     let answer = greeted(&lately, site, &hello(later, 8)).await.unwrap();
     assert!(matches!(answer, Greeting::Welcome { raft_id: 1, .. }));
@@ -139,18 +139,63 @@ async fn a_certificate_that_is_not_a_members_is_refused_with_the_reason() {
     };
     let answer = greeted(&lately, site, &calls).await.unwrap();
     assert_eq!(why(answer), Rejection::NotYet(later));
-    drop(kept);
     for site in sites {
         site.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_one_authority_takes_over_from_another_both_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let pem = |name: &str| std::fs::read_to_string(at(name).join("ca.pem")).unwrap();
+    let (old, new) = (ServerId(2), ServerId(5));
+    for (name, server) in [("old", old), ("new", new)] {
+        std::fs::create_dir(at(name)).unwrap();
+        identity(&at(name), GRID, server, now());
+    }
+    let (first, second) = (pem("old"), pem("new"));
+    std::fs::write(at("old").join("ca.pem"), format!("{first}{second}")).unwrap();
+    std::fs::write(at("new").join("ca.pem"), format!("{second}{first}")).unwrap();
+    let calls = caller(&identity(&at("new"), GRID, new, now()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let shown = Renewal::of(&identity(&at("old"), GRID, old, now())).unwrap();
+    let called = shown.between_servers(PROTOCOL).unwrap().0;
+    let acceptor = tokio_rustls::TlsAcceptor::from(called);
+    let connect = || async {
+        let accepted = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let stream = acceptor.accept(stream).await?;
+            let certificates = stream.get_ref().1.peer_certificates().unwrap();
+            Ok::<_, std::io::Error>(crate::tls::shown(certificates))
+        };
+        futures::future::join(calls.dial(address.clone()), accepted).await
+    };
+    let (dialled, accepted) = connect().await;
+    assert_eq!((dialled.unwrap().0, accepted.unwrap()), (old, Some(new)));
+
+    // The take-over is done: what only the other signed does not count any more, without a restart.
+    std::fs::write(at("old").join("ca.pem"), first).unwrap();
+    let subject = Subject {
+        grid: GRID,
+        id: old,
+        server: format!("s{old}").parse().unwrap(),
+        names: Default::default(),
+    };
+    let key = GridKey::open(&at("old")).unwrap();
+    shown.look(&at("old"), &subject, now(), Some(&key)).unwrap();
+    let (_, accepted) = connect().await;
+    let refused = crate::tls::distrust(&accepted.unwrap_err()).unwrap();
+    assert!(refused.contains("another authority"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_does_not_belong_here_learns_why() {
     let (kept, sites) = Sites::with(1).await;
-    let (site, me) = (&sites[0], sites[1].server);
+    let (site, me, raft_id) = (&sites[0], sites[1].server, sites[1].raft_id());
     let member = identity(&kept.dir(1).join("identity"), GRID, me, now());
-    let good = hello(me, 2);
+    let good = hello(me, raft_id);
     assert!(matches!(
         greeted(&member, site, &good).await.unwrap(),
         Greeting::Welcome {
@@ -183,12 +228,12 @@ async fn whoever_does_not_belong_here_learns_why() {
         ),
         (
             Hello {
-                server: ServerId(2),
+                server: LATER,
                 ..good.clone()
             },
             Rejection::Impostor {
-                says: ServerId(2),
-                raft_id: 2,
+                says: LATER,
+                raft_id,
             },
         ),
         (
@@ -300,7 +345,7 @@ async fn whoever_has_no_certificate_or_speaks_something_else_gets_nothing() {
 async fn nothing_that_a_member_sends_does_harm() {
     let (kept, sites) = Sites::with(1).await;
     all_vote(&sites).await;
-    let (site, me) = (&sites[0], sites[1].server);
+    let (site, me, raft_id) = (&sites[0], sites[1].server, sites[1].raft_id());
     let member = identity(&kept.dir(1).join("identity"), GRID, me, now());
     let opened = |opens: &'static str| {
         let member = &member;
@@ -308,7 +353,7 @@ async fn nothing_that_a_member_sends_does_harm() {
             let mut stream = BufReader::new(dial(member, site).await.unwrap());
             let hello = Hello {
                 opens: opens.to_owned(),
-                ..hello(me, 2)
+                ..hello(me, raft_id)
             };
             write_frame(&mut stream, &hello, 1 << 14).await.unwrap();
             let greeting = read_frame(&mut stream, 1 << 14).await.unwrap();

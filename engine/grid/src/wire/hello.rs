@@ -24,7 +24,7 @@ pub(crate) enum Opens {
 }
 
 impl Opens {
-    const ALL: [(Self, &str); 8] = [
+    const ALL: [(Self, &str); 9] = [
         (Self::Lane(Lane::Log), "log"),
         (Self::Lane(Lane::Heartbeat), "heartbeat"),
         (Self::Lane(Lane::Snapshot), "snapshot"),
@@ -33,6 +33,7 @@ impl Opens {
         (Self::Stream(Purpose::Images), "images"),
         (Self::Stream(Purpose::Desktops), "desktops"),
         (Self::Stream(Purpose::Consoles), "consoles"),
+        (Self::Stream(Purpose::Keys), "keys"),
     ];
 
     /// Its word in a [`Hello`].
@@ -206,7 +207,7 @@ impl Hello {
             wire_oldest: WIRE_OLDEST,
             grid: me.grid,
             epoch: roster.epoch(),
-            server: me.server,
+            server: roster.server(),
             raft_id: me.raft_id,
             feature_level: FEATURE_LEVEL,
             needs_level: roster.feature_level(),
@@ -237,6 +238,7 @@ impl Hello {
         }
         let (ours, theirs) = (roster.epoch(), self.epoch);
         if ours != theirs && ours.number != 0 && theirs.number != 0 {
+            roster.met(server, Some(theirs));
             return Err(Rejection::OtherEpoch { ours, theirs });
         }
         let impostor = Rejection::Impostor {
@@ -268,6 +270,7 @@ impl Hello {
                 level: FEATURE_LEVEL,
             });
         }
+        roster.met(server, None);
         Ok(wire)
     }
 }

@@ -73,6 +73,8 @@ pub struct Wire<C: GridTypes>(Arc<Inner<C>>);
 struct Inner<C: GridTypes> {
     roster: Roster<C>,
     dial: OnceLock<Arc<dyn Dial>>,
+    /// A member said that this server is none.
+    expelled: AtomicBool,
     cables: Mutex<Laid<C>>,
 }
 
@@ -117,6 +119,7 @@ impl<C: GridTypes> Wire<C> {
         Self(Arc::new(Inner {
             roster,
             dial: OnceLock::new(),
+            expelled: AtomicBool::new(false),
             cables: Mutex::default(),
         }))
     }
@@ -125,6 +128,17 @@ impl<C: GridTypes> Wire<C> {
     pub(crate) fn connect(&self, dial: Arc<dyn Dial>) {
         // Whoever connects twice has the same identity both times.
         let _ = self.0.dial.set(dial);
+    }
+
+    /// Who was met and is of another life of the grid.
+    pub(crate) fn apart(&self) -> std::collections::BTreeMap<ServerId, coppice_schema::ids::Epoch> {
+        self.0.roster.apart()
+    }
+
+    /// Whether a member, which knows of every member up to this server's number, said that this server is none: it was
+    /// removed. Its own log may never say so, since nobody sends it entries any more.
+    pub(crate) fn expelled(&self) -> bool {
+        self.0.expelled.load(Ordering::Relaxed)
     }
 
     /// A stream to a member.
@@ -222,12 +236,22 @@ impl<C: GridTypes> Wire<C> {
                     let somebody = Rejection::SomebodyElse { wanted, here };
                     return Err(LinkError::Distrusted(somebody));
                 }
+                roster.met(server, None);
                 let roster = roster.clone();
                 Ok(Severed::new(stream, move || {
                     roster.clone().left(server, lately)
                 }))
             }
-            Some(Greeting::Rejected { text, why }) => Err(LinkError::Rejected(told(text, &why))),
+            Some(Greeting::Rejected { text, why }) => {
+                let why = told(text, &why);
+                if why == Rejection::Stranger(roster.me().server) {
+                    self.0.expelled.store(true, Ordering::Relaxed);
+                }
+                if let Rejection::OtherEpoch { ours: there, .. } = &why {
+                    roster.met(server, Some(*there));
+                }
+                Err(LinkError::Rejected(why))
+            }
             None => Err(broken(FrameError::Cut)),
         }
     }

@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 /// `GET health`: whether this server answers. Needs no token and tells nothing about the grid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HealthReport {
-    /// Always `ok`: a server that is not well does not answer.
+    /// `ok`, or `degraded` while no majority of the grid's voters answers this server: a server that is not well does not
+    /// answer.
     pub status: String,
     /// Version of the program.
     pub version: String,
@@ -30,6 +31,10 @@ pub struct Status {
     pub time: Timestamp,
     /// A majority answered, so this is the newest there is. If not, it is what this server last heard.
     pub quorum: bool,
+    /// Since when no majority has answered this server; absent while one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub degraded: Option<Timestamp>,
     /// Members.
     pub servers: Vec<ServerStatus>,
     /// Pools of the committed revision, and those that still have desktops.
@@ -62,8 +67,21 @@ pub struct ServerStatus {
     #[schema(value_type = String)]
     pub name: ServerName,
     /// Its part: `joining`, `ready`, `cordoned`, `draining`, `suspect`, `lost`, `reconciling` or `removed`.
+    /// `suspect` is not agreed on: whoever leads has not heard a `ready` one for a moment.
     #[schema(value_type = String)]
     pub state: ServerState,
+    /// Since when it has that part, `suspect` apart.
+    #[serde(default)]
+    #[schema(value_type = u64)]
+    pub since: Timestamp,
+    /// While it is being emptied: when people there are no longer waited for; absent: they always are.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub force_at: Option<Timestamp>,
+    /// How long it has not been heard, in milliseconds, where that is too long; only whoever leads can tell.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub silent: Option<Span>,
     /// `server` or `witness`.
     #[schema(value_type = String)]
     #[serde(default)]
@@ -134,8 +152,54 @@ pub struct Server {
     pub missing: Vec<Feature>,
     /// Desktops that the grid remembers there.
     pub desktops: u32,
+    /// Those at which somebody is.
+    #[serde(default)]
+    pub in_use: u32,
+    /// Those whose disk is somebody's.
+    #[serde(default)]
+    pub personal: u32,
     /// Domains there that are not ours; never touched.
     pub foreign: Vec<String>,
+}
+
+/// `GET upgrade`: whether it is safe to stop the next server for a newer version.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UpgradeCheck {
+    /// Any server, one at a time, may be stopped now.
+    pub safe: bool,
+    /// A majority answers.
+    pub quorum: bool,
+    /// What the grid may agree on.
+    pub feature_level: u32,
+    /// What the server that answers can apply.
+    pub newest: u32,
+    /// Its version.
+    pub version: String,
+    /// Servers that can apply no more than the grid's level: as long as there are any, it stays as it is.
+    pub waiting: Vec<String>,
+    /// Each server.
+    pub servers: Vec<ServerUpgrade>,
+}
+
+/// A server, as it is to be upgraded.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ServerUpgrade {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: ServerName,
+    /// What it can apply.
+    pub feature_level: u32,
+    /// Why it must not be stopped now, in words; absent: it may.
+    pub holds: Option<String>,
+}
+
+/// `DELETE servers/{name}`: how a server is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Removal {
+    /// It is gone for good: so are the desktops that it held.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// A pool, in figures.

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod access;
 #[cfg(test)]
+mod alone;
+#[cfg(test)]
 mod described;
 #[cfg(test)]
 mod desktops;

@@ -1,7 +1,8 @@
 //! Tokens, secrets, pauses, servers.
 
 use axum::http::{Method, StatusCode};
-use coppice_portal::api::{Code, Pause, SecretInfo, Server, TokenCreated, TokenInfo};
+use coppice_plans::plan::{Finding, FindingKind};
+use coppice_portal::api::{Code, Explanation, Pause, SecretInfo, Server, TokenCreated, TokenInfo};
 use coppice_schema::known::ServerState;
 use coppice_state::secret::Vault;
 use coppice_state::state::Happening;
@@ -197,6 +198,63 @@ async fn a_server_is_cordoned_only_when_it_is_ready() {
     let problem = post("/servers/a/uncordon").await.problem(Code::Conflict);
     assert!(problem.detail.contains("lost"), "{problem:?}");
     assert_eq!(world.grid.now().servers[&server].state, ServerState::Lost);
+}
+
+#[tokio::test]
+async fn a_server_is_emptied_and_taken_back() {
+    let world = World::new();
+    let post = |path: &'static str| world.send(Scope::Operator, Method::POST, path, "");
+    let part = || async {
+        let servers: Vec<Server> = world.get(Scope::Viewer, "/servers").await;
+        servers[0].status.clone()
+    };
+    assert_eq!(
+        post("/servers/a/drain").await.status,
+        StatusCode::NO_CONTENT
+    );
+    let draining = part().await;
+    assert_eq!(draining.state, ServerState::Draining);
+    assert_eq!(draining.force_at, None, "people are always waited for");
+    let problem = post("/servers/a/uncordon").await.problem(Code::Conflict);
+    assert!(problem.help.contains("undrain"), "{problem:?}");
+    // Asked again, it says for how long.
+    let path = "/servers/a/drain?force_after=60000";
+    assert_eq!(post(path).await.status, StatusCode::NO_CONTENT);
+    assert!(part().await.force_at.is_some());
+    post("/servers/a/drain?until=now")
+        .await
+        .problem(Code::Request);
+    post("/servers/b/drain").await.problem(Code::Absent);
+    let explained: Explanation = world.get(Scope::Viewer, "/explain/server.a").await;
+    assert_eq!(explained.state, "draining");
+    let said = |found: &&Finding| matches!(found.kind, FindingKind::Drained);
+    assert_eq!(
+        explained.findings.iter().filter(said).count(),
+        1,
+        "{explained:?}"
+    );
+    assert_eq!(
+        post("/servers/a/undrain").await.status,
+        StatusCode::NO_CONTENT
+    );
+    let back = part().await;
+    assert_eq!((back.state, back.force_at), (ServerState::Ready, None));
+
+    // What is wanted of one that is away is what it will be.
+    let server = world.grid.server();
+    world.grid.edit(|state| {
+        let known = state.servers.get_mut(&server).unwrap();
+        (known.state, known.before) = (ServerState::Lost, Some(ServerState::Ready));
+    });
+    assert_eq!(
+        post("/servers/a/drain").await.status,
+        StatusCode::NO_CONTENT
+    );
+    let now = world.grid.now();
+    assert_eq!(now.servers[&server].state, ServerState::Lost);
+    assert_eq!(now.servers[&server].before, Some(ServerState::Draining));
+    let viewer = world.send(Scope::Helpdesk, Method::POST, "/servers/a/drain", "");
+    viewer.await.problem(Code::Forbidden);
 }
 
 #[tokio::test]

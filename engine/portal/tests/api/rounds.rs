@@ -90,6 +90,7 @@ impl World {
                 memory: step.memory,
             });
             let planned = Entry::Planned {
+                term: 0,
                 orders: orders.collect(),
                 findings: plan.remembered(),
                 settled: plan.is_settled(),
@@ -167,6 +168,7 @@ fn seen(spec: &DesktopSpec, stamp: Stamp, users: u32, since: Timestamp) -> Seen 
                 users: Some(users),
             },
             stale_until_reboot: false,
+            viewers: None,
         }),
         overlay: Some(SeenOverlay {
             image: spec.image,

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coppice_portal::{Limits, serve};
+use coppice_portal::{Beside, Limits, serve};
 use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
 use coppice_state::token::{Scope, TokenId};
-use futures::{SinkExt, StreamExt};
-use rustls::pki_types::{PrivateKeyDer, ServerName};
+use coppice_world::hypervisor::ByteStream;
+use futures::future::BoxFuture;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt, SinkExt, StreamExt};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +36,10 @@ impl Port {
     }
 
     async fn within(world: &World, limits: Limits) -> Self {
+        Self::beside(world, None, limits).await
+    }
+
+    async fn beside(world: &World, beside: Option<Arc<dyn Beside>>, limits: Limits) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
@@ -59,7 +65,7 @@ impl Port {
             listener,
             Arc::new(tls),
             world.router.clone(),
-            None,
+            beside,
             limits,
             stopped,
         ));
@@ -174,6 +180,81 @@ async fn a_display_that_is_not_there_is_refused_before_the_upgrade() {
     };
     assert_eq!(response.status(), 409);
     port.close().await;
+}
+
+/// Says what it is, to whoever speaks it.
+struct Parrot(Arc<ServerConfig>);
+
+impl Beside for Parrot {
+    fn protocol(&self) -> &'static str {
+        "parrot"
+    }
+
+    fn tls(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0)
+    }
+
+    fn serve(
+        &self,
+        _: Vec<CertificateDer<'static>>,
+        mut stream: ByteStream,
+    ) -> BoxFuture<'static, ()> {
+        async move {
+            stream.write_all(b"parrot").await.unwrap();
+            stream.flush().await.unwrap();
+            // Until the other side, or the whole port, ends.
+            drop(stream.read(&mut [0]).await);
+        }
+        .boxed()
+    }
+}
+
+#[tokio::test]
+async fn whoever_speaks_something_else_is_given_to_what_is_beside_the_api() {
+    let world = World::new();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut tls = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    tls.alpn_protocols = vec![b"parrot".to_vec()];
+    let parrot = Arc::new(Parrot(Arc::new(tls)));
+    // One place: what is beside takes none.
+    let port = Port::beside(&world, Some(parrot), one_place(|_| {})).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"parrot".to_vec()];
+    let stream = TcpStream::connect(port.address).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(Arc::new(client));
+    let mut heard = connector.connect(name, stream).await.unwrap();
+    let mut said = [0; 6];
+    tokio::io::AsyncReadExt::read_exact(&mut heard, &mut said)
+        .await
+        .unwrap();
+    assert_eq!(&said, b"parrot");
+    let mut asked = port.connect().await;
+    let request = "GET /api/v1/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut asked, request.as_bytes())
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut asked, &mut answer)
+        .await
+        .unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    port.close().await;
+    // The port's end is the parrot's too, although nobody hung up.
+    drop(tokio::io::AsyncReadExt::read(&mut heard, &mut said).await);
 }
 
 /// Room for one connection, so that nobody is answered before the one who came first was given up; and time for

@@ -21,7 +21,7 @@ use coppice_schema::known::{
 };
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::entry::{Entry, Envelope, NewServer, Outcome, Report};
-use coppice_state::secret::{Vault, VaultError};
+use coppice_state::secret::{Keyring, Vault, VaultError};
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Agreement, AgreementError, Leadership, Standing, State, apply};
 use coppice_world::clock::Clock;
@@ -79,6 +79,7 @@ impl World {
             agreement: Arc::clone(&grid) as _,
             clock: Arc::clone(&clock) as _,
             vault: Arc::new(Key),
+            keys: Arc::new(Key),
             admission: Arc::new(Gate),
             hypervisor: Arc::clone(&hypervisor) as _,
             disks: Arc::clone(&disks) as _,
@@ -227,6 +228,10 @@ pub(crate) struct Grid {
     clock: Arc<Hands>,
     /// No majority answers.
     pub(crate) alone: AtomicBool,
+    /// And that was found out by asking.
+    pub(crate) degraded: Mutex<Option<Timestamp>>,
+    /// Servers that were met and are of another life of the grid.
+    pub(crate) apart: Mutex<BTreeMap<ServerId, Epoch>>,
 }
 
 impl Grid {
@@ -236,6 +241,8 @@ impl Grid {
             applied: watch::channel(0).0,
             clock,
             alone: AtomicBool::new(false),
+            degraded: Mutex::default(),
+            apart: Mutex::default(),
         };
         let token = |scope| {
             let (id, (_, hash)) = minted(scope);
@@ -365,6 +372,14 @@ impl Agreement for Grid {
         }
     }
 
+    fn degraded(&self) -> Option<Timestamp> {
+        *self.degraded.lock().unwrap()
+    }
+
+    fn apart(&self) -> BTreeMap<ServerId, Epoch> {
+        self.apart.lock().unwrap().clone()
+    }
+
     fn standing(&self) -> Standing {
         Standing::default()
     }
@@ -398,6 +413,15 @@ impl Clock for Hands {
 
 /// A key that seals by saying so.
 pub(crate) struct Key;
+
+impl Keyring for Key {
+    fn seal(&self, passphrase: &str) -> Result<Vec<u8>, String> {
+        if passphrase == "nothing here" {
+            return Err("this server does not have them".to_owned());
+        }
+        Ok(passphrase.bytes().rev().collect())
+    }
+}
 
 impl Vault for Key {
     fn seal(&self, name: &SecretName, value: &[u8]) -> Vec<u8> {

@@ -5,17 +5,23 @@ use std::sync::Arc;
 use coppice_schema::units::Span;
 use coppice_state::Agreement;
 use coppice_world::clock::Clock;
+use futures::future::join;
 use futures::stream::StreamExt;
 
-use super::{LeaderReport, round};
+use super::{LeaderReport, round, vigil};
 use crate::{backoff, wake};
 
-/// Runs rounds for ever, on every server: where it does not lead, a round does nothing. Whatever is agreed wakes
+/// Runs rounds for ever, and the watch over servers beside them, on every server: where it does not lead, a round does nothing. Whatever is agreed wakes
 /// it, a deadline, or a slow full pass.
 ///
 /// Dropping it is safe at any point. It never ends by itself: what goes wrong is logged and tried again, later each
 /// time.
 pub async fn run(agreement: Arc<dyn Agreement>, clock: Arc<dyn Clock>) {
+    let watch = vigil::keep(agreement.as_ref(), clock.as_ref());
+    join(rounds(&agreement, &clock), watch).await;
+}
+
+async fn rounds(agreement: &Arc<dyn Agreement>, clock: &Arc<dyn Clock>) {
     let mut streams = wake::Streams::new();
     streams.push(agreement.watch().map(|_| ()).boxed());
     let mut failures = 0;
@@ -44,6 +50,9 @@ fn log(report: &LeaderReport) {
     }
     for what in &report.withdrawn {
         tracing::warn!(what, "order taken back");
+    }
+    for server in &report.restored {
+        tracing::info!(server, "takes part again");
     }
     for violation in &report.violations {
         tracing::error!(violation, "the plan fails its check; nothing of it is done");

@@ -82,10 +82,15 @@ pub(super) async fn prepare(
     sight: &Sight,
     busy: &BTreeSet<Object>,
 ) -> Result<(Vec<Act>, BTreeMap<Stamp, Attempt>), String> {
-    let due = due(memory, round, state, busy);
-    if due.is_empty() {
+    if due(memory, round, state, busy).is_empty() {
         return Ok((Vec::new(), BTreeMap::new()));
     }
+    // Whoever was paused, or heard nothing for a while, holds orders that were taken back since: only what stands now
+    // is begun.
+    let newest = ports.agreement.read().await;
+    let newest = newest.map_err(|e| format!("orders wait: {e}"))?;
+    let state = newest.as_ref();
+    let due = due(memory, round, state, busy);
     let (may, refused) = judge(&due, ports, round, state, sight).await?;
     let mut overlays = make_overlays(&may, ports, round, state).await;
     let acts = may.into_iter().map(|(stamp, order)| {
@@ -164,7 +169,8 @@ fn due<'a>(memory: &Memory, round: &Round, state: &'a State, busy: &BTreeSet<Obj
         .filter(|(_, order)| order.server == round.me)
         .filter(|(_, order)| taken.insert(Object::of(&order.task)))
         .filter(|(stamp, order)| {
-            order.not_before <= round.now && !memory.receipts.contains_key(stamp)
+            let timely = order.not_before <= round.now && round.now < order.deadline;
+            timely && !memory.receipts.contains_key(stamp)
         })
         .map(|(stamp, order)| (*stamp, order))
         .collect()

@@ -317,6 +317,7 @@ fn seen(
             spec,
             guest: guests.said(domain.uuid),
             stale_until_reboot: written.stale_until_reboot,
+            viewers: domain.viewers,
         };
         members.entry(mark.member.clone()).or_default().domain = Some(seen);
     }

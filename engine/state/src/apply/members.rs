@@ -84,7 +84,8 @@ pub(super) fn joined(state: &mut State, joiner: &Joiner) -> Result<Outcome, Refu
         return Err(JoinRefusal::TooOld { grid, joiner }.into());
     }
     let namesake = state.server_named(name).map(|(id, _)| id);
-    if namesake.is_some() && namesake != member.as_ref().map(|(id, ..)| *id) {
+    let parted = namesake.filter(|id| state.servers.get(id).is_some_and(|s| s.parted));
+    if namesake.is_some() && parted.is_none() && namesake != member.as_ref().map(|(id, ..)| *id) {
         return Err(JoinRefusal::NameTaken(name.clone()).into());
     }
     if let Some(known) = state.join_tokens.get_mut(token) {
@@ -107,18 +108,29 @@ pub(super) fn joined(state: &mut State, joiner: &Joiner) -> Result<Outcome, Refu
         labels: Default::default(),
         capacity: Capacity::default(),
         state: ServerState::Joining,
+        since: state.time,
+        before: None,
+        force_at: None,
+        skew: None,
+        spoke: 0,
         look: None,
         confirmed_term: 0,
         feature_level: joiner.feature_level,
         role: joiner.role,
         resting: false,
+        parted: false,
         key: Some(joiner.key),
     };
-    state.servers.insert(ServerId(state.index), server);
+    // What it held is still remembered as its own, and is looked at when it reports.
+    let id = parted.unwrap_or(ServerId(state.index));
+    state.servers.insert(id, server);
     state.record(
         Address::Server(name.clone()),
         Happening::Changed {
-            what: format!("joined as a {}", joiner.role),
+            what: match parted {
+                None => format!("joined as a {}", joiner.role),
+                Some(_) => format!("joined again as a {}, in its former place", joiner.role),
+            },
             author: format!("token {token}"),
         },
     );

@@ -7,11 +7,11 @@ use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, DesktopId, Member, PoolName, ServerId, Slot};
 use coppice_schema::known::{
-    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, Request, Wear,
+    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, Request, ServerState, Wear,
 };
 use coppice_schema::units::{Span, Timestamp};
 
-use super::member;
+use super::{life, member};
 use crate::entry::{Outcome, Refusal, Report};
 use crate::phase::{self, Evidence};
 use crate::state::{Happening, State};
@@ -67,8 +67,33 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
     let known = member(state, report.server)?;
     known.look = Some(Arc::new(look));
     known.confirmed_term = term;
+    adopt(state, report);
+    life::heard_whole(state, report.server);
     settle_phases(state, report.server);
     Ok(Outcome::Done)
+}
+
+/// What was on a server that is proven to be off, and is shown by another: the same disks in another machine, or the same
+/// machine under another number. It is where it is seen.
+fn adopt(state: &mut State, report: &Report) {
+    for (member, seen) in &report.members {
+        let Some(known) = state.desktops.get(&member.desktop) else {
+            continue;
+        };
+        let home = state.servers.get(&known.server);
+        let homeless = home.is_none_or(|home| home.state == ServerState::Removed);
+        let there = seen.as_ref().is_some_and(|seen| seen.overlay.is_some());
+        if !homeless || !there || known.spec.member != *member || known.server == report.server {
+            continue;
+        }
+        if let Some(known) = state.desktop_mut(&member.desktop) {
+            known.server = report.server;
+        }
+        let generation = super::generation(state);
+        state
+            .generations
+            .insert(Address::Desktop(member.desktop.clone()), generation);
+    }
 }
 
 fn merge<K: Ord + Clone, V: Clone>(into: &mut BTreeMap<K, V>, changes: &BTreeMap<K, Option<V>>) {
@@ -91,6 +116,9 @@ pub(super) fn confirm(
     match &known.look {
         Some(look) if look.boot == boot && look.sequence == sequence => {
             known.confirmed_term = known.confirmed_term.max(term);
+            if life::heard_whole(state, server) {
+                settle_phases(state, server);
+            }
             Ok(Outcome::Done)
         }
         Some(look) => Err(Refusal::OutOfOrder {
@@ -194,7 +222,12 @@ fn evidence<'a>(
     desktop: &KnownDesktop,
     order: Option<&'a Order>,
 ) -> Option<Evidence<'a>> {
-    let look = state.servers.get(&desktop.server)?.look.as_deref()?;
+    let server = state.servers.get(&desktop.server)?;
+    // What it saw last before it was lost says nothing of what is there now.
+    let look = server
+        .look
+        .as_deref()
+        .filter(|_| server.state != ServerState::Lost)?;
     if look.hypervisor != Health::Well {
         return None;
     }
@@ -334,8 +367,11 @@ fn worn(before: Wear, phase: &Phase, time: Timestamp) -> Wear {
         ready,
         occupied: false,
         left: before.left.or(before.occupied.then_some(time)),
+        ..before
     };
     match phase {
+        // Who only looks at its screen has not signed in.
+        Phase::InUse { users: 0, .. } => empty(first),
         Phase::InUse { .. } => Wear {
             ready: first,
             occupied: true,

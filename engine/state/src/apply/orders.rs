@@ -6,7 +6,7 @@ use std::sync::Arc;
 use coppice_plans::plan::{Base, Memory};
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, ServerName, Stamp};
 use coppice_schema::known::{
-    BrokenReason, DesktopSpec, KnownDesktop, Order, Phase, Request, Task, Wear,
+    BrokenReason, DesktopSpec, KnownDesktop, Order, Phase, Request, ServerState, Task, Wear,
 };
 
 use super::commit::compare;
@@ -17,6 +17,16 @@ use crate::state::{Happening, State};
 
 /// Repairs of one domain that are remembered: as many as make it contended.
 const REPAIRS_KEPT: usize = 3;
+
+/// What was decided in an earlier term may be agreed on in a later one: whoever led may lead again, or have handed it on.
+/// By then another may have decided otherwise, of servers that were not seen in this term yet.
+pub(super) fn current(state: &State, decided: u64) -> Result<(), Refusal> {
+    let now = state.term;
+    if decided == 0 || decided == now {
+        return Ok(());
+    }
+    Err(Refusal::Deposed { decided, now })
+}
 
 pub(super) fn planned(
     state: &mut State,
@@ -56,6 +66,7 @@ pub(super) fn planned(
         for (_, run) in runs.filter(|(_, run)| run.finished.is_none()) {
             run.finished = Some(time);
         }
+        super::life::settled(state);
     }
     Ok(Outcome::Done)
 }
@@ -66,8 +77,12 @@ fn about(order: &Order) -> Option<DesktopId> {
 
 /// An order that contradicts what is remembered is a fault of the planner; it must not harm a slot.
 fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
-    if !state.servers.contains_key(&order.server) {
-        return Err(Refusal::Absent(format!("server {}", order.server)));
+    let server = state.servers.get(&order.server);
+    let server = server.ok_or_else(|| Refusal::Absent(format!("server {}", order.server)))?;
+    // It was lost since the plan was made: what it is told now would wait for it, and hold a slot.
+    if matches!(server.state, ServerState::Lost | ServerState::Removed) {
+        let name = &server.name;
+        return Err(Refusal::Absent(format!("server {name} that takes part")));
     }
     let Some(member) = order.task.member() else {
         return Ok(());
@@ -243,6 +258,7 @@ pub(super) fn receipt(
         .filter(|order| order.server == server)
         .ok_or_else(absent)?;
     let task = order.task.clone();
+    super::life::spoke(state, server);
     let what = task.describe();
     let address = task.member().map_or_else(
         || server_address(&name),

@@ -1,10 +1,9 @@
 //! What people decide beside configurations.
 
-use coppice_schema::ids::{Address, SecretName, ServerId};
-use coppice_schema::known::{Request, ServerState};
+use coppice_schema::ids::{Address, SecretName};
+use coppice_schema::known::Request;
 use coppice_schema::units::Timestamp;
 
-use super::member;
 use crate::entry::{Outcome, Refusal};
 use crate::secret::Secret;
 use crate::state::{Happening, State};
@@ -24,23 +23,6 @@ pub(super) fn changed(
         },
     );
     Ok(Outcome::Done)
-}
-
-pub(super) fn server_set(
-    state: &mut State,
-    server: ServerId,
-    part: ServerState,
-    author: &str,
-) -> Result<Outcome, Refusal> {
-    let known = member(state, server)?;
-    known.state = part;
-    let address = Address::Server(known.name.clone());
-    changed(
-        state,
-        address,
-        format!("is {part:?} now").to_lowercase(),
-        author,
-    )
 }
 
 pub(super) fn token_created(

@@ -72,6 +72,7 @@ fn go_on(state: &mut State, recovery: &Recovery) -> ServerId {
     };
     if let Some(server) = state.servers.get_mut(&id) {
         server.raft_id = new.raft_id;
+        server.parted = false;
         server.api.clone_from(&new.api);
         // In this life it has confirmed nothing.
         server.confirmed_term = 0;
@@ -97,6 +98,7 @@ fn go_on(state: &mut State, recovery: &Recovery) -> ServerId {
 fn part_with(state: &mut State, id: ServerId, part: ServerState) {
     if let Some(server) = state.servers.get_mut(&id) {
         server.state = part;
+        server.parted = true;
         if part == ServerState::Removed {
             // What it showed last takes no slot any more.
             server.look = None;

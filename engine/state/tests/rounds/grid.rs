@@ -216,6 +216,7 @@ impl Grid {
         let count = orders.len();
         let (findings, settled) = (plan.remembered(), plan.is_settled());
         let outcome = self.propose(Entry::Planned {
+            term: 0,
             base: plan.base,
             orders,
             findings,
@@ -261,6 +262,7 @@ impl Grid {
             memory: step.memory,
         };
         let outcome = self.propose(Entry::Planned {
+            term: 0,
             base: Default::default(),
             orders: vec![order],
             findings: BTreeSet::new(),
@@ -364,6 +366,7 @@ fn domain(spec: &DesktopSpec, stamp: Stamp, power: PowerState) -> SeenDomain {
         spec: spec.clone(),
         guest,
         stale_until_reboot: false,
+        viewers: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! This machine's clock.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use coppice_schema::units::{Span, Timestamp};
 use futures::future::{BoxFuture, FutureExt};
@@ -20,6 +21,12 @@ impl Clock for SystemClock {
         Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
+    fn passed(&self) -> Span {
+        static BEGIN: OnceLock<Instant> = OnceLock::new();
+        let begin = BEGIN.get_or_init(Instant::now);
+        Span(u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
     fn sleep(&self, span: Span) -> BoxFuture<'static, ()> {
         // Longer than the timer takes is for ever, in practice: 30 years.
         let length = Duration::from_millis(span.0.min(1_000_000_000_000));
@@ -34,6 +41,13 @@ mod tests {
     #[test]
     fn it_tells_the_time_of_this_century() {
         assert!(SystemClock.now() > Timestamp(1_700_000_000_000));
+    }
+
+    #[tokio::test]
+    async fn the_time_that_passed_is_what_was_waited() {
+        let before = SystemClock.passed();
+        SystemClock.sleep(Span(20)).await;
+        assert!(SystemClock.passed().0 >= before.0 + 20);
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ use super::link::Link;
 use super::process;
 use super::read::{Description, read};
 use super::threads::locked;
+use super::viewers::Clients;
 use crate::hypervisor::{Domain, HypervisorError, Written};
 
 /// What is remembered between looks, by domain.
@@ -65,8 +66,9 @@ impl Looker<'_> {
             .list_all_domains(0)
             .map_err(|error| self.link.away(error.message().to_owned()))?;
         let mut domains = Vec::with_capacity(all.len());
+        let clients = Clients::now();
         for domain in all {
-            match self.look(&domain) {
+            match self.look(&domain, &clients) {
                 Ok(seen) => domains.push(seen),
                 // It went between the two calls.
                 Err(error) if error.code().known() == Some(ErrorNumber::NoDomain) => {}
@@ -78,34 +80,39 @@ impl Looker<'_> {
         Ok(domains)
     }
 
-    fn look(&self, domain: &VirtDomain) -> Result<Domain, Error> {
+    fn look(&self, domain: &VirtDomain, clients: &Clients) -> Result<Domain, Error> {
         let (name, uuid) = (domain.name()?, domain.uuid()?);
         let power = self.power(domain, &name, uuid)?;
         // Of a domain that only runs, this is the form that it runs with.
         let persistent = describe(&domain.xml_desc(VIR_DOMAIN_XML_INACTIVE)?, &name);
         let ours = persistent.filter(|description| description.mark.is_some());
-        let written = match &ours {
-            None => None,
-            Some(description) => Some(Written {
-                hostname: description.hostname.clone(),
-                hardware: description.hardware.clone(),
-                disk: description.disk.clone(),
-                stale_until_reboot: match power {
-                    PowerState::Running { .. } | PowerState::Paused(_) => {
-                        let live = describe(&domain.xml_desc(0)?, &name);
-                        // A domain that ended meanwhile shows its persistent form, and is not stale.
-                        live.is_some_and(|live| differs(&live, description))
-                    }
-                    PowerState::Off | PowerState::Crashed => false,
-                },
-            }),
+        let live = match power {
+            PowerState::Running { .. } | PowerState::Paused(_) if ours.is_some() => {
+                describe(&domain.xml_desc(0)?, &name)
+            }
+            PowerState::Running { .. }
+            | PowerState::Paused(_)
+            | PowerState::Off
+            | PowerState::Crashed => None,
         };
+        let written = ours.as_ref().map(|description| Written {
+            hostname: description.hostname.clone(),
+            hardware: description.hardware.clone(),
+            disk: description.disk.clone(),
+            // A domain that ended meanwhile shows its persistent form, and is not stale.
+            stale_until_reboot: live.as_ref().is_some_and(|live| differs(live, description)),
+        });
+        let viewers = live.filter(|_| self.local).and_then(|live| {
+            let sockets = live.sockets.iter().map(|(_, path)| path.as_path());
+            clients.of(sockets)
+        });
         Ok(Domain {
             name,
             uuid,
             mark: ours.and_then(|description| description.mark),
             power,
             written,
+            viewers,
         })
     }
 

@@ -102,6 +102,10 @@ impl Clock for SimClock {
         self.shown(&dial, dial.now)
     }
 
+    fn passed(&self) -> Span {
+        Span(self.dial().now.0)
+    }
+
     fn sleep(&self, span: Span) -> BoxFuture<'static, ()> {
         let mut dial = self.dial();
         let key = (dial.now.after(span), dial.next_sleeper);

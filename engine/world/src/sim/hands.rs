@@ -57,6 +57,23 @@ impl SimServer {
         });
     }
 
+    /// So many clients have its display open from now on, if it runs.
+    pub fn open_screen(&self, uuid: Uuid, viewers: u32) {
+        self.meddle(|machine| {
+            if let Some(domain) = machine.domains.get_mut(&uuid)
+                && domain.runs()
+            {
+                domain.viewers = viewers;
+            }
+        });
+    }
+
+    /// The machine loses its power. Its disk stays as it is.
+    pub fn black_out(&self) {
+        let now = self.clock.now();
+        self.meddle(|machine| machine.black_out(now));
+    }
+
     /// Ends a domain and forgets it.
     pub fn undefine_by_hand(&self, uuid: Uuid) {
         self.end_by_hand(uuid, PowerState::Off);
@@ -104,6 +121,7 @@ impl SimServer {
                 running_with: None,
                 answers_at: None,
                 users: 0,
+                viewers: 0,
             };
             machine.domains.insert(uuid, domain);
             machine.note(now, Hand::Other, Deed::Defined { uuid, mark });

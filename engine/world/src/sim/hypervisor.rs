@@ -285,6 +285,7 @@ fn define(
         running_with: old.and_then(|d| d.running_with.clone()),
         answers_at: old.and_then(|d| d.answers_at),
         users: old.map_or(0, |d| d.users),
+        viewers: old.map_or(0, |d| d.viewers),
     };
     if old != Some(&domain) {
         machine.domains.insert(uuid, domain);
@@ -311,6 +312,7 @@ fn listed(domain: &SimDomain) -> Domain {
         mark: domain.mark.clone(),
         power: domain.power.clone(),
         written: written.filter(|_| domain.mark.is_some()),
+        viewers: domain.runs().then_some(domain.viewers),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct SimDomain {
     pub answers_at: Option<Timestamp>,
     /// How many people are signed in.
     pub users: u32,
+    /// How many clients have its display open.
+    pub viewers: u32,
 }
 
 /// An overlay on a simulated server.
@@ -282,6 +284,20 @@ impl Machine {
         Ok(())
     }
 
+    /// The power goes: every domain ends, and what was under way comes to nothing.
+    pub(super) fn black_out(&mut self, at: Timestamp) {
+        self.late.clear();
+        self.busy.clear();
+        self.called.clear();
+        self.ways.clear();
+        let running = self.domains.values().filter(|domain| domain.runs());
+        let running: Vec<Uuid> = running.map(|domain| domain.uuid).collect();
+        for uuid in running {
+            self.switch_off(uuid, PowerState::Off, at, Hand::Other);
+        }
+        self.wake();
+    }
+
     /// A time of a start that no other has.
     fn fresh_start(&mut self, at: Timestamp) -> Timestamp {
         self.last_start = at.max(self.last_start.after(Span(1)));
@@ -317,6 +333,7 @@ impl Machine {
         domain.running_with = None;
         domain.answers_at = None;
         domain.users = 0;
+        domain.viewers = 0;
         let mark = domain.mark.clone();
         if ran {
             self.note(at, by, Deed::Ended { uuid, mark });

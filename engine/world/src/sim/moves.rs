@@ -291,6 +291,7 @@ fn make_room(machine: &mut Machine, definition: Definition) -> Result<u64, Hyper
         running_with: None,
         answers_at: None,
         users: 0,
+        viewers: 0,
     };
     machine.domains.insert(uuid, domain);
     machine.ways.insert(uuid, Way::Coming(offer));

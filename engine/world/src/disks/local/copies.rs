@@ -149,11 +149,15 @@ impl LocalDisks {
 
 impl Serves for LocalDisks {
     fn serve(&self, from: ServerId, stream: ByteStream) -> BoxFuture<'static, ()> {
+        let cancel = CancelOnDrop::default();
+        let asked = cancel.0.clone();
         let serve = self.work("give an image", move |this| {
-            let served = block_on(transfer::serve(&this.store, stream, &this.means));
+            let served = block_on(transfer::serve(&this.store, stream, &this.means, &asked));
             served.map_err(|e| failed(format!("give server {from} an image"), &e))
         });
         async move {
+            // When nobody serves it any more, it ends.
+            let _cancel = cancel;
             // Whoever asked sees the stream end, and asks another or again.
             if let Err(error) = serve.await {
                 tracing::debug!(%error, "images");

@@ -1,0 +1,14 @@
+//! Real servers of one grid, each a process with a port of its own, on a simulated hypervisor: they join, agree, stop,
+//! are killed and are removed.
+
+#![cfg(test)] // all of it, which clippy only believes when told
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "grid/alone.rs"]
+mod alone;
+#[path = "grid/joining.rs"]
+mod joining;
+#[path = "grid/leaving.rs"]
+mod leaving;
+#[path = "grid/site.rs"]
+mod site;

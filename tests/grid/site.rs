@@ -1,0 +1,296 @@
+//! Servers as processes, and commands that ask them.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything is waited for: only a failing test takes as long.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A directory, and loopback addresses that no other test has.
+pub(crate) struct Site {
+    dir: TempDir,
+    number: u32,
+}
+
+/// What a command gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// A server. It ends with this value.
+pub(crate) struct Server {
+    name: String,
+    child: Child,
+}
+
+fn program() -> PathBuf {
+    let given = std::env::var_os("COPPICE_TEST_BINARY").map(PathBuf::from);
+    let program = given.unwrap_or_else(|| {
+        // target/debug/deps/grid-1234
+        let this = std::env::current_exe().unwrap();
+        this.parent().unwrap().parent().unwrap().join("coppice")
+    });
+    let what = program.display();
+    assert!(
+        program.exists(),
+        "there is no {what}: build it first (cargo build -p coppice), or name another with COPPICE_TEST_BINARY"
+    );
+    program
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        static SITES: AtomicU32 = AtomicU32::new(0);
+        let dir = tempfile::Builder::new().prefix("grid-").tempdir().unwrap();
+        // A process has an address range of its own, and each site in it.
+        let number = std::process::id() * 8 + SITES.fetch_add(1, Ordering::SeqCst);
+        Self { dir, number }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where server `n` answers.
+    pub(crate) fn address(&self, n: u32) -> String {
+        let [_, _, b, a] = (self.number % 60_000).to_be_bytes();
+        format!("127.{}.{a}.{n}:7443", b % 200 + 10)
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("HOME", self.dir.path())
+            .env("COPPICE_CA_FILE", self.path("1/ca.pem"))
+            .env("COPPICE_TOKEN_FILE", self.path("1/admin.token"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Asks server `n`.
+    pub(crate) fn ask(&self, n: u32, arguments: &[&str]) -> Ran {
+        let mut command = self.command(arguments);
+        command.env("COPPICE_SERVER", format!("https://{}", self.address(n)));
+        ran(command)
+    }
+
+    /// A grid whose first server is `host-1`, running.
+    pub(crate) fn found(&self) -> Server {
+        let listen = self.address(1);
+        let init = [
+            "init", "--data", "1", "--name", "host-1", "--listen", &listen,
+        ];
+        let init = [&init[..], &["--hypervisor", "sim://"]].concat();
+        ran(self.command(&init)).code(0);
+        self.serve(1)
+    }
+
+    /// Runs a command that needs no server.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        ran(self.command(arguments))
+    }
+
+    pub(crate) fn token(&self, role: &str) -> String {
+        self.token_of(1, role)
+    }
+
+    /// A token of the grid that server `n` is of.
+    pub(crate) fn token_of(&self, n: u32, role: &str) -> String {
+        let made = self.ask(n, &["token", "create", "--role", role]);
+        made.code(0).out.trim().to_owned()
+    }
+
+    /// `host-N` joins through server `through`.
+    pub(crate) fn join(&self, n: u32, through: u32) -> Ran {
+        self.join_as(
+            n,
+            through,
+            &self.token("server"),
+            &["--hypervisor", "sim://"],
+        )
+    }
+
+    pub(crate) fn join_as(&self, n: u32, through: u32, token: &str, more: &[&str]) -> Ran {
+        let (to, listen) = (self.address(through), self.address(n));
+        let (data, name) = (n.to_string(), format!("host-{n}"));
+        let mut arguments = vec!["join", &to, token, "--data", &data, "--name", &name];
+        arguments.extend(["--listen", &listen]);
+        arguments.extend(more);
+        ran(self.command(&arguments))
+    }
+
+    /// Starts server `n`, and waits until it is ready.
+    pub(crate) fn serve(&self, n: u32) -> Server {
+        let server = self.start(n);
+        let config = format!("{n}/coppice.toml");
+        assert!(self.path(&config).exists());
+        server
+    }
+
+    fn start(&self, n: u32) -> Server {
+        let mut command = self.command(&["serve", "--config", &format!("{n}/coppice.toml")]);
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path(&format!("{n}.log")))
+            .unwrap();
+        let mut child = command.stderr(log).spawn().unwrap();
+        let mut line = String::new();
+        let out = child.stdout.take().unwrap();
+        BufReader::new(out).read_line(&mut line).unwrap();
+        let name = format!("host-{n}");
+        let server = Server { name, child };
+        assert!(line.starts_with("ready: "), "{line}{}", self.log(n));
+        server
+    }
+
+    pub(crate) fn log(&self, n: u32) -> String {
+        std::fs::read_to_string(self.path(&format!("{n}.log"))).unwrap_or_default()
+    }
+
+    /// The servers as server `n` lists them.
+    pub(crate) fn servers(&self, n: u32) -> Vec<Value> {
+        let listed = self.ask(n, &["server", "list", "--json"]);
+        let list = serde_json::from_str(&listed.out).unwrap_or_default();
+        if let Value::Array(servers) = list {
+            return servers;
+        }
+        Vec::new()
+    }
+
+    /// Waits until the servers, by the last digit of their names, are in these parts by what server `n` says: first who
+    /// leads or votes, then who learns.
+    #[track_caller]
+    pub(crate) fn until_vote(&self, n: u32, voters: &[u32], learners: &[u32]) {
+        let sorted = |servers: &[Value], parts: &[&str]| {
+            let mine = servers.iter().filter(|server| {
+                let part = server["log"]["part"].as_str().unwrap_or_default();
+                parts.contains(&part)
+            });
+            let numbers = mine.filter_map(|server| {
+                let name = server["name"].as_str()?;
+                name.strip_prefix("host-")?.parse::<u32>().ok()
+            });
+            let mut numbers: Vec<u32> = numbers.collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        self.until(&format!("{voters:?} vote and {learners:?} learn"), || {
+            let servers = self.servers(n);
+            let vote = sorted(&servers, &["leader", "voter"]);
+            let learn = sorted(&servers, &["learner"]);
+            (vote == voters && learn == learners)
+                .then_some(())
+                .ok_or_else(|| format!("{vote:?} vote and {learn:?} learn"))
+        });
+    }
+
+    /// Who leads, by what server `n` says.
+    pub(crate) fn leader(&self, n: u32) -> u32 {
+        self.until("somebody leads", || {
+            let servers = self.servers(n);
+            let leads = servers.iter().find(|s| s["log"]["part"] == "leader");
+            let name = leads.and_then(|s| s["name"].as_str());
+            let number = name.and_then(|name| name.strip_prefix("host-")?.parse().ok());
+            number.ok_or_else(|| format!("{servers:?}"))
+        })
+    }
+
+    /// Waits until `look` finds something.
+    #[track_caller]
+    pub(crate) fn until<T>(&self, what: &str, look: impl Fn() -> Result<T, String>) -> T {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            match look() {
+                Ok(found) => return found,
+                Err(now) => assert!(
+                    Instant::now() < patience,
+                    "not {what}: {now}\n{}",
+                    (1..10)
+                        .map(|n| self.log(n))
+                        .collect::<Vec<_>>()
+                        .join("--\n")
+                ),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub(crate) fn is_there(&self, path: impl AsRef<Path>) -> bool {
+        self.dir.path().join(path).exists()
+    }
+}
+
+fn ran(mut command: Command) -> Ran {
+    let output = command.output().unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    pub(crate) fn code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn says(self, text: &str) -> Self {
+        let said = self.out.contains(text) || self.err.contains(text);
+        assert!(said, "no {text:?} in\n{}\n{}", self.out, self.err);
+        self
+    }
+}
+
+impl Server {
+    /// Ends at once, with whatever it was doing.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to end, and returns its exit code.
+    pub(crate) fn stop(mut self) -> i32 {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// Waits until it ends by itself, and returns its exit code.
+    pub(crate) fn ends(mut self) -> i32 {
+        let patience = Instant::now() + PATIENCE;
+        while Instant::now() < patience {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap_or(-1);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{} does not end", self.name);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
