@@ -10,7 +10,7 @@ use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::plan::{Action, Kind, Plan};
+use crate::plan::{Action, FindingKind, Kind, Plan};
 
 /// Servers that would be lost, and what would come of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -165,17 +165,13 @@ fn replaced(name: &PoolName, pool: &mut LostOfPool, plan: &Plan) {
             }
         }
     }
-    let short = plan
-        .findings
-        .iter()
-        .filter_map(|finding| match &finding.kind {
-            crate::plan::FindingKind::NoRoom { desktops, lacking }
-                if finding.object == Address::Pool(name.clone()) =>
-            {
-                Some((*desktops, lacking))
-            }
-            _ => None,
-        });
+    let mine = Address::Pool(name.clone());
+    let short = plan.findings.iter().filter_map(|finding| {
+        let FindingKind::NoRoom { desktops, lacking } = &finding.kind else {
+            return None;
+        };
+        (finding.object == mine).then_some((*desktops, lacking))
+    });
     // Without a free slot there is no action that could wait.
     let grown: u32 = pool.regrown.values().sum();
     for (desktops, lacking) in short {

@@ -91,11 +91,6 @@ impl<'a> Ledger<'a> {
         &self.hosts
     }
 
-    pub(crate) fn host(&self, server: ServerId) -> Option<&Host<'a>> {
-        let place = self.hosts.binary_search_by_key(&server, |host| host.id);
-        self.hosts.get(place.ok()?)
-    }
-
     fn host_mut(&mut self, server: ServerId) -> Option<&mut Host<'a>> {
         let place = self.hosts.binary_search_by_key(&server, |host| host.id);
         self.hosts.get_mut(place.ok()?)

@@ -109,9 +109,7 @@ fn what_is_known_and_not_carried_out_is_what_later_issues_bring() {
     later.sort();
     let expected = [
         "directory",
-        "grid.address",
         "grid.certificate",
-        "grid.tolerate_server_loss",
         "image.update",
         "location",
         "policy.channels",

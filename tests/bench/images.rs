@@ -161,7 +161,14 @@ impl Grid {
         let all = self.runtime.block_on(async {
             let gets = join_all(gets);
             match dies {
-                Some(_) => futures::future::join(gets, kill).await.0,
+                // Who has it all before it was half way is not killed any more, and whoever reads the words knows.
+                Some(_) => match select(Box::pin(gets), Box::pin(kill)).await {
+                    futures::future::Either::Left((all, _)) => {
+                        say("row 7: it was all there before one could be killed");
+                        all
+                    }
+                    futures::future::Either::Right(((), gets)) => gets.await,
+                },
                 None => gets.await,
             }
         });

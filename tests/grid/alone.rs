@@ -58,7 +58,10 @@ fn one_of_two_goes_on_alone_and_the_other_joins_again() {
     site.join(2, 1).code(0);
     let second = site.serve(2);
     site.until_vote(1, &[1, 2], &[]);
-    let grid = status(&site, 1)["grid"]["id"].as_str().unwrap().to_owned();
+    let grid = status(&site, 1)["grid"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     site.ask(1, &["token", "create", "kept", "--scope", "viewer"])
         .code(0);
     second.kill();
@@ -118,7 +121,10 @@ fn two_that_both_went_on_alone_stay_apart_until_a_person_says_who_gives_way() {
     site.join(2, 1).code(0);
     let second = site.serve(2);
     site.until_vote(1, &[1, 2], &[]);
-    let grid = status(&site, 1)["grid"]["id"].as_str().unwrap().to_owned();
+    let grid = status(&site, 1)["grid"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     first.kill();
     second.kill();
     for n in [1, 2] {
@@ -164,7 +170,10 @@ fn of_three_the_one_that_is_left_is_told_that_it_may_lack_something() {
         others.push(site.serve(n));
     }
     site.until_vote(1, &[1, 2, 3], &[]);
-    let grid = status(&site, 1)["grid"]["id"].as_str().unwrap().to_owned();
+    let grid = status(&site, 1)["grid"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     others.into_iter().for_each(|server| server.kill());
     first.kill();
     let position = |n: u32| {

@@ -5,6 +5,7 @@ grid "school" {
   tolerate_server_loss = 1
   lost_after           = "10s"
   image_bandwidth      = "100MiB"
+  image_window         = window.nights
   address              = "10.0.0.9"
   keep_revisions       = 20
   certificate {

@@ -53,10 +53,6 @@ impl<'n> Batch<'n> {
         None
     }
 
-    pub(crate) fn need(&self) -> &Need<'n> {
-        &self.need
-    }
-
     /// What each server lacks, by its name; of those that lack nothing, nothing.
     pub(crate) fn lacking(&self, ledger: &Ledger<'_>) -> BTreeSet<(String, Lack)> {
         let hosts = ledger.hosts.iter();

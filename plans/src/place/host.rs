@@ -229,7 +229,7 @@ impl<'a> Host<'a> {
                 kept: self.rule.keep_free_disk,
             });
         }
-        (takes.memory > room.memory).then(|| Lack::Memory {
+        (takes.memory > room.memory).then_some(Lack::Memory {
             left: Size(room.memory),
             needed: Size(takes.memory),
             kept: self.rule.keep_free_memory,

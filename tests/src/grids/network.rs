@@ -44,7 +44,13 @@ async fn answered(
             let handed = Handed { vote, meta, state };
             replica.answer(Question::Snapshot(handed)).await
         }
-        question => replica.answer(question).await,
+        question @ (Question::Read
+        | Question::Append(_)
+        | Question::Vote(_)
+        | Question::PreVote(_)
+        | Question::Lead(_)
+        | Question::Standing
+        | Question::Propose(_)) => replica.answer(question).await,
     }
 }
 

@@ -4,21 +4,17 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::RangeBounds;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use coppice_grid::machine::{Snapshot, Snapshots};
 use coppice_grid::memory::MemoryLog;
 use coppice_grid::types::{LogEntry, LogId};
 use coppice_state::State;
 use coppice_world::clock::Clock;
-use futures::future::{BoxFuture, FutureExt};
-use openraft::async_runtime::AsyncRuntime;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::alias::VoteOf;
 use openraft::{EntryPayload, OptionalSend, RaftLogReader};
 
 use super::Simulated;
-use super::lives::{Lives, WallClock};
+use super::lives::WallClock;
 
 /// A bug.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,15 +33,13 @@ pub enum Plant {
     WipedDisk,
     /// A leader that restarts goes on leading without an election.
     LeaderRestore,
-    /// A snapshot that took long to write replaces a newer one.
-    OlderSnapshot,
     /// A proposal that was not answered is sent again.
     Resent,
 }
 
 impl Plant {
     /// Every bug.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::LyingDisk,
         Self::VoteForgotten,
         Self::ReadUnasked,
@@ -53,7 +47,6 @@ impl Plant {
         Self::OwnTime,
         Self::WipedDisk,
         Self::LeaderRestore,
-        Self::OlderSnapshot,
         Self::Resent,
     ];
 }
@@ -67,55 +60,6 @@ pub fn snapshot_on_its_way(plant: Option<Plant>, state: Arc<State>) -> Arc<State
     let mut state = state.as_ref().clone();
     state.secrets.pop_last();
     Arc::new(state)
-}
-
-/// Where a server keeps snapshots.
-#[must_use]
-pub fn snapshots(
-    plant: Option<Plant>,
-    real: Arc<dyn Snapshots>,
-    newest: &Newest,
-) -> Arc<dyn Snapshots> {
-    if plant == Some(Plant::OlderSnapshot) {
-        return Arc::new(LastWritten(real, newest.clone()));
-    }
-    real
-}
-
-/// The snapshot that was written last, whatever it covers.
-#[derive(Clone, Default)]
-pub struct Newest(Arc<Mutex<Option<Snapshot>>>);
-
-impl Newest {
-    /// What a start finds: with the bug, what was written last.
-    #[must_use]
-    pub fn or(&self, real: Option<Snapshot>) -> Option<Snapshot> {
-        let written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        written.clone().or(real)
-    }
-}
-
-struct LastWritten(Arc<dyn Snapshots>, Newest);
-
-impl Snapshots for LastWritten {
-    fn save(&self, snapshot: Snapshot) -> BoxFuture<'static, io::Result<()>> {
-        let newest = self.1.clone();
-        let saved = self.0.save(snapshot.clone());
-        async move {
-            saved.await?;
-            // Some take so long that others are written meanwhile.
-            let index = snapshot.state.index;
-            Lives::sleep(Duration::from_millis(if index % 4 == 0 {
-                4_000
-            } else {
-                0
-            }))
-            .await;
-            *newest.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
-            Ok(())
-        }
-        .boxed()
-    }
 }
 
 /// A server's log, for one life.

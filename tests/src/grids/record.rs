@@ -240,15 +240,16 @@ pub fn author(payload: &Payload) -> Option<&str> {
     let Payload::Normal(proposal) = payload else {
         return None;
     };
-    match &proposal.0.entry {
-        Entry::SecretSet { author, .. }
-        | Entry::SecretRemoved { author, .. }
-        | Entry::TokenCreated { author, .. }
-        | Entry::TokenRevoked { author, .. }
-        | Entry::Paused { author, .. }
-        | Entry::Resumed { author, .. } => Some(author),
-        _ => None,
+    if let Entry::SecretSet { author, .. }
+    | Entry::SecretRemoved { author, .. }
+    | Entry::TokenCreated { author, .. }
+    | Entry::TokenRevoked { author, .. }
+    | Entry::Paused { author, .. }
+    | Entry::Resumed { author, .. } = &proposal.0.entry
+    {
+        return Some(author);
     }
+    None
 }
 
 /// Where each signed entry stands.

@@ -205,7 +205,7 @@ impl Grid {
             let pause = self.draw(|chance| chance.between(500, 6_000));
             SimRuntime::sleep(Duration::from_millis(pause)).await;
             match self.draw(|chance| chance.below(10)) {
-                0..2 => self.edit().await,
+                0..=2 => self.edit().await,
                 3 | 4 if self.churns => self.come().await,
                 5 | 6 if self.churns => self.go().await,
                 7 => self.stop_as_planned().await,

@@ -21,7 +21,7 @@ use super::forward::Access;
 use super::lives::{self, Life, WallClock};
 use super::network::Wire;
 use super::panics;
-use super::plants::{self, Newest, Plant, PlantedLog};
+use super::plants::{Plant, PlantedLog};
 use super::record::{Record, Watcher};
 use super::rounds::{self, Host};
 use super::trace::Trace;
@@ -34,7 +34,6 @@ const SYNC: Duration = Duration::from_millis(4);
 /// A server: what outlives its lives, and the present one.
 pub(super) struct Station {
     disk: MemoryDisk<Simulated>,
-    newest: Newest,
     present: Option<(Life, Access)>,
     pub(super) host: Option<Host>,
     /// It broke, and never starts again.
@@ -196,20 +195,15 @@ impl Grid {
 
     async fn open(self: &Arc<Self>, life: Life) -> Result<Replica<Simulated>, String> {
         let server = life.server;
-        let (disk, newest) = {
-            let stations = lock(&self.stations);
-            let station = stations.get(&server).ok_or("there is no such server")?;
-            (station.disk.clone(), station.newest.clone())
-        };
-        let latest = newest.or(disk.snapshot());
+        let disk = self.disk(server).ok_or("there is no such server")?;
+        let latest = disk.snapshot();
         let index = latest.as_ref().map_or(0, |s| s.state.index);
         self.record.begins(life, index);
-        let store = plants::snapshots(self.plant, Arc::new(disk.snapshots()), &newest);
         let watcher = Watcher {
             grid: Arc::clone(self),
             life,
         };
-        let machine = Machine::new(store, latest).observed(Arc::new(watcher));
+        let machine = Machine::new(Arc::new(disk.snapshots()), latest).observed(Arc::new(watcher));
         let log = PlantedLog::new(disk.log(), self.plant, server);
         let link = Arc::new(Wire {
             grid: Arc::clone(self),
@@ -325,7 +319,6 @@ impl Station {
     fn with(disk: MemoryDisk<Simulated>) -> Self {
         Self {
             disk,
-            newest: Newest::default(),
             present: None,
             host: None,
             gone: false,

@@ -82,9 +82,10 @@ fn whole(it: &Explanation, now: Timestamp, colours: Colours) -> String {
 
 /// Every server as a place for it: what would be taken of each with it there, or what keeps it from there.
 fn weighed(placement: &Placement, about: &Address, colours: Colours) -> String {
-    let what = match about {
-        Address::Desktop(_) => "where it would go if it were grown anew now",
-        _ => "where its next desktop would go",
+    let what = if matches!(about, Address::Desktop(_)) {
+        "where it would go if it were grown anew now"
+    } else {
+        "where its next desktop would go"
     };
     let mut out = format!(
         "{what} ({} cpus, {} of memory, up to {} of disk):\n",

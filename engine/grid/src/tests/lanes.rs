@@ -120,10 +120,11 @@ async fn ask(wire: &Wire<Real>, question: Question<Real>, within: u64) -> Result
         address: String::new(),
     };
     let within = Duration::from_millis(within);
-    match wire.ask(&to, Lane::Calls, &question, within).await? {
-        Answer::Read(number) => Ok(number),
-        other => panic!("{other:?}"),
-    }
+    let answer = wire.ask(&to, Lane::Calls, &question, within).await?;
+    let Answer::Read(number) = answer else {
+        panic!("{answer:?}");
+    };
+    Ok(number)
 }
 
 fn proposal() -> Question<Real> {

@@ -127,6 +127,46 @@ async fn a_state_of_a_newer_feature_level_is_never_moved_on() {
     );
 }
 
+/// A snapshot is begun, a newer one is installed meanwhile, and the first one is finished. What the machine has, and what
+/// `kept` then finds where snapshots are kept, is the newer one.
+async fn overtaken(store: Arc<dyn crate::machine::Snapshots>, kept: impl Fn() -> Option<Snapshot>) {
+    let entry = |index| LogEntry {
+        log_id: openraft::testing::log_id::<Real>(1, 1, index),
+        payload: openraft::EntryPayload::Blank,
+    };
+    let mut machine = Machine::<Real>::new(store, None);
+    let all = (0..4).map(|index| Ok((entry(index), None)));
+    machine.apply(stream::iter(all)).await.unwrap();
+    let mut slow = machine.get_snapshot_builder().await;
+    let meta = crate::types::SnapshotMeta {
+        last_log_id: Some(entry(9).log_id),
+        ..Default::default()
+    };
+    let state = Arc::new(State {
+        index: 9,
+        ..State::default()
+    });
+    machine.install_snapshot(&meta, state).await.unwrap();
+    slow.build_snapshot().await.unwrap();
+    let current = machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta.last_log_id, meta.last_log_id);
+    assert_eq!(kept().unwrap().meta.last_log_id, meta.last_log_id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_took_long_never_replaces_a_newer_one() {
+    let disk = MemoryDisk::<Real>::new(1, std::time::Duration::ZERO);
+    overtaken(Arc::new(disk.snapshots()), || disk.snapshot()).await;
+
+    let place = tempfile::tempdir().unwrap();
+    let claimed = Arc::new(Directory::claim(place.path()).unwrap());
+    let (files, _) = SnapshotFiles::open(&claimed, None).unwrap();
+    overtaken(Arc::new(files), || {
+        SnapshotFiles::open(&claimed, None).unwrap().1
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_needs_only_the_snapshot_and_what_follows() {
     let dir = tempfile::tempdir().unwrap();

@@ -14,7 +14,7 @@ use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Entry, Envelope, Outcome, State, apply};
 
 pub(crate) const GRID: GridId = GridId([7; 16]);
-pub(crate) const TERM: u64 = 1;
+pub(crate) const TERM: u64 = 2;
 
 pub(crate) struct Grid {
     pub(crate) state: State,

@@ -149,7 +149,9 @@ impl SimServer {
         let mut control = open(uuid, road, &Hello::Offer).await?;
         match hear(uuid, &mut control).await? {
             Word::Ready => {}
-            word => return Err(declined(uuid, word)),
+            word @ (Word::Sent(_) | Word::Here | Word::NotHere { .. }) => {
+                return Err(declined(uuid, word));
+            }
         }
         let mut disk = open(uuid, road, &Hello::Disk(DISK)).await?;
         for _ in 0..DISK {
@@ -383,7 +385,7 @@ async fn hear<T: serde::de::DeserializeOwned>(
 async fn here(uuid: Uuid, stream: &mut ByteStream) -> Result<(), MoveError> {
     match hear(uuid, stream).await? {
         Word::Here => Ok(()),
-        word => Err(declined(uuid, word)),
+        word @ (Word::Ready | Word::Sent(_) | Word::NotHere { .. }) => Err(declined(uuid, word)),
     }
 }
 

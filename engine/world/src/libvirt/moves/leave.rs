@@ -80,7 +80,9 @@ impl Libvirt {
             .map_err(lost)?;
         match wire::hear(&mut control).await.map_err(lost)? {
             Word::Ready => {}
-            word => return Err(declined(uuid, word)),
+            word @ (Word::Sent | Word::Here | Word::NotHere { .. }) => {
+                return Err(declined(uuid, word));
+            }
         }
         let disk_way = Entrance::open(self.socket(uuid, Socket::Disk)?).map_err(lost)?;
         let memory_way = Entrance::open(self.socket(uuid, Socket::Memory)?).map_err(lost)?;
@@ -91,7 +93,9 @@ impl Libvirt {
             wire::say(&mut control, &Word::Sent).await.map_err(lost)?;
             match wire::hear(&mut control).await.map_err(lost)? {
                 Word::Here => Ok(()),
-                word => Err(declined(uuid, word)),
+                word @ (Word::Ready | Word::Sent | Word::NotHere { .. }) => {
+                    Err(declined(uuid, word))
+                }
             }
         };
         tokio::select! {
@@ -107,7 +111,7 @@ impl Libvirt {
         wire::say(&mut control, &Hello::Ask).await.map_err(lost)?;
         match wire::hear(&mut control).await.map_err(lost)? {
             Word::Here => Ok(()),
-            word => Err(declined(uuid, word)),
+            word @ (Word::Ready | Word::Sent | Word::NotHere { .. }) => Err(declined(uuid, word)),
         }
     }
 

@@ -100,17 +100,18 @@ impl Far {
 
     /// What the guest's shell says to a command.
     pub(super) async fn run(&self, uuid: Uuid, command: &str) -> Result<String, String> {
-        match self.tell(Tell::Run(uuid, command.to_owned())).await? {
-            Told::Said(said) => said,
-            _ => Err("an answer to something else".to_owned()),
-        }
+        let told = self.tell(Tell::Run(uuid, command.to_owned())).await?;
+        let Told::Said(said) = told else {
+            return Err("an answer to something else".to_owned());
+        };
+        said
     }
 
     async fn done(&self, tell: Tell) -> Result<(), String> {
-        match self.tell(tell).await? {
-            Told::Done(done) => done,
-            _ => Err("an answer to something else".to_owned()),
-        }
+        let Told::Done(done) = self.tell(tell).await? else {
+            return Err("an answer to something else".to_owned());
+        };
+        done
     }
 }
 
