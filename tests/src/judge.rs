@@ -365,7 +365,13 @@ fn nothing_in_place_of_personal(orders: &[NewOrder], logged: &Logged) -> Verdict
     for (name, pool) in pools.filter(|(_, pool)| pool.desktops > 0) {
         let new = orders.iter().filter(|order| match &order.memory {
             Memory::Grown { spec, personal } => *personal && spec.member.desktop.pool == *name,
-            Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving => false,
+            Memory::Unchanged
+            | Memory::Rewritten { .. }
+            | Memory::Leaving
+            | Memory::Moving { .. }
+            | Memory::Copying
+            | Memory::Switched
+            | Memory::Returning => false,
         });
         let new = new.count();
         let kept = state.desktops.iter().filter(|(id, desktop)| {
