@@ -2,7 +2,6 @@
 //! are killed and are removed.
 
 #![cfg(test)] // all of it, which clippy only believes when told
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "grid/alone.rs"]
 mod alone;

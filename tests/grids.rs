@@ -5,6 +5,8 @@
 //! one. The complete run tries one half as here, and one with openraft's debug assertions off: the two find different
 //! things.
 
+#![cfg(test)] // all of it, which clippy only believes when told
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -8,10 +8,10 @@
 //! worst loss of each kind of desktop at once and with the largest desktop in place of every other: where that is enough, it
 //! is so wherever each is put. It takes one look at each server, also for five hundred of which two may be lost. Where it is
 //! not enough, the losses are played through as rounds would make up for each, those of alike servers once, and at most
-//! [`PLAYED`] of them: one that leaves a desktop without a place is named.
+//! `PLAYED` of them: one that leaves a desktop without a place is named.
 //!
 //! **It says no wrongly** only where (a) a cleverer packing than the rounds' would have room, which the grid would not
-//! find either; or (b) there are more unlike losses than [`PLAYED`], such as of two of more than 63 servers that all differ, the
+//! find either; or (b) there are more unlike losses than `PLAYED`, such as of two of more than 63 servers that all differ, the
 //! first look is not enough, and each loss by itself would be carried.
 
 mod model;

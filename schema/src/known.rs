@@ -106,6 +106,9 @@ pub struct KnownServer {
     /// Whether that look is whole and of this term, and the server not lost since. If not, what it does not show may
     /// still exist.
     pub current: bool,
+    /// The grid began another life without it: it comes back by joining again only.
+    #[serde(default)]
+    pub parted: bool,
 }
 
 /// What a server can carry, as it says itself.

@@ -161,6 +161,39 @@ fn two_that_both_went_on_alone_stay_apart_until_a_person_says_who_gives_way() {
 }
 
 #[test]
+fn a_server_whose_log_is_damaged_steps_aside_and_joins_again_in_its_place() {
+    let site = Site::new();
+    let first = site.found();
+    for n in [2, 3] {
+        site.join(n, 1).code(0);
+    }
+    let (second, third) = (site.serve(2), site.serve(3));
+    site.until_vote(1, &[1, 2, 3], &[]);
+    // The name is in what cannot be read any more.
+    let grid = status(&site, 1)["grid"]["id"].as_str().unwrap().to_owned();
+    let numbers = |n: u32| -> Vec<Value> {
+        let servers = site.servers(n);
+        servers.iter().map(|s| s["id"].clone()).collect()
+    };
+    let before = numbers(1);
+    assert_eq!(third.stop(), 0);
+    std::fs::remove_dir_all(site.path("3/grid/log")).unwrap();
+    let refused = site.run(&["serve", "--config", "3/coppice.toml"]);
+    refused
+        .code(1)
+        .says("lost its tail")
+        .says("coppice server rejoin ADDRESS TOKEN");
+
+    rejoin(&site, 3, 2, &grid).code(0).says("as server host-3");
+    let third = site.serve(3);
+    site.until_vote(3, &[1, 2, 3], &[]);
+    assert_eq!(numbers(3), before, "it is the member that it was");
+    site.ask(3, &["token", "create", "on", "--scope", "viewer"])
+        .code(0);
+    drop((first, second, third));
+}
+
+#[test]
 fn of_three_the_one_that_is_left_is_told_that_it_may_lack_something() {
     let site = Site::new();
     let first = site.found();

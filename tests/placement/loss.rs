@@ -25,12 +25,12 @@ fn said(fleet: &mut Fleet, desired: &mut Desired, tolerate: u8) -> Option<(Optio
             .any(|gate| gate.kind == GateKind::ServerLoss),
         "a round is never stopped"
     );
-    plan.findings
-        .into_iter()
-        .find_map(|finding| match finding.kind {
-            FindingKind::LossNotCarried { carries, short, .. } => Some((carries, short)),
-            _ => None,
-        })
+    plan.findings.into_iter().find_map(|finding| {
+        let FindingKind::LossNotCarried { carries, short, .. } = finding.kind else {
+            return None;
+        };
+        Some((carries, short))
+    })
 }
 
 /// Whether every desktop that is wanted finds a place when those are lost.
@@ -132,9 +132,11 @@ proptest! {
         }
         let plan = fleet.plan(&edited);
         let refused = plan.gates.iter().any(|gate| gate.kind == GateKind::ServerLoss);
-        let broken = plan.findings.iter().find_map(|finding| match &finding.kind {
-            FindingKind::LossNotCarried { carries, short, .. } => Some((*carries, short.clone())),
-            _ => None,
+        let broken = plan.findings.iter().find_map(|finding| {
+            let FindingKind::LossNotCarried { carries, short, .. } = &finding.kind else {
+                return None;
+            };
+            Some((*carries, short.clone()))
         });
         let after = rank(&broken);
         prop_assert_eq!(refused, after <= tolerate && after < before, "{} -> {}", before, after);

@@ -175,6 +175,7 @@ impl Fleet {
             hypervisor: Health::Well,
         };
         let server = KnownServer {
+            parted: false,
             name: name(&format!("s{number:03}")),
             labels: BTreeSet::new(),
             capacity,

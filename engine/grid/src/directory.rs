@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use coppice_schema::ids::{GridId, ServerId};
+use coppice_schema::ids::{Epoch, GridId, ServerId};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,9 @@ pub struct Format {
     /// What it was told when it joined; absent where the grid was founded here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub introduction: Option<Introduction>,
+    /// The newest life of the grid that this server began, or was told of: none before it counts any more.
+    #[serde(default)]
+    pub epoch: Epoch,
 }
 
 fn unknown() -> ServerId {
@@ -103,8 +106,9 @@ pub enum DirectoryError {
     InUse(PathBuf),
     /// An earlier run's disk failed.
     #[error("the disk under {} failed before ({why}): what was written then may be readable now and gone later. \
-             Replace the disk and let this server join again under a new id; to accept the loss of what it \
-             acknowledged last, delete {}", .dir.display(), .file.display())]
+             Replace the disk, and if other servers hold the grid, let this one join them again (coppice server rejoin \
+             ADDRESS TOKEN); if it was the only one, coppice restore FILE; or, to accept the loss of what it acknowledged \
+             last, delete {}", .dir.display(), .file.display())]
     Suspect {
         /// The directory.
         dir: PathBuf,
@@ -171,13 +175,18 @@ impl Directory {
 
     /// Says whose the directory is from now on: the grid is founded.
     pub(crate) fn complete(&self, format: &Format) -> Result<(), DirectoryError> {
+        self.rewrite(format)?;
+        let founding = self.path.join(FOUNDING);
+        fs::remove_file(&founding).map_err(|e| failed("remove", &founding, e))
+    }
+
+    /// Says something else of a directory that is a grid's.
+    pub(crate) fn rewrite(&self, format: &Format) -> Result<(), DirectoryError> {
         let file = self.path.join(FORMAT);
         let mut bytes = Vec::new();
         ciborium::into_writer(format, &mut bytes)
             .map_err(|e| failed("encode", &file, io::Error::other(e.to_string())))?;
-        replace(&file, &bytes).map_err(|e| failed("write", &file, e))?;
-        let founding = self.path.join(FOUNDING);
-        fs::remove_file(&founding).map_err(|e| failed("remove", &founding, e))
+        replace(&file, &bytes).map_err(|e| failed("write", &file, e))
     }
 
     /// Locks the directory of a grid. With `expected`, of that grid only.

@@ -127,6 +127,7 @@ impl Grid {
             raft_id: founding.server.raft_id,
             server: ServerId(0),
             introduction: None,
+            epoch: founding.epoch,
         };
         let mut grid = Self::start(&directory, clock, format.clone()).await?;
         grid.replica.initialize(founding.server.api.clone()).await?;
@@ -158,6 +159,7 @@ impl Grid {
             grid: introduction.grid,
             raft_id: introduction.raft_id,
             server: introduction.server,
+            epoch: introduction.epoch,
             introduction: Some(introduction),
         };
         blocking(move || {
@@ -235,13 +237,16 @@ impl Grid {
         })
         .await?;
         let machine = Machine::new(Arc::new(files), latest);
-        let me = format.introduction.clone().unwrap_or_else(|| Introduction {
+        let mut me = format.introduction.clone().unwrap_or_else(|| Introduction {
             grid: format.grid,
             epoch: Epoch::default(),
             server: format.server,
             raft_id: format.raft_id,
             members: BTreeMap::new(),
         });
+        if format.epoch.number > me.epoch.number {
+            me.epoch = format.epoch;
+        }
         let roster = Roster::new(me, machine.published());
         let wire = Wire::new(roster.clone());
         let link: Arc<dyn Link<Real>> = Arc::new(wire.clone());

@@ -1,6 +1,6 @@
 //! Keeps those who vote as they should be: on every server, and at work on the one that leads.
 //!
-//! What is to be done, [`voters`](crate::voters) says; here it is done, one change at a time, each compared with who took
+//! What is to be done, [`crate::voters`] says; here it is done, one change at a time, each compared with who took
 //! part when it was decided. Nothing is remembered that a new leader would miss: it looks for itself, and its
 //! observations begin anew.
 

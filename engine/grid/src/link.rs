@@ -63,6 +63,8 @@ pub enum Lane {
 /// What one replica asks another.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(bound = "", rename_all = "snake_case")]
+// Hidden, since rustdoc 1.95 gives up on which of its auto traits follow from those of `C`.
+#[doc(hidden)]
 pub enum Question<C: GridTypes> {
     /// Here are entries, or none as a sign of life.
     Append(AppendEntriesRequest<C>),

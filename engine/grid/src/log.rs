@@ -35,8 +35,8 @@ use crate::types::{GridTypes, LogEntry, LogId};
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The database does not open.
-    #[error("the log {} cannot be opened: {why}. If it is damaged, put this server's data back from a backup, or \
-             let the server join again under a new id", .path.display())]
+    #[error("the log {} cannot be opened: {why}. If it is damaged and other servers hold the grid, \
+             let this one join them again: coppice server rejoin ADDRESS TOKEN. If it was the only one: coppice restore FILE", .path.display())]
     Unopened {
         /// The log.
         path: PathBuf,
@@ -44,9 +44,9 @@ pub enum LogError {
         why: String,
     },
     /// It ends before the point up to which it was durable.
-    #[error("the log {} lost its tail: it ends at {found}, but entries up to {expected} were acknowledged. Put this \
-             server's data back from a backup, or let the server join again under a new id; to accept the loss, \
-             delete {}", .path.display(), .mark.display())]
+    #[error("the log {} lost its tail: it ends at {found}, but entries up to {expected} were acknowledged. If \
+             other servers hold the grid, let this one join them again: coppice server rejoin ADDRESS TOKEN. If it was the \
+             only one: coppice restore FILE; or, to accept the loss, delete {}", .path.display(), .mark.display())]
     TailLost {
         /// The log.
         path: PathBuf,
@@ -58,8 +58,9 @@ pub enum LogError {
         expected: String,
     },
     /// An entry is missing between others.
-    #[error("the log {} has a hole: entry {expected} is missing, the next is {found}. Put this server's data back \
-             from a backup, or let the server join again under a new id", .path.display())]
+    #[error("the log {} has a hole: entry {expected} is missing, the next is {found}. If other servers hold the \
+             grid, let this one join them again: coppice server rejoin ADDRESS TOKEN. If it was the only one: coppice \
+             restore FILE", .path.display())]
     Hole {
         /// The log.
         path: PathBuf,
@@ -69,8 +70,9 @@ pub enum LogError {
         found: u64,
     },
     /// Something in it does not decode.
-    #[error("the log {} cannot be read at {what}: {why}. Either it is damaged or a newer version wrote it: start that \
-             version, or put this server's data back from a backup", .path.display())]
+    #[error("the log {} cannot be read at {what}: {why}. Either a newer version wrote it: start that one. Or it \
+             is damaged: if other servers hold the grid, coppice server rejoin ADDRESS TOKEN; if it was the only one, \
+             coppice restore FILE", .path.display())]
     Unreadable {
         /// The log.
         path: PathBuf,

@@ -102,13 +102,19 @@ impl Grid {
         clock: Arc<dyn Clock>,
         recovery: Recovery,
     ) -> Result<Arc<State>, GridError> {
+        let epoch = recovery.epoch;
         let opened = open(dir).await?;
         let written = write(&opened, clock.now(), recovery).await;
         close(&opened.log).await?;
         let Opened {
-            directory, format, ..
+            directory,
+            mut format,
+            ..
         } = opened;
         written?;
+        format.epoch = epoch;
+        let (told, kept) = (Arc::clone(&directory), format.clone());
+        blocking(move || Ok(told.rewrite(&kept)?)).await?;
         // By itself it elects itself, and agrees on the rest.
         let grid = Self::start(&directory, clock, format).await?;
         drop(directory);
@@ -153,6 +159,7 @@ impl Grid {
             raft_id,
             server: ServerId(0),
             introduction: None,
+            epoch: recovery.epoch,
         };
         let started = Self::start(&directory, clock, format.clone()).await?;
         let outcome = started.propose(Entry::Recovered(Box::new(recovery))).await;

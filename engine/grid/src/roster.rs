@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use coppice_schema::ids::{Epoch, ServerId};
 use coppice_schema::known::ServerState;
 use coppice_state::State;
+use coppice_state::join::joined_at;
 use coppice_state::state::Server;
 use futures::future::{Either, select};
 use openraft::async_runtime::WatchSender;
@@ -121,6 +122,9 @@ impl<C: GridTypes> Roster<C> {
     pub(crate) fn verdict(&self, server: ServerId) -> Verdict {
         let state = self.0.published.state();
         let given = self.0.me.members.get(&server);
+        if let Some(given) = given.filter(|_| is_behind(&self.0.me, &state)) {
+            return Verdict::Member(given.clone());
+        }
         if let Some(known) = state.servers.get(&server) {
             member(known).map_or(Verdict::Gone, Verdict::Member)
         } else if server.0 <= state.index {
@@ -196,6 +200,10 @@ impl<C: GridTypes> Shared<C> {
 impl List {
     /// Whether it is what would be made of these.
     fn is(&self, me: &Introduction, state: &State) -> bool {
+        if is_behind(me, state) {
+            // Then they come in no order; it does not take long.
+            return *self == list(me, state);
+        }
         let listed = self.members.iter();
         let listed = listed.map(|(id, member)| (*id, member.raft_id, member.address.as_str()));
         self.epoch == epoch(me, state)
@@ -205,7 +213,7 @@ impl List {
 }
 
 fn epoch(me: &Introduction, state: &State) -> Epoch {
-    if state.grid.is_some() {
+    if state.grid.is_some() && !is_behind(me, state) {
         state.epoch
     } else {
         me.epoch
@@ -218,9 +226,12 @@ fn members<'a>(
     state: &'a State,
 ) -> impl Iterator<Item = (ServerId, u64, &'a str)> {
     let known = state.servers.iter();
-    let known = known.filter(|(_, server)| server.state != ServerState::Removed);
+    let behind = is_behind(me, state);
+    let told = move |id: &ServerId| behind && me.members.contains_key(id);
+    let known = known.filter(move |(id, server)| server.state != ServerState::Removed && !told(id));
     let known = known.map(|(id, server)| (*id, server.raft_id, server.api.as_str()));
-    let given = me.members.iter().filter(|(id, _)| id.0 > state.index);
+    let given = me.members.iter();
+    let given = given.filter(move |(id, _)| behind || id.0 > state.index);
     known.chain(given.map(|(id, given)| (*id, given.raft_id, given.address.as_str())))
 }
 
@@ -234,6 +245,12 @@ fn list(me: &Introduction, state: &State) -> List {
         feature_level: state.feature_level,
         members: members(me, state).map(member).collect(),
     }
+}
+
+/// Whether a state is from before this server joined: it is still on its way through the log. Who is who, and which life
+/// of the grid it is, is then as it was told: a server that joined again has its former place and another number.
+fn is_behind(me: &Introduction, state: &State) -> bool {
+    state.index < joined_at(me.raft_id) || state.epoch.number < me.epoch.number
 }
 
 /// `None` for one that was removed: it is remembered, and is no member.

@@ -33,8 +33,9 @@ const KEPT: usize = 2;
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The log begins after the newest sound snapshot.
-    #[error("no sound snapshot in {} reaches to entry {needed}, where the log begins ({found}). Put this server's data \
-             back from a backup, or let the server join again under a new id", .dir.display())]
+    #[error("no sound snapshot in {} reaches to entry {needed}, where the log begins ({found}). If other servers \
+             hold the grid, let this one join them again: coppice server rejoin ADDRESS TOKEN. If it was the only one: \
+             coppice restore FILE", .dir.display())]
     Unconnected {
         /// Where snapshots are.
         dir: PathBuf,

@@ -172,6 +172,7 @@ pub(crate) async fn join(
         role: request.role,
         api: request.api,
         feature_level: request.feature_level,
+        again: request.again,
     };
     match portal
         .app

@@ -64,6 +64,9 @@ pub struct Joiner {
     pub api: String,
     /// Newest feature level that it can apply.
     pub feature_level: u32,
+    /// It says that it is the member of that name, come back without its log: whoever had the place is out.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// Why a machine does not become a member. Every text is for the person who tried.
@@ -114,7 +117,14 @@ pub enum JoinRefusal {
 /// before and never is again: indices only grow within an epoch, and epochs have numbers of their own.
 #[must_use]
 pub fn raft_id(epoch: Epoch, index: u64) -> u64 {
-    /// An index takes decades to grow out of it at ten thousand entries a second.
-    const INDEX_BITS: u32 = 44;
-    (epoch.number << INDEX_BITS) | (index & ((1 << INDEX_BITS) - 1))
+    (epoch.number << INDEX_BITS) | joined_at(index)
 }
+
+/// The index of the entry by which the member with that number in raft joined.
+#[must_use]
+pub fn joined_at(raft_id: u64) -> u64 {
+    raft_id & ((1 << INDEX_BITS) - 1)
+}
+
+/// An index takes decades to grow out of it at ten thousand entries a second.
+const INDEX_BITS: u32 = 44;

@@ -118,5 +118,6 @@ fn known_server(server: &Server, term: u64) -> KnownServer {
         skew: server.skew,
         look: server.look.as_deref().cloned(),
         current: well && server.confirmed_term == term && server.state != ServerState::Lost,
+        parted: server.parted,
     }
 }

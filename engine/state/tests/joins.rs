@@ -12,6 +12,7 @@ use coppice_schema::Digest;
 use coppice_schema::ids::Epoch;
 use coppice_schema::known::ServerState;
 use coppice_schema::units::Span;
+use coppice_state::entry::{NewServer, Origin, Recovery};
 use coppice_state::join::{JoinRefusal, JoinToken, Joiner, Role, raft_id};
 use coppice_state::state::FEATURE_LEVEL;
 use coppice_state::token::TokenId;
@@ -43,6 +44,7 @@ fn joiner(token: &str, key: u8, name: &str) -> Joiner {
         role: Role::Server,
         api: format!("{name}:7443"),
         feature_level: FEATURE_LEVEL,
+        again: false,
     }
 }
 
@@ -251,4 +253,51 @@ proptest! {
         let id = |(number, index)| raft_id(Epoch { number, recovery: 0 }, index);
         prop_assert_eq!(id(one) == id(other), one == other);
     }
+}
+
+#[test]
+fn a_place_is_taken_again_by_whoever_says_so_or_when_the_grid_went_on_without_it() {
+    let mut grid = Grid::founded();
+    make(&mut grid, "t", Role::Server);
+    join(&mut grid, joiner("t", 1, "s2"));
+    let (place, before) = {
+        let (id, server) = grid.state.server_named(&"s2".parse().unwrap()).unwrap();
+        (id, server.raft_id)
+    };
+    make(&mut grid, "u", Role::Server);
+    let again = Joiner {
+        again: true,
+        ..joiner("u", 2, "s2")
+    };
+    assert_eq!(join(&mut grid, again), Outcome::Done);
+    let (id, server) = grid.state.server_named(&"s2".parse().unwrap()).unwrap();
+    assert_eq!((id, server.state), (place, ServerState::Joining));
+    assert_ne!(
+        server.raft_id, before,
+        "a number in raft is never used twice"
+    );
+    assert!(server.look.is_none());
+
+    // Another life, without it: then its name is enough.
+    let recovery = Recovery {
+        epoch: grid.state.epoch.next(7),
+        from: Origin::Log,
+        server: NewServer {
+            name: "s1".parse().unwrap(),
+            raft_id: 1,
+            api: "s1:7443".to_owned(),
+        },
+        off: BTreeSet::new(),
+        author: "ada".to_owned(),
+    };
+    grid.propose(Entry::Recovered(Box::new(recovery)));
+    make(&mut grid, "v", Role::Server);
+    assert_eq!(join(&mut grid, joiner("v", 3, "s2")), Outcome::Done);
+    let (id, server) = grid.state.server_named(&"s2".parse().unwrap()).unwrap();
+    assert_eq!(id, place);
+    assert_eq!(server.raft_id, raft_id(grid.state.epoch, grid.state.index));
+    // And only once.
+    make(&mut grid, "w", Role::Server);
+    let namesake = join(&mut grid, joiner("w", 4, "s2"));
+    assert!(matches!(refused(namesake), JoinRefusal::NameTaken(_)));
 }

@@ -138,3 +138,15 @@ fn without_the_keys_a_secret_is_a_name() {
     propose(&mut state, secret());
     assert_eq!(state.known(1).secrets[&"ad".parse().unwrap()], 2);
 }
+
+#[test]
+fn what_was_on_a_server_that_is_off_for_good_is_where_it_is_seen() {
+    // Covered as a whole by tests/scenarios/recovered-off.scenario: here, that a server proven to be off is no member.
+    let mut state = founded();
+    let first = ServerId(state.index);
+    let mut elsewhere = recovery(&state, Origin::Backup { keys: true }, "s2", 5);
+    elsewhere.off.insert(first);
+    recover(&mut state, elsewhere);
+    assert_eq!(state.servers[&first].state, ServerState::Removed);
+    assert!(state.servers[&first].parted && state.servers[&first].look.is_none());
+}

@@ -56,8 +56,13 @@ fn lost(id: ServerId, server: &KnownServer, draft: &mut Draft<'_>) {
         object: Address::Server(server.name.clone()),
         kind,
         severity: Severity::Error,
-        remedy: "start it again: it takes part by itself, and what it holds is found again"
-            .to_owned(),
+        remedy: if server.parted {
+            "the grid went on without it: on it, with `coppice serve` stopped, coppice server rejoin ADDRESS TOKEN; what \
+             it holds is left alone until then"
+        } else {
+            "start it again: it takes part by itself, and what it holds is found again"
+        }
+        .to_owned(),
     });
     for (id, _) in personal() {
         draft.finding(Finding {

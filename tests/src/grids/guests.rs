@@ -59,6 +59,7 @@ impl Grid {
             role: Role::Server,
             api: format!("{name}:7443"),
             feature_level: FEATURE_LEVEL,
+            again: false,
         }));
         self.insist(made).await;
         self.insist(joined).await;

@@ -211,7 +211,9 @@ impl Storm {
 /// What a pool lacks, in words.
 pub(crate) fn lacking(state: &State) -> Option<String> {
     let mut servers = state.servers.values();
-    if let Some(server) = servers.find(|server| server.state != ServerState::Ready) {
+    // One that was removed is remembered, and is nobody's any more.
+    let well = |state| matches!(state, ServerState::Ready | ServerState::Removed);
+    if let Some(server) = servers.find(|server| !well(server.state)) {
         return Some(format!("{} is {:?}", server.name, server.state));
     }
     if let Some(order) = state.orders.values().next() {

@@ -106,16 +106,27 @@ struct Joined {
 }
 
 pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
-    run_beside(args, &[], settings, screen).await
+    enter(args, None, settings, screen).await
 }
 
-/// The same in a directory that holds what is in `kept` beside.
-pub(crate) async fn run_beside(
+/// As the member of that name, come back without its log, in a directory that holds what is in `kept` beside.
+pub(crate) async fn run_again(
     args: Args,
     kept: &[PathBuf],
     settings: &Settings,
     screen: &Screen,
 ) -> Ended {
+    enter(args, Some(kept), settings, screen).await
+}
+
+async fn enter(
+    args: Args,
+    former: Option<&[PathBuf]>,
+    settings: &Settings,
+    screen: &Screen,
+) -> Ended {
+    let again = former.is_some();
+    let kept = former.unwrap_or_default();
     let token = read_token(&args)?;
     let data = absolute(&args.data)?;
     let layout = Layout::new(&data);
@@ -148,6 +159,7 @@ pub(crate) async fn run_beside(
         feature_level: FEATURE_LEVEL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         time: times::now(),
+        again,
     };
     let answer: Result<JoinResponse, ClientError> = introduced.client.post("/join", &request).await;
     let answer = answer.map_err(|e| not_joined(e, &args.address))?;

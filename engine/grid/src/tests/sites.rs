@@ -161,6 +161,7 @@ impl Sites {
             role: Role::Server,
             api: listener.local_addr().unwrap().to_string(),
             feature_level: FEATURE_LEVEL,
+            again: false,
         };
         let joined = by.grid.propose(Entry::ServerJoined(Box::new(joiner))).await;
         assert_eq!(joined, Ok(Outcome::Done));

@@ -119,8 +119,8 @@ pub enum Rejection {
         theirs: GridId,
     },
     /// The same grid, in another life: one of them was restored, or recovered alone, without the other.
-    #[error("it knows another life of this grid (epoch {}, recovery {:x}; here it is epoch {}, recovery {:x}): it \
-             has to join again under a new id", .theirs.number, .theirs.recovery, .ours.number, .ours.recovery)]
+    #[error("it knows another life of this grid (epoch {}, recovery {:x}; here it is epoch {}, recovery {:x}): the \
+             one that gives way joins again: coppice server rejoin ADDRESS TOKEN", .theirs.number, .theirs.recovery, .ours.number, .ours.recovery)]
     OtherEpoch {
         /// The one that rejects.
         ours: Epoch,

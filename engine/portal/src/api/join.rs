@@ -118,6 +118,9 @@ pub struct JoinRequest {
     /// The time there.
     #[schema(value_type = u64)]
     pub time: Timestamp,
+    /// It is the member of that name, come back without its log: it takes that one's place.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// The answer to [`JoinRequest`]: all that makes the machine a member.

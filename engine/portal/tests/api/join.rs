@@ -38,6 +38,7 @@ fn asked(world: &World, token: &JoinSecret, name: &str, key: &str) -> JoinReques
         feature_level: FEATURE_LEVEL,
         version: "1.2.3".to_owned(),
         time: world.clock.now(),
+        again: false,
     }
 }
 

@@ -99,7 +99,6 @@ pub(super) fn lost(
     silent: Span,
     read: u64,
 ) -> Result<Outcome, Refusal> {
-    let time = state.time;
     let known = member(state, server)?;
     let name = known.name.clone();
     match known.state {
@@ -117,8 +116,19 @@ pub(super) fn lost(
     if known.spoke > read {
         return Err(Refusal::Heard(name));
     }
-    known.before.get_or_insert(known.state);
-    come_to(known, ServerState::Lost, time);
+    let with_it = away(state, server);
+    let what = format!("was lost with {with_it} desktops: it was not heard for {silent}");
+    state.record(Address::Server(name), Happening::Server { what });
+    Ok(Outcome::Done)
+}
+
+/// A server is not there: what it holds is neither touched nor counted on. Returns how many desktops are there.
+pub(super) fn away(state: &mut State, server: ServerId) -> u32 {
+    let time = state.time;
+    if let Some(known) = state.servers.get_mut(&server) {
+        known.before.get_or_insert(known.state);
+        come_to(known, ServerState::Lost, time);
+    }
     // What it was told and has not done is not to be done when it comes back: the plan decides anew then.
     if state.orders.values().any(|order| order.server == server) {
         Arc::make_mut(&mut state.orders).retain(|_, order| order.server != server);
@@ -132,9 +142,7 @@ pub(super) fn lost(
             desktop.wear.replaced = !desktop.personal;
         }
     }
-    let what = format!("was lost with {with_it} desktops: it was not heard for {silent}");
-    state.record(Address::Server(name), Happening::Server { what });
-    Ok(Outcome::Done)
+    with_it
 }
 
 fn held(

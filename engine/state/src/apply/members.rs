@@ -84,7 +84,8 @@ pub(super) fn joined(state: &mut State, joiner: &Joiner) -> Result<Outcome, Refu
         return Err(JoinRefusal::TooOld { grid, joiner }.into());
     }
     let namesake = state.server_named(name).map(|(id, _)| id);
-    let parted = namesake.filter(|id| state.servers.get(id).is_some_and(|s| s.parted));
+    let may_take = |id: &ServerId| joiner.again || state.servers.get(id).is_some_and(|s| s.parted);
+    let parted = namesake.filter(may_take);
     if namesake.is_some() && parted.is_none() && namesake != member.as_ref().map(|(id, ..)| *id) {
         return Err(JoinRefusal::NameTaken(name.clone()).into());
     }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use coppice_schema::ids::{Address, DesktopId, ServerId};
-use coppice_schema::known::{Capacity, Phase, ServerState};
+use coppice_schema::known::{Capacity, ServerState};
 
-use super::observation::{forget, set_phase};
+use super::observation::forget;
 use crate::entry::{Origin, Outcome, Recovery, Refusal};
 use crate::state::{Happening, State};
 
@@ -65,7 +65,7 @@ pub(super) fn recovered(state: &mut State, recovery: &Recovery) -> Result<Outcom
 
 /// The server that is left, as a member.
 fn go_on(state: &mut State, recovery: &Recovery) -> ServerId {
-    let new = &recovery.server;
+    let (new, time) = (&recovery.server, state.time);
     let Some((id, _)) = state.server_named(&new.name) else {
         super::add_server(state, new);
         return ServerId(state.index);
@@ -73,6 +73,8 @@ fn go_on(state: &mut State, recovery: &Recovery) -> ServerId {
     if let Some(server) = state.servers.get_mut(&id) {
         server.raft_id = new.raft_id;
         server.parted = false;
+        server.before = None;
+        server.since = time;
         server.api.clone_from(&new.api);
         // In this life it has confirmed nothing.
         server.confirmed_term = 0;
@@ -94,26 +96,27 @@ fn go_on(state: &mut State, recovery: &Recovery) -> ServerId {
     id
 }
 
-/// A server that is not there any more.
+/// A server that is not there any more: lost, or off for good, and then with what is nobody's own.
 fn part_with(state: &mut State, id: ServerId, part: ServerState) {
+    super::life::away(state, id);
     if let Some(server) = state.servers.get_mut(&id) {
-        server.state = part;
         server.parted = true;
         if part == ServerState::Removed {
+            server.state = part;
+            server.before = None;
             // What it showed last takes no slot any more.
             server.look = None;
         }
     }
-    let orders = Arc::make_mut(&mut state.orders);
-    orders.retain(|_, order| order.server != id);
-    let since = state.time;
+    if part != ServerState::Removed {
+        return;
+    }
     let held = state.desktops.iter().filter(|(_, d)| d.server == id);
-    let held: Vec<(DesktopId, bool)> = held.map(|(id, d)| (id.clone(), d.personal)).collect();
-    for (desktop, personal) in held {
-        if part == ServerState::Removed && !personal {
-            forget(state, &desktop);
-        } else {
-            set_phase(state, &desktop, Phase::Unknown { since });
-        }
+    let free: Vec<DesktopId> = held
+        .filter(|(_, desktop)| !desktop.personal)
+        .map(|(id, _)| id.clone())
+        .collect();
+    for desktop in free {
+        forget(state, &desktop);
     }
 }

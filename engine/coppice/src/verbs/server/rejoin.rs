@@ -77,7 +77,7 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     let kept = beside(&layout).map_err(|e| {
         Failure::new(format!("cannot read {}", layout.data().display())).because(&e)
     })?;
-    let joined = join::run_beside(joining, &kept, settings, screen).await;
+    let joined = join::run_again(joining, &kept, settings, screen).await;
     if let Err(failure) = joined {
         take_back(&layout, &former).map_err(|e| {
             Failure::new(format!(
