@@ -1,6 +1,6 @@
 //! A used desktop leaves a server that is being emptied, and whoever takes part is killed at each of its calls.
 
-use coppice_tests::moving::{Who, killed_at};
+use coppice_tests::moving::{Who, killed_at, killed_while_it_waits};
 use coppice_world::sim::Moment;
 
 /// More calls than any of them makes until the desktop is where it goes; each asks until it was not killed any more.
@@ -29,4 +29,12 @@ fn whoever_is_killed_wherever_it_runs_on_one_server_and_gets_to_the_other() {
         }
     }
     assert!(seen_between > 0, "nobody ever saw it move");
+}
+
+#[test]
+fn what_waits_at_the_other_server_and_dies_is_not_missed() {
+    // Before the decision the sender's is as good, and moves again.
+    assert_eq!(killed_while_it_waits(false), Ok(false));
+    // After it the disk is there, and it starts as after a power cut.
+    assert_eq!(killed_while_it_waits(true), Ok(true));
 }

@@ -315,9 +315,9 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::CopyImage { .. } => continue,
         };
         let here = state.desktops.get(&member.desktop);
-        let Some(Phase::InUse { since, .. }) =
-            here.filter(|d| d.spec.member == *member && d.server == order.server)
-                .map(|d| &d.phase)
+        let Some(Phase::InUse { since, .. }) = here
+            .filter(|d| d.spec.member == *member && d.server == order.server)
+            .map(|d| &d.phase)
         else {
             continue;
         };

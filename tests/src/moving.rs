@@ -1,10 +1,11 @@
 //! A desktop that somebody uses goes to another server, and a daemon is killed at one of the calls that this takes.
 
-use coppice_schema::known::{Phase, PowerState, ServerState};
+use coppice_schema::known::{MoveStep, Phase, PowerState, ServerState};
 use coppice_schema::units::Span;
 use coppice_schema::{Bundle, Desired, SourceText};
 use coppice_state::Entry;
-use coppice_world::sim::{Chance, CrashPoint, Moment};
+use coppice_world::sim::{Chance, CrashPoint, Moment, SimDomain};
+use uuid::Uuid;
 
 use crate::judge::{Judge, Verdict};
 use crate::storm::commit_of;
@@ -70,24 +71,24 @@ pub struct Moved {
     pub between: u32,
 }
 
-/// Moves a desktop off a server that is being emptied, with `who` killed at call number `call` from the order on, on
-/// that side of its effect.
-///
-/// # Errors
-/// It ran on two servers at once, was lost or started anew, or did not get there.
-pub fn killed_at(who: Who, call: u64, moment: Moment) -> Result<Moved, String> {
-    let mut chance = Chance::new(call);
+/// A used desktop on the first of two servers.
+fn begun(seed: u64) -> Result<(World, Judge, SimDomain), String> {
+    let mut chance = Chance::new(seed);
     let mut world = World::new(&mut chance, 2, None);
     let mut judge = Judge::default();
     commit(&world)?;
     settle(&mut world, &mut judge, 0)?;
-    let [sender, receiver] = [0, 1].map(|index: usize| world.machines[index].sim.clone());
+    let sender = &world.machines[0].sim;
     let domain = sender.domains().into_iter().next();
     let domain = domain.ok_or("nothing was grown on the first server")?;
     sender.sign_in(domain.uuid, PEOPLE);
     world.clock.advance(Span::minutes(1));
     pass(&mut world, &mut judge)?;
+    Ok((world, judge, domain))
+}
 
+/// The first server is to be emptied.
+fn drain(world: &World) -> Verdict {
     let log = &world.log;
     let server = world.machines[0].id(log).ok_or("no such member")?;
     log.append(Entry::ServerSet {
@@ -95,6 +96,74 @@ pub fn killed_at(who: Who, call: u64, moment: Moment) -> Result<Moved, String> {
         state: ServerState::Draining,
         author: "test".to_owned(),
     });
+    Ok(())
+}
+
+/// Moves a desktop off a server that is being emptied; what has come and waits there dies once. Returns whether it was
+/// after it was agreed that it goes on there.
+///
+/// # Errors
+/// It ran on two servers at once, or was lost.
+pub fn killed_while_it_waits(late: bool) -> Result<bool, String> {
+    let (mut world, mut judge, domain) = begun(1)?;
+    drain(&world)?;
+    let mut killed = None;
+    for _ in 0..PASSES {
+        let step = |world: &World| {
+            let state = world.log.state();
+            state.desktops.values().find_map(|d| match d.phase {
+                Phase::Migrating { step, .. } => Some(step),
+                _ => None,
+            })
+        };
+        let receiver = world.machines[1].sim.clone();
+        if late {
+            lead(&mut world)?;
+        }
+        let wanted = if late {
+            MoveStep::Switched
+        } else {
+            MoveStep::Copied
+        };
+        if killed.is_none()
+            && step(&world) == Some(wanted)
+            && receiver.is_between_servers(domain.uuid)
+        {
+            receiver.kill(domain.uuid);
+            judge.others_acted(&world);
+            killed = step(&world);
+        }
+        pass(&mut world, &mut judge)?;
+    }
+    let there = receiver_holds(&world, domain.uuid)?;
+    if !there {
+        return Err("it did not get there".to_owned());
+    }
+    killed
+        .map(|step| step == MoveStep::Switched)
+        .ok_or_else(|| "it never waited".to_owned())
+}
+
+fn receiver_holds(world: &World, uuid: Uuid) -> Result<bool, String> {
+    let running = |domain: &SimDomain| {
+        domain.uuid == uuid && matches!(domain.power, PowerState::Running { .. })
+    };
+    let [sender, receiver] = [0, 1].map(|index: usize| world.machines[index].sim.domains());
+    if !sender.is_empty() {
+        return Err(format!("left behind: {sender:?}"));
+    }
+    Ok(receiver.iter().any(running))
+}
+
+/// Moves a desktop off a server that is being emptied, with `who` killed at call number `call` from the order on, on
+/// that side of its effect.
+///
+/// # Errors
+/// It ran on two servers at once, was lost or started anew, or did not get there.
+pub fn killed_at(who: Who, call: u64, moment: Moment) -> Result<Moved, String> {
+    let (mut world, mut judge, domain) = begun(call)?;
+    let [sender, receiver] = [0, 1].map(|index: usize| world.machines[index].sim.clone());
+    drain(&world)?;
     let point = CrashPoint { call, moment };
     let victim = &world.machines[who.index()];
     match who {
@@ -185,13 +254,17 @@ fn alone(world: &World) -> bool {
     holds.count() == 1
 }
 
-fn pass(world: &mut World, judge: &mut Judge) -> Verdict {
+fn lead(world: &mut World) -> Verdict {
     if let Some(report) = world.leader_round()
         && !report.violations.is_empty()
     {
         return Err(format!("the plan breaks rules: {:?}", report.violations));
     }
-    runs_once(world)?;
+    runs_once(world)
+}
+
+fn pass(world: &mut World, judge: &mut Judge) -> Verdict {
+    lead(world)?;
     for index in 0..world.machines.len() {
         world.machines[index].agreement.catch_up();
         world.server_round(index);

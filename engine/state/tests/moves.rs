@@ -108,10 +108,7 @@ impl Way {
     fn withdrawn(&mut self) {
         let (stamp, _) = self.open();
         let why = "it took too long".to_owned();
-        assert_eq!(
-            self.propose(Entry::Withdrawn { stamp, why }),
-            Outcome::Done
-        );
+        assert_eq!(self.propose(Entry::Withdrawn { stamp, why }), Outcome::Done);
     }
 
     fn desktop(&self) -> &KnownDesktop {
@@ -172,10 +169,7 @@ fn each_step_of_a_move_follows_the_one_before() {
 
 #[test]
 fn what_came_to_nothing_can_only_be_taken_back() {
-    for steps in [
-        [Order::Receive].as_slice(),
-        &[Order::Receive, Order::Send],
-    ] {
+    for steps in [[Order::Receive].as_slice(), &[Order::Receive, Order::Send]] {
         let mut way = Way::new();
         let (last, before) = steps.split_last().unwrap();
         for order in before {

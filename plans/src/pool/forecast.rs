@@ -150,7 +150,7 @@ fn is_voluntary(reason: &Reason) -> bool {
 fn ends_there(action: &Action, desktop: &KnownDesktop, clonable: bool) -> bool {
     match action.kind {
         Kind::ReplaceCreateFirst | Kind::ReplaceDeleteFirst => clonable,
-        Kind::Reboot | Kind::PowerOn | Kind::Create => true,
+        Kind::Reboot | Kind::PowerOn | Kind::Create | Kind::Migrate => true,
         // What is defined again after it was lost is started, where the pool's desktops are to run.
         Kind::Update => matches!(
             desktop.phase,
@@ -165,7 +165,6 @@ fn ends_there(action: &Action, desktop: &KnownDesktop, clonable: bool) -> bool {
         | Kind::Forget
         | Kind::Adopt
         | Kind::Move
-        | Kind::Migrate
         | Kind::CopyImage
         | Kind::Drain => false,
     }

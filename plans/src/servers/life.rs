@@ -6,9 +6,9 @@ use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId};
 use coppice_schema::known::{KnownDesktop, KnownServer, Phase, ServerState};
 
-use crate::pool;
 use crate::draft::Draft;
 use crate::plan::{Finding, FindingKind, Severity, Wait};
+use crate::pool;
 
 /// Findings about one that is lost, or back.
 pub(super) fn survey(id: ServerId, server: &KnownServer, draft: &mut Draft<'_>) {
