@@ -317,6 +317,9 @@ pub struct Impact {
     /// How long it takes.
     #[schema(value_type = Estimate<u64>)]
     pub takes: Estimate<Span>,
+    /// How long whoever is at it waits, at most, while it stands still.
+    #[schema(value_type = Estimate<u64>)]
+    pub pause: Estimate<Span>,
 }
 
 /// A figure, and how much it can be trusted.

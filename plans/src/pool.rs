@@ -204,7 +204,7 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
             )
         {
             going.insert(id.clone());
-        } else if emptied(yard.known, desktop) {
+        } else if emptied(yard.known, desktop) || moving::is_waited_for(yard.known, desktop) {
             drain::used(yard, id, desktop, draft);
             going.insert(id.clone());
         }

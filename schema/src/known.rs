@@ -18,7 +18,9 @@ use crate::ids::{
 use crate::review::KnownRun;
 use crate::units::{Size, Timestamp};
 
-pub use desktop::{BrokenReason, Failures, KnownDesktop, MoveStep, Phase, SlotMemory, Wear};
+pub use desktop::{
+    BrokenReason, Failures, KnownDesktop, MoveStep, Phase, SlotMemory, Stayed, Wear,
+};
 
 /// Everything a plan may look at beside the configuration and the time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -80,6 +80,11 @@ impl Ran {
 impl Lab {
     /// A grid that does not run yet; `None` where this machine cannot run guests.
     pub(crate) fn found() -> Option<Self> {
+        Self::found_at("127.0.0.1:0")
+    }
+
+    /// One whose server is to be found there.
+    pub(crate) fn found_at(listen: &str) -> Option<Self> {
         if machine::lacks().is_some() {
             return None;
         }
@@ -110,7 +115,7 @@ impl Lab {
             "--name",
             "host-1",
             "--listen",
-            "127.0.0.1:0",
+            listen,
         ])
         .code(0);
         Some(lab)

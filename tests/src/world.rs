@@ -200,6 +200,7 @@ impl World {
             machine.agreement.catch_up();
         }
         self.log.part(raft_id);
+        self.wires.part(ServerId(raft_id), true);
         if self.log.leader() == raft_id {
             self.log.elect(heir);
         }
@@ -214,7 +215,9 @@ impl World {
 
     /// It is reached again; where it had lost its power, its daemon is started.
     pub fn join(&mut self, index: usize) {
-        self.log.join(self.raft_id(index));
+        let raft_id = self.raft_id(index);
+        self.log.join(raft_id);
+        self.wires.part(ServerId(raft_id), false);
         if let Some(machine) = self.machines.get_mut(index)
             && machine.dark
         {
@@ -253,6 +256,8 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let mut loops = Vec::new();
         for machine in self.machines.iter_mut().filter(|machine| !machine.dark) {
+            // What was under way is not done by two.
+            machine.restart();
             let agreement = Arc::clone(&machine.agreement) as _;
             loops.push(leader::run(agreement, Arc::clone(&clock)).boxed());
             let daemon = machine.start();

@@ -164,7 +164,7 @@ fn each_step_of_a_move_follows_the_one_before() {
     way.done();
     assert_eq!(way.step(), None);
     assert_eq!(way.desktop().server, THERE);
-    assert_eq!(way.desktop().stayed.count, 0);
+    assert_eq!(way.desktop().stayed.failures.count, 0);
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn what_came_to_nothing_can_only_be_taken_back() {
         way.done();
         assert_eq!(way.step(), None);
         assert_eq!(way.desktop().server, way.here);
-        assert_eq!(way.desktop().stayed.count, 1);
+        assert_eq!(way.desktop().stayed.failures.count, 1);
         assert!(!matches!(way.desktop().phase, Phase::Broken { .. }));
     }
 }
@@ -210,4 +210,115 @@ fn a_late_receipt_moves_nothing_on() {
     };
     assert!(matches!(way.propose(late), Outcome::Refused(_)));
     assert_eq!(*way.desktop(), before);
+}
+
+/// A move that has come to `step`, with no order open.
+fn at(step: MoveStep) -> Way {
+    let mut way = Way::new();
+    let done: &[Order] = match step {
+        MoveStep::Preparing => &[],
+        MoveStep::Prepared | MoveStep::Copying => &[Order::Receive],
+        MoveStep::Copied | MoveStep::Switched | MoveStep::Returning => {
+            &[Order::Receive, Order::Send]
+        }
+    };
+    for order in done {
+        assert!(way.give(*order));
+        way.done();
+    }
+    let begun = match step {
+        MoveStep::Preparing => Some(Order::Receive),
+        MoveStep::Copying => Some(Order::Send),
+        MoveStep::Switched => Some(Order::Enter),
+        MoveStep::Returning => Some(Order::Stay),
+        MoveStep::Prepared | MoveStep::Copied => None,
+    };
+    if let Some(order) = begun {
+        assert!(way.give(order));
+        way.withdrawn();
+    }
+    assert_eq!(way.step(), Some(step));
+    way
+}
+
+const STEPS: [MoveStep; 6] = [
+    MoveStep::Preparing,
+    MoveStep::Prepared,
+    MoveStep::Copying,
+    MoveStep::Copied,
+    MoveStep::Switched,
+    MoveStep::Returning,
+];
+
+#[test]
+fn a_server_that_is_lost_decides_nothing() {
+    for step in STEPS {
+        for sender in [true, false] {
+            let mut way = at(step);
+            let server = if sender { way.here } else { THERE };
+            let before = way.desktop().server;
+            let read = way.state.index;
+            let lost = Entry::ServerLost {
+                server,
+                silent: Span::seconds(5),
+                read,
+            };
+            assert_eq!(way.propose(lost), Outcome::Done);
+            // What stands still there goes on by one of two words only, and which is still to be said.
+            assert_eq!(way.step(), Some(step));
+            assert_eq!(way.desktop().server, before);
+            let why = &way.desktop().stayed.why;
+            assert_eq!(!sender, why.contains("other was lost"), "{why:?}");
+        }
+    }
+}
+
+#[test]
+fn no_end_of_a_move_is_removed_while_it_is_on_its_way() {
+    for step in STEPS {
+        for server in [at(step).here, THERE] {
+            let removed = Entry::ServerRemoved {
+                server,
+                gone: false,
+                author: "test".to_owned(),
+            };
+            let outcome = at(step).propose(removed);
+            assert!(matches!(outcome, Outcome::Refused(_)), "{step:?}");
+        }
+    }
+}
+
+#[test]
+fn of_two_halves_the_one_that_is_left_goes_on() {
+    for step in STEPS {
+        for sender in [true, false] {
+            let mut way = at(step);
+            let (server, other) = if sender {
+                (way.here, THERE)
+            } else {
+                (THERE, way.here)
+            };
+            let whole_there = step >= MoveStep::Copied && step <= MoveStep::Switched;
+            let is_left = way.desktop().server == other || whole_there;
+            let removed = Entry::ServerRemoved {
+                server,
+                gone: true,
+                author: "test".to_owned(),
+            };
+            assert_eq!(way.propose(removed), Outcome::Done);
+            if !is_left {
+                assert_eq!(way.state.desktops.len(), 0, "{step:?} {sender}");
+                continue;
+            }
+            assert_eq!(way.desktop().server, other, "{step:?} {sender}");
+            let next = match (step, sender) {
+                (MoveStep::Copied | MoveStep::Switched, true) => Order::Enter,
+                _ => Order::Stay,
+            };
+            assert!(way.give(next), "{step:?} {sender}");
+            way.done();
+            assert_eq!(way.step(), None);
+            assert_eq!(way.desktop().server, other);
+        }
+    }
 }

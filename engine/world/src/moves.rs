@@ -35,7 +35,7 @@ pub trait Moves: Send + Sync {
     /// It takes as long as the disk and the memory take; it ends with an error when nothing has moved for a minute.
     fn send<'a>(&'a self, uuid: Uuid, road: &'a dyn Road) -> BoxFuture<'a, Result<(), MoveError>>;
 
-    /// At the sender: the move is off, and the guest goes on here. One that runs is left alone.
+    /// At the sender: the move is off, and the guest goes on here. One that runs is left alone, and so is one that is off.
     ///
     /// The caller knows that the receiver was not told to let it go on, and never will be.
     fn stay(&self, uuid: Uuid) -> BoxFuture<'_, Result<(), MoveError>>;

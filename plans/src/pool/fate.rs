@@ -486,6 +486,7 @@ pub(crate) fn push(
         } else {
             Estimate::default()
         },
+        pause: Estimate::default(),
         bytes_copied: Estimate::default(),
         takes: Estimate {
             value: super::GROWTH_GUESS,

@@ -4,17 +4,25 @@
 use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, ServerId};
 use coppice_schema::known::{
-    DesktopSpec, KnownDesktop, KnownServer, MoveStep, Phase, ServerState, Task,
+    DesktopSpec, KnownDesktop, KnownServer, MoveStep, Phase, PowerState, SeenOverlay, ServerState,
+    Task,
 };
+use coppice_schema::units::{Size, Span};
 
 use super::{Yard, fate};
 use crate::draft::Draft;
 use crate::place::{Need, carried};
-use crate::plan::{Action, Basis, Estimate, Impact, Kind, Memory, Reason, Risk, Step, Wait};
+use crate::plan::{
+    Action, Basis, Estimate, Finding, FindingKind, Impact, Kind, Memory, Reason, Risk, Severity,
+    Step, Wait,
+};
 use crate::specs;
 
 /// Desktops that leave one server at a time. Two keep a network busy; more only take longer, each of them.
 const LEAVING_AT_ONCE: u32 = 2;
+/// How long a desktop stands still at most: 0.3 to 2 s were measured, from the last answer of its guest on the one server
+/// to the first on the other.
+const PAUSE_MOST: Span = Span::seconds(2);
 
 /// Whether a desktop could leave its server running, as far as both it and its server are concerned.
 pub(crate) fn could_leave(known: &Known, desktop: &KnownDesktop) -> bool {
@@ -49,11 +57,23 @@ pub(crate) fn leave(
     let Some(from) = yard.known.servers.get(&desktop.server) else {
         return false;
     };
-    let Some((to, server)) = destination(yard, desktop, from, draft) else {
+    let given_up = is_given_up(yard.known, desktop, draft);
+    if given_up && desktop.stayed.failures.count > 0 {
         return false;
+    }
+    let (to, server) = match destination(yard, desktop, from, draft) {
+        Ok(found) => found,
+        // In a moment the others are as they should be.
+        Err(None) => return true,
+        Err(Some(_)) if given_up => return false,
+        Err(Some(why)) => {
+            stays(id, from, None, why, 0, draft);
+            return false;
+        }
     };
+    failed_before(yard.known, id, desktop, from, draft);
     let mut waits = fate::ordinary_waits(yard, id, desktop, draft);
-    waits.extend(draft.backoff(id, desktop.stayed));
+    waits.extend(draft.backoff(id, desktop.stayed.failures));
     let leaving = draft.leaving.entry(desktop.server).or_default();
     if waits.is_empty() {
         if *leaving >= LEAVING_AT_ONCE {
@@ -73,17 +93,103 @@ pub(crate) fn leave(
     let reason = Reason::Draining {
         server: from.name.to_string(),
     };
-    push(id, to, reason, waits, Step { task, memory }, draft);
+    let impact = Impact {
+        users: Estimate {
+            value: desktop.people(),
+            basis: Basis::Exact,
+        },
+        bytes_copied: Estimate {
+            value: yard
+                .known
+                .overlay(desktop)
+                .map_or(Size(0), SeenOverlay::most),
+            basis: Basis::Guess,
+        },
+        takes: Estimate {
+            value: super::GROWTH_GUESS,
+            basis: Basis::Guess,
+        },
+        pause: Estimate {
+            value: PAUSE_MOST,
+            basis: Basis::Guess,
+        },
+        ..Impact::default()
+    };
+    let step = Step { task, memory };
+    push(id, to, (reason, impact), waits, step, draft);
     true
 }
 
-/// The best server that takes running desktops as this one's server sends them.
+/// A pooled desktop on a server that is being emptied, from which it could leave, and does not: people there are waited
+/// for as if it could not.
+pub(crate) fn is_waited_for(known: &Known, desktop: &KnownDesktop) -> bool {
+    !desktop.personal && could_leave(known, desktop)
+}
+
+/// Whether people at a desktop are waited for no longer, on a server that is being emptied.
+fn is_given_up(known: &Known, desktop: &KnownDesktop, draft: &Draft<'_>) -> bool {
+    let server = known.servers.get(&desktop.server);
+    let until = server
+        .filter(|server| server.state == ServerState::Draining)
+        .and_then(|server| server.force_at);
+    !desktop.personal && until.is_some_and(|until| until <= draft.now)
+}
+
+/// Says of one that did not get away why, and that it runs on.
+fn failed_before(
+    known: &Known,
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+    from: &KnownServer,
+    draft: &mut Draft<'_>,
+) {
+    let attempts = desktop.stayed.failures.count;
+    if attempts == 0 {
+        return;
+    }
+    let to = desktop.stayed.to;
+    let to = to.map(|to| known.servers.get(&to).map_or_else(|| to.to_string(), |to| to.name.to_string()));
+    let why = desktop.stayed.why.clone();
+    stays(id, from, to, why, attempts, draft);
+}
+
+fn stays(
+    id: &DesktopId,
+    from: &KnownServer,
+    to: Option<String>,
+    why: String,
+    attempts: u32,
+    draft: &mut Draft<'_>,
+) {
+    let name = &from.name;
+    let back = format!("coppice server undrain {name}");
+    let remedy = match to {
+        Some(_) => format!(
+            "mend what it says: it is tried again by itself, after longer and longer pauses; or let it stay: {back}"
+        ),
+        None => format!("give another server what it lacks, or let it stay: {back}"),
+    };
+    draft.finding(Finding {
+        object: Address::Desktop(id.clone()),
+        kind: FindingKind::Stays {
+            server: name.to_string(),
+            to,
+            why,
+            attempts,
+        },
+        severity: Severity::Warning,
+        remedy,
+    });
+}
+
+/// The best server that takes running desktops as this one's server sends them; or what each of the others lacks. What
+/// is left of it on one of them goes in a moment: then there is nothing to say.
 fn destination<'k>(
     yard: Yard<'k>,
     desktop: &KnownDesktop,
     from: &KnownServer,
     draft: &Draft<'_>,
-) -> Option<(ServerId, &'k KnownServer)> {
+) -> Result<(ServerId, &'k KnownServer), Option<String>> {
     let hardware = &desktop.spec.hardware;
     let need = Need {
         image: desktop.spec.image,
@@ -92,15 +198,32 @@ fn destination<'k>(
         firmware: hardware.firmware,
         displays: &hardware.displays,
     };
-    let hosts = draft.ledger.hosts().iter();
-    let fit = hosts.filter(|host| {
-        host.id != desktop.server
-            && host.server.capacity.moves == from.capacity.moves
-            && host.lacks(&need).is_none()
-            && !holds(host.server, desktop)
-    });
-    let best = fit.min_by_key(|host| (host.weight(need.takes), host.id))?;
-    Some((best.id, yard.known.servers.get(&best.id)?))
+    let mut lacking = Vec::new();
+    let (mut fit, mut cluttered) = (Vec::new(), false);
+    let others = draft.ledger.hosts().iter();
+    for host in others.filter(|host| host.id != desktop.server) {
+        let name = &host.server.name;
+        if let Some(lack) = host.lacks(&need) {
+            lacking.push(format!("{name} {}", lack.words()));
+        } else if host.server.capacity.moves != from.capacity.moves {
+            lacking.push(format!("{name} has another hypervisor or processor"));
+        } else if holds(host.server, desktop) {
+            cluttered = true;
+        } else {
+            fit.push(host);
+        }
+    }
+    let best = fit
+        .into_iter()
+        .min_by_key(|host| (host.weight(need.takes), host.id));
+    let best = best.and_then(|host| Some((host.id, yard.known.servers.get(&host.id)?)));
+    best.ok_or_else(|| {
+        let words = match lacking.is_empty() {
+            true => "there is no other".to_owned(),
+            false => lacking.join("; "),
+        };
+        (!cluttered).then_some(words)
+    })
 }
 
 /// Something of it is left there from before. That goes first.
@@ -133,6 +256,9 @@ pub(crate) fn proceed(known: &Known, draft: &mut Draft<'_>) {
         else {
             continue;
         };
+        if let Some(sender) = known.servers.get(from) {
+            failed_before(known, id, desktop, sender, draft);
+        }
         if draft.busy.contains(id) {
             continue;
         }
@@ -171,8 +297,17 @@ pub(crate) fn proceed(known: &Known, draft: &mut Draft<'_>) {
             from: name(from),
             to: name(to),
         };
-        let waits = draft.not_seen(server).into_iter().collect();
-        push(id, server, reason, waits, step, draft);
+        let mut waits: Vec<Wait> = draft.not_seen(server).into_iter().collect();
+        // Those who went on without it may have let it in there: what they agreed on is not known here.
+        let apart = |server: &&KnownServer| server.parted && server.state == ServerState::Lost;
+        if server == *from
+            && let Some(other) = known.servers.get(to).filter(apart)
+        {
+            let server = other.name.to_string();
+            waits.push(Wait::Return { server });
+        }
+        let why = (reason, Impact::default());
+        push(id, server, why, waits, step, draft);
     }
 }
 
@@ -186,7 +321,7 @@ fn enter(spec: &DesktopSpec) -> Step {
 fn push(
     id: &DesktopId,
     server: ServerId,
-    reason: Reason,
+    (reason, impact): (Reason, Impact),
     waits: Vec<Wait>,
     step: Step,
     draft: &mut Draft<'_>,
@@ -201,13 +336,7 @@ fn push(
         reason,
         risk: Risk::Notice,
         reversible: true,
-        impact: Impact {
-            takes: Estimate {
-                value: super::GROWTH_GUESS,
-                basis: Basis::Guess,
-            },
-            ..Impact::default()
-        },
+        impact,
         waits,
         edits: Vec::new(),
         step: Some(step),
@@ -251,7 +380,7 @@ pub(crate) fn remains(known: &Known, server: ServerId, desktop: &KnownDesktop) -
         .is_some_and(|domain| {
             matches!(
                 domain.power,
-                coppice_schema::known::PowerState::Running { .. }
+                PowerState::Running { .. }
             )
         });
     Some(if sound && runs {

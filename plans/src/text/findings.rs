@@ -185,6 +185,24 @@ pub fn finding(kind: &FindingKind) -> String {
             "its disk is on server {server}, which is lost since {}: it comes back with it",
             moment(*since)
         ),
+        FindingKind::Stays {
+            server,
+            to: Some(to),
+            why,
+            attempts,
+        } => {
+            let often = match attempts {
+                1 => String::new(),
+                more => format!(" ({more} times)"),
+            };
+            format!("it did not get to {to}{often}, and runs on {server} as before: {why}")
+        }
+        FindingKind::Stays {
+            server,
+            to: None,
+            why,
+            ..
+        } => format!("it cannot leave {server} while it runs, for no server takes it: {why}"),
     }
 }
 

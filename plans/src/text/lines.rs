@@ -75,19 +75,28 @@ pub(crate) fn what(group: &Group) -> String {
         Some(object) if count == 1 => object.to_string(),
         _ => format!("{count} desktop{}", plural(count)),
     };
+    // How far one is that is on its way, its reason says.
+    if matches!(group.reason, Reason::Moving { .. }) {
+        return format!("{verb} {subject}");
+    }
+    let at = if group.kind == Kind::Migrate {
+        "to"
+    } else {
+        "on"
+    };
     let places: Vec<String> = group
         .servers
         .iter()
         .map(|(server, n)| match group.servers.len() {
-            1 => format!("on {server}"),
-            _ => format!("{n} on {server}"),
+            1 => format!("{at} {server}"),
+            _ => format!("{n} {at} {server}"),
         })
         .collect();
     let places = match places.as_slice() {
         [] => String::new(),
         [only] => format!(" {only}"),
         some if some.len() <= 3 => format!(" ({})", some.join(", ")),
-        many => format!(" on {} servers", many.len()),
+        many => format!(" {at} {} servers", many.len()),
     };
     format!("{verb} {subject}{places}")
 }
@@ -288,6 +297,15 @@ pub(crate) fn impact(group: &Group) -> Vec<String> {
         );
         notes.push(format!("personal data is lost: up to {size}"));
     }
+    if impact.pause.value > Span(0) {
+        let people = match impact.users.value {
+            0 => "nobody is at it".to_owned(),
+            1 => "1 person is at it".to_owned(),
+            users => format!("{users} people are at it"),
+        };
+        let pause = estimate(impact.pause, &rough);
+        notes.push(format!("it stands still for up to {pause}; {people}"));
+    }
     notes.extend(waves(group));
     notes
 }
@@ -346,6 +364,7 @@ pub(crate) fn summary(document: &Document) -> String {
         (summary.update, "to change"),
         (summary.replace, "to regrow"),
         (summary.power, "to switch"),
+        (summary.moves, "to move"),
         (summary.delete, "to delete"),
         (summary.other, "other"),
     ]

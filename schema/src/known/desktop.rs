@@ -29,9 +29,20 @@ pub struct KnownDesktop {
     /// What it has been through since.
     #[serde(default)]
     pub wear: Wear,
-    /// Moves that came to nothing, in a row, and when the last did.
+    /// Moves that came to nothing.
     #[serde(default)]
-    pub stayed: Failures,
+    pub stayed: Stayed,
+}
+
+/// Moves of a desktop that came to nothing, since the last that did not.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stayed {
+    /// How many in a row, and when the last did.
+    pub failures: Failures,
+    /// Where it was to go.
+    pub to: Option<ServerId>,
+    /// Why it did not get there, in words.
+    pub why: String,
 }
 
 /// What a desktop has been through since it was grown. Each only comes to be, but for `occupied` and

@@ -151,7 +151,7 @@ impl Grid {
         let Some((life, access)) = self.access(one) else {
             return;
         };
-        let what = self.draw(|chance| chance.below(4));
+        let what = self.draw(|chance| chance.below(3));
         let to = self.draw(|chance| chance.pick(servers).copied());
         let to = to.unwrap_or(one);
         let words = ["makes a snapshot", "hands over", "stands for election"];
@@ -164,11 +164,6 @@ impl Grid {
             match what {
                 0 => drop(raft.trigger().snapshot().await),
                 1 => drop(raft.trigger().transfer_leader(to).await),
-                2 => {
-                    let upto = coppice_state::Agreement::local(&access.replica).index;
-                    drop(raft.trigger().snapshot().await);
-                    drop(raft.trigger().purge_log(upto).await);
-                }
                 _ => drop(raft.trigger().elect(false).await),
             }
         });

@@ -8,10 +8,15 @@
 //!
 //! A step to the right is an order of the leader's, or the receipt of one. At most one order about the desktop is open at
 //! any time, on whichever server: so nothing is let in at B while A may still be told that it stays, and never both.
+//!
+//! A server that is lost keeps the move as it is: what it may hold of the desktop stands still until it is told how to go
+//! on. One that is gone for good decides it: the desktop goes on where the other half of it is.
 
 use coppice_plans::plan::Memory;
-use coppice_schema::ids::DesktopId;
-use coppice_schema::known::{Failures, KnownDesktop, MoveStep, Phase, Task};
+use std::sync::Arc;
+
+use coppice_schema::ids::{Address, DesktopId, ServerId};
+use coppice_schema::known::{Failures, KnownDesktop, MoveStep, Phase, Stayed, Task};
 
 use super::observation::{rederive, set_phase};
 use crate::entry::{NewOrder, Refusal};
@@ -132,8 +137,11 @@ pub(super) fn ordered(state: &mut State, id: &DesktopId, memory: &Memory) {
             );
             come_to(state, id, MoveStep::Returning);
             if let Some(desktop) = state.desktop_mut(id).filter(|_| !again) {
-                let count = desktop.stayed.count.saturating_add(1);
-                desktop.stayed = Failures { count, last: time };
+                let count = desktop.stayed.failures.count.saturating_add(1);
+                desktop.stayed.failures = Failures { count, last: time };
+                if desktop.stayed.to.is_none() {
+                    stayed(desktop, "the other server is not there".to_owned());
+                }
             }
         }
         Memory::Unchanged | Memory::Grown { .. } | Memory::Rewritten { .. } | Memory::Leaving => {}
@@ -159,7 +167,7 @@ pub(super) fn done(state: &mut State, task: &Task) -> bool {
         (Task::Send { .. }, MoveStep::Copying) => come_to(state, &id, MoveStep::Copied),
         (Task::Enter { .. }, MoveStep::Switched) => {
             if let Some(desktop) = state.desktop_mut(&id) {
-                desktop.stayed = Failures::default();
+                desktop.stayed = Stayed::default();
             }
             arrived(state, &id);
         }
@@ -167,6 +175,72 @@ pub(super) fn done(state: &mut State, task: &Task) -> bool {
         _ => {}
     }
     true
+}
+
+/// An order of a move was refused, or taken back. What becomes of the desktop is decided by the next plan.
+pub(super) fn failed(state: &mut State, id: &DesktopId, why: &str) {
+    if let Some(desktop) = state.desktop_mut(id) {
+        stayed(desktop, why.to_owned());
+    }
+}
+
+/// A server was lost: what is on its way to it has a reason not to get there.
+pub(super) fn lost(state: &mut State, server: ServerId) {
+    let coming = |desktop: &KnownDesktop| matches!(desktop.phase, Phase::Migrating { to, .. } if to == server);
+    if !state.desktops.values().any(coming) {
+        return;
+    }
+    let name = state.servers.get(&server);
+    let name = name.map_or_else(|| server.to_string(), |server| server.name.to_string());
+    let all = Arc::make_mut(&mut state.desktops).values_mut();
+    for desktop in all.filter(|desktop| coming(desktop)) {
+        stayed(desktop, format!("server {name} was lost on the way"));
+    }
+}
+
+/// Remembers why one that is on its way does not get there.
+fn stayed(desktop: &mut KnownDesktop, why: String) {
+    if let Phase::Migrating { to, .. } = desktop.phase {
+        desktop.stayed.to = Some(to);
+        desktop.stayed.why = why;
+    }
+}
+
+/// A server is gone for good: a desktop that stood still on it and on another, whole on both, goes on there. One that was
+/// not that far is gone with its server.
+pub(super) fn gone(state: &mut State, server: ServerId) {
+    let since = state.time;
+    let shared = state.desktops.iter().filter_map(|(id, desktop)| {
+        let Phase::Migrating { from, to, step, .. } = desktop.phase else {
+            return None;
+        };
+        let other = if from == server { to } else { from };
+        (from == server || to == server).then(|| (id.clone(), step, other))
+    });
+    let shared: Vec<(DesktopId, MoveStep, ServerId)> = shared.collect();
+    for (id, step, other) in shared {
+        let generation = super::generation(state);
+        let Some(desktop) = state.desktop_mut(&id) else {
+            continue;
+        };
+        if desktop.server != server {
+            // It goes on, or stays, at the other one.
+            continue;
+        }
+        match step {
+            MoveStep::Copied => desktop.server = other,
+            MoveStep::Switched => {
+                desktop.server = other;
+                come_to(state, &id, MoveStep::Returning);
+            }
+            MoveStep::Preparing
+            | MoveStep::Prepared
+            | MoveStep::Copying
+            | MoveStep::Returning => desktop.phase = Phase::Unknown { since },
+        }
+        let address = Address::Desktop(id);
+        state.generations.insert(address, generation);
+    }
 }
 
 /// It is on one server again, and what it is follows from what is seen there.

@@ -349,19 +349,16 @@ fn mark_removed(state: &mut State, id: &DesktopId, incarnation: Incarnation) {
 
 fn refuse(state: &mut State, id: &DesktopId, incarnation: Incarnation, error: &str) {
     let since = state.time;
-    let present = state
-        .desktops
-        .get(id)
-        .filter(|desktop| desktop.incarnation == incarnation);
-    // What becomes of a move that came to nothing is decided by the next plan.
-    if present.is_some_and(|desktop| {
-        !matches!(
-            desktop.phase,
-            Phase::Deleting { .. } | Phase::Migrating { .. }
-        )
-    }) {
-        let reason = BrokenReason::Refused(error.to_owned());
-        set_phase(state, id, Phase::Broken { since, reason });
+    let desktop = state.desktops.get(id);
+    match desktop.filter(|desktop| desktop.incarnation == incarnation) {
+        Some(desktop) if matches!(desktop.phase, Phase::Migrating { .. }) => {
+            super::moves::failed(state, id, error);
+        }
+        Some(desktop) if !matches!(desktop.phase, Phase::Deleting { .. }) => {
+            let reason = BrokenReason::Refused(error.to_owned());
+            set_phase(state, id, Phase::Broken { since, reason });
+        }
+        Some(_) | None => {}
     }
 }
 
