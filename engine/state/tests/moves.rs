@@ -322,3 +322,21 @@ fn of_two_halves_the_one_that_is_left_goes_on() {
         }
     }
 }
+
+#[test]
+fn what_cannot_go_on_where_it_has_come_is_there_all_the_same() {
+    let mut way = at(MoveStep::Copied);
+    assert!(way.give(Order::Enter));
+    let (stamp, server) = way.open();
+    let result = Attempt::Refused {
+        error: "it has no overlay on this server".to_owned(),
+    };
+    let refused = Entry::Receipt {
+        server,
+        stamp,
+        result,
+    };
+    assert_eq!(way.propose(refused), Outcome::Done);
+    assert_eq!(way.step(), None, "it is as it is seen to be");
+    assert_eq!(way.desktop().server, THERE);
+}

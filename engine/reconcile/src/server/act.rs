@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::carry::Way;
 use super::flight::{Act, Landed, Object};
 use super::look::Sight;
+use super::allowed::Objection;
 use super::{Memory, Ports, Round, allowed};
 use crate::backoff;
 
@@ -138,6 +139,25 @@ pub(super) fn attempt(landed: Landed, now: Timestamp) -> Attempt {
 /// How often a desktop is sent before it is said to be of no use: it runs meanwhile, and may be sent elsewhere.
 const SENDS: u32 = 3;
 
+/// Whether an order waits until what is in its way has passed. A desktop that is to move runs on meanwhile, or has come:
+/// what becomes of it then is for a plan to say.
+fn is_waited_out(order: &Order, objection: &Objection) -> bool {
+    match order.task {
+        Task::Receive { .. } | Task::Send { .. } => order.attempts + 1 < SENDS,
+        Task::Enter { .. } => !matches!(objection, Objection::NoOverlay(_)),
+        Task::Stay { .. }
+        | Task::Create { .. }
+        | Task::Redefine { .. }
+        | Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::CopyImage { .. }
+        | Task::DropImage { .. } => true,
+    }
+}
+
 /// Whether trying again may help.
 fn may_pass(order: &Order, error: &ActError) -> bool {
     match order.task {
@@ -194,7 +214,13 @@ async fn judge<'a>(
         match verdict {
             Ok(()) => may.push((*stamp, *order)),
             Err(objection) => {
-                let attempt = objection.attempt(|error| failed(order, error, round.now));
+                let attempt = if objection.may_pass() && is_waited_out(order, &objection) {
+                    failed(order, objection.to_string(), round.now)
+                } else {
+                    Attempt::Refused {
+                        error: objection.to_string(),
+                    }
+                };
                 refused.insert(*stamp, attempt);
             }
         }

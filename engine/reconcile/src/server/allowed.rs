@@ -6,7 +6,6 @@ use coppice_schema::Digest;
 use coppice_schema::ids::{DesktopId, Member, Stamp};
 use coppice_schema::known::{CopyState, DesktopSpec, Task};
 use coppice_state::State;
-use coppice_state::entry::Attempt;
 
 use super::look::Sight;
 
@@ -45,17 +44,6 @@ impl Objection {
             | Self::NoOverlay(_)
             | Self::NoDomain(_) => true,
             Self::Late { .. } | Self::WrongUuid(_) | Self::NameTaken(_) => false,
-        }
-    }
-
-    /// What to say when nothing was done for this reason.
-    pub(super) fn attempt(&self, failed: impl FnOnce(String) -> Attempt) -> Attempt {
-        if self.may_pass() {
-            failed(self.to_string())
-        } else {
-            Attempt::Refused {
-                error: self.to_string(),
-            }
         }
     }
 }

@@ -177,6 +177,29 @@ pub(super) fn done(state: &mut State, task: &Task) -> bool {
     true
 }
 
+/// One that was to go on where it has come cannot: its disk there is gone. It is there all the same, as broken as it is
+/// seen to be; what is left of it where it came from is kept. Returns whether it was that.
+pub(super) fn given_up(state: &mut State, task: &Task) -> bool {
+    let Task::Enter { spec } = task else {
+        return false;
+    };
+    let id = &spec.member.desktop;
+    let switched = state.desktops.get(id).is_some_and(|desktop| {
+        desktop.spec.member == spec.member
+            && matches!(
+                desktop.phase,
+                Phase::Migrating {
+                    step: MoveStep::Switched,
+                    ..
+                }
+            )
+    });
+    if switched {
+        arrived(state, id);
+    }
+    switched
+}
+
 /// An order of a move was refused, or taken back. What becomes of the desktop is decided by the next plan.
 pub(super) fn failed(state: &mut State, id: &DesktopId, why: &str) {
     if let Some(desktop) = state.desktop_mut(id) {

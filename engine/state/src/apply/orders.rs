@@ -305,7 +305,9 @@ pub(super) fn receipt(
                     why: error.clone(),
                 },
             );
-            if let Some(member) = task.member() {
+            if !super::moves::given_up(state, &task)
+                && let Some(member) = task.member()
+            {
                 refuse(state, &member.desktop, member.incarnation, error);
             }
         }
