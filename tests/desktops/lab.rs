@@ -36,7 +36,7 @@ pub(crate) struct Ran {
     pub(crate) code: i32,
     /// Both streams, standard output first.
     pub(crate) words: String,
-    out: String,
+    pub(crate) out: String,
 }
 
 impl Ran {

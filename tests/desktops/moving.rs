@@ -110,7 +110,7 @@ impl Pair {
         let token = pair.ask(&["token", "create", "--role", "server"]).code(0);
         let there = End::First.address();
         let listen = End::Second.address();
-        let words = ["join", &there, token.words.trim(), "--data", End::Second.data()];
+        let words = ["join", &there, token.out.trim(), "--data", End::Second.data()];
         let rest = ["--name", End::Second.name(), "--listen", &listen];
         pair.ask(&[&words[..], &rest].concat()).code(0);
         pair.start(End::Second);
@@ -178,7 +178,7 @@ impl Pair {
     fn desktop(&self) -> Result<(End, String), String> {
         let list = self.ask(&["desktop", "list", "--json"]);
         let desktops: Vec<Value> =
-            serde_json::from_str(&list.words).map_err(|error| format!("{error}: {}", list.words))?;
+            serde_json::from_str(&list.out).map_err(|error| format!("{error}: {}", list.words))?;
         let [desktop] = desktops.as_slice() else {
             return Err(format!("{desktops:?}"));
         };
