@@ -109,13 +109,7 @@ impl Lab {
             _turn: turn,
         };
         lab.run(&[
-            "init",
-            "--data",
-            "d",
-            "--name",
-            "host-1",
-            "--listen",
-            listen,
+            "init", "--data", "d", "--name", "host-1", "--listen", listen,
         ])
         .code(0);
         Some(lab)

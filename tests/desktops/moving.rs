@@ -110,7 +110,13 @@ impl Pair {
         let token = pair.ask(&["token", "create", "--role", "server"]).code(0);
         let there = End::First.address();
         let listen = End::Second.address();
-        let words = ["join", &there, token.out.trim(), "--data", End::Second.data()];
+        let words = [
+            "join",
+            &there,
+            token.out.trim(),
+            "--data",
+            End::Second.data(),
+        ];
         let rest = ["--name", End::Second.name(), "--listen", &listen];
         pair.ask(&[&words[..], &rest].concat()).code(0);
         pair.start(End::Second);
@@ -136,7 +142,10 @@ impl Pair {
             .open(self.lab.path(&format!("{}.log", end.name())))
             .unwrap();
         let mut command = self.lab.command(&["serve", "--config", &config]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -153,7 +162,9 @@ impl Pair {
 
     /// Asks a server that runs.
     fn ask(&self, arguments: &[&str]) -> Ran {
-        let up = End::BOTH.into_iter().find(|end| self.daemons[*end as usize].is_some());
+        let up = End::BOTH
+            .into_iter()
+            .find(|end| self.daemons[*end as usize].is_some());
         self.ask_of(up.unwrap(), arguments)
     }
 
@@ -201,15 +212,27 @@ impl Pair {
         })
     }
 
+    /// Waits until it is being sent: its memory is to come to a process at the other server.
+    #[track_caller]
+    fn until_sent(&self) {
+        until("a desktop that is being sent", || {
+            let both = self.lab.guests().len() == 2;
+            both.then_some(()).ok_or_else(|| self.logs())
+        });
+    }
+
     /// Waits until it is on that server and nothing of it on the other, and demands that somebody could always have
     /// gone on using it.
     #[track_caller]
     fn until_moved(&self, there: End) {
         until("a desktop that has moved", || {
             let (end, state) = self.desktop()?;
-            let calm = ["available", "in_use", "migrating", "provisioning"].contains(&state.as_str());
+            let calm =
+                ["available", "in_use", "migrating", "provisioning"].contains(&state.as_str());
             assert!(calm, "{state}\n{}", self.logs());
-            let left = self.lab.names(&format!("{}/disks/overlays", there.other().data()));
+            let left = self
+                .lab
+                .names(&format!("{}/disks/overlays", there.other().data()));
             let moved = end == there && state == "available" && left.is_empty();
             let told = || format!("{state} at {end:?}, {left:?} left\n{}", self.logs());
             moved.then_some(()).ok_or_else(told)
@@ -244,7 +267,8 @@ impl Pair {
         let said = until("an answer of the guest's shell", || {
             let status = agent.ask("guest-exec-status", &id);
             let over = status["exited"] == true;
-            over.then(|| status.clone()).ok_or_else(|| status.to_string())
+            over.then(|| status.clone())
+                .ok_or_else(|| status.to_string())
         });
         drop(agent);
         self.start(end);
@@ -319,7 +343,8 @@ impl Agent {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         assert!(!line.is_empty(), "the agent hung up");
-        let said: Value = serde_json::from_str(line.trim_matches(['\u{ff}', '\n'])).unwrap_or_default();
+        let said: Value =
+            serde_json::from_str(line.trim_matches(['\u{ff}', '\n'])).unwrap_or_default();
         said["return"].clone()
     }
 
@@ -340,6 +365,7 @@ fn a_used_desktop_moves_off_a_server_that_is_emptied() {
 fn it_gets_there_when_the_daemon_that_sends_is_killed_on_the_way() {
     if let Some(pair) = Pair::found() {
         pair.drains(|pair, here| {
+            pair.until_sent();
             pair.kill(here);
             pair.start(here);
         });
@@ -350,6 +376,7 @@ fn it_gets_there_when_the_daemon_that_sends_is_killed_on_the_way() {
 fn it_gets_there_when_the_daemon_that_receives_is_killed_on_the_way() {
     if let Some(pair) = Pair::found() {
         pair.drains(|pair, here| {
+            pair.until_sent();
             pair.kill(here.other());
             pair.start(here.other());
         });

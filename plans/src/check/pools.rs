@@ -212,9 +212,6 @@ pub(super) fn disks(
 fn ready(phase: &Phase) -> bool {
     matches!(
         phase,
-        Phase::Available { .. }
-            | Phase::InUse { .. }
-            | Phase::Off { .. }
-            | Phase::Migrating { .. }
+        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. } | Phase::Migrating { .. }
     )
 }

@@ -148,7 +148,12 @@ fn failed_before(
         return;
     }
     let to = desktop.stayed.to;
-    let to = to.map(|to| known.servers.get(&to).map_or_else(|| to.to_string(), |to| to.name.to_string()));
+    let to = to.map(|to| {
+        known
+            .servers
+            .get(&to)
+            .map_or_else(|| to.to_string(), |to| to.name.to_string())
+    });
     let why = desktop.stayed.why.clone();
     stays(id, from, to, why, attempts, draft);
 }
@@ -377,12 +382,7 @@ pub(crate) fn remains(known: &Known, server: ServerId, desktop: &KnownDesktop) -
         .is_some_and(|overlay| overlay.sound);
     let runs = seen
         .and_then(|seen| seen.domain.as_ref())
-        .is_some_and(|domain| {
-            matches!(
-                domain.power,
-                PowerState::Running { .. }
-            )
-        });
+        .is_some_and(|domain| matches!(domain.power, PowerState::Running { .. }));
     Some(if sound && runs {
         Remains::Superfluous
     } else {

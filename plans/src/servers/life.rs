@@ -201,7 +201,10 @@ fn stuck(
                 ..
             },
         ) = (&finding.object, &finding.kind)
-            && known.desktops.get(id).is_some_and(|desktop| desktop.server == server)
+            && known
+                .desktops
+                .get(id)
+                .is_some_and(|desktop| desktop.server == server)
         {
             why.insert(format!("{}: {lacking}", finding.object));
         }

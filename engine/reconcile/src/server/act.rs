@@ -14,10 +14,10 @@ use coppice_world::hypervisor::{Definition, HypervisorError, Mark};
 use coppice_world::moves::MoveError;
 use uuid::Uuid;
 
+use super::allowed::Objection;
 use super::carry::Way;
 use super::flight::{Act, Landed, Object};
 use super::look::Sight;
-use super::allowed::Objection;
 use super::{Memory, Ports, Round, allowed};
 use crate::backoff;
 

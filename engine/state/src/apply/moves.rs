@@ -256,10 +256,9 @@ pub(super) fn gone(state: &mut State, server: ServerId) {
                 desktop.server = other;
                 come_to(state, &id, MoveStep::Returning);
             }
-            MoveStep::Preparing
-            | MoveStep::Prepared
-            | MoveStep::Copying
-            | MoveStep::Returning => desktop.phase = Phase::Unknown { since },
+            MoveStep::Preparing | MoveStep::Prepared | MoveStep::Copying | MoveStep::Returning => {
+                desktop.phase = Phase::Unknown { since }
+            }
         }
         let address = Address::Desktop(id);
         state.generations.insert(address, generation);

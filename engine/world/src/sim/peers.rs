@@ -99,7 +99,9 @@ impl Peers for SimPeers {
     ) -> BoxFuture<'_, Result<ByteStream, PeerError>> {
         async move {
             let wires = self.wires.lock();
-            let apart = [self.me, server].iter().any(|end| wires.apart.contains(end));
+            let apart = [self.me, server]
+                .iter()
+                .any(|end| wires.apart.contains(end));
             if apart || wires.cut.contains(&(self.me, server)) {
                 return Err(PeerError::Unreachable {
                     server,

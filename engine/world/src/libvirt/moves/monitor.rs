@@ -146,11 +146,7 @@ impl Libvirt {
     }
 
     /// QEMU's name for the disk that is `file`.
-    pub(super) async fn node(
-        &self,
-        uuid: Uuid,
-        file: &Path,
-    ) -> Result<String, HypervisorError> {
+    pub(super) async fn node(&self, uuid: Uuid, file: &Path) -> Result<String, HypervisorError> {
         let blocks: Vec<Block> = self.query(uuid, "query-block").await?;
         let inserted: Vec<Inserted> = blocks
             .into_iter()
