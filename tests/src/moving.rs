@@ -111,9 +111,11 @@ pub fn killed_while_it_waits(late: bool) -> Result<bool, String> {
     for _ in 0..PASSES {
         let step = |world: &World| {
             let state = world.log.state();
-            state.desktops.values().find_map(|d| match d.phase {
-                Phase::Migrating { step, .. } => Some(step),
-                _ => None,
+            state.desktops.values().find_map(|d| {
+                let Phase::Migrating { step, .. } = d.phase else {
+                    return None;
+                };
+                Some(step)
             })
         };
         let receiver = world.machines[1].sim.clone();

@@ -84,7 +84,7 @@ impl Storm {
         // In half of the storms running desktops can move.
         let capacity = Capacity {
             disk: Size::gib(64),
-            moves: (seed % 2 == 0).then(|| "simulated".to_owned()),
+            moves: seed.is_multiple_of(2).then(|| "simulated".to_owned()),
             ..Setup::default().capacity
         };
         let world = World::of(&mut chance, servers, &capacity, plant);

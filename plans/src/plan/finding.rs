@@ -342,6 +342,13 @@ pub enum FindingKind {
         #[schema(value_type = u64)]
         since: Timestamp,
     },
+    /// A desktop was on its way to a server without which the grid went on.
+    Halfway {
+        /// Where it came from.
+        from: String,
+        /// Where it was going.
+        to: String,
+    },
     /// A desktop was to leave a server that is being emptied, and runs on there.
     Stays {
         /// Where it is.

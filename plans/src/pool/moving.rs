@@ -303,17 +303,36 @@ pub(crate) fn proceed(known: &Known, draft: &mut Draft<'_>) {
             to: name(to),
         };
         let mut waits: Vec<Wait> = draft.not_seen(server).into_iter().collect();
-        // Those who went on without it may have let it in there: what they agreed on is not known here.
-        let apart = |server: &&KnownServer| server.parted && server.state == ServerState::Lost;
-        if server == *from
-            && let Some(other) = known.servers.get(to).filter(apart)
-        {
-            let server = other.name.to_string();
-            waits.push(Wait::Return { server });
+        if server == *from && may_be_let_in(known, &desktop.phase) {
+            let (from, to) = (name(from), name(to));
+            waits.push(Wait::Return { server: to.clone() });
+            draft.finding(Finding {
+                object: Address::Desktop(id.clone()),
+                remedy: format!(
+                    "bring {to} back (coppice server rejoin); or, if it is off and stays off: coppice server remove {to} --lost"
+                ),
+                kind: FindingKind::Halfway { from, to },
+                severity: Severity::Error,
+            });
         }
         let why = (reason, Impact::default());
         push(id, server, why, waits, step, draft);
     }
+}
+
+/// Whether those who went on without this life of the grid may have let it in where it was going: what they agreed on is
+/// not known here.
+fn may_be_let_in(known: &Known, phase: &Phase) -> bool {
+    let Phase::Migrating {
+        to,
+        step: MoveStep::Copying | MoveStep::Copied | MoveStep::Returning,
+        ..
+    } = phase
+    else {
+        return false;
+    };
+    let other = known.servers.get(to);
+    other.is_some_and(|other| other.parted && other.state == ServerState::Lost)
 }
 
 fn enter(spec: &DesktopSpec) -> Step {

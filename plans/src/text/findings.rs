@@ -185,6 +185,9 @@ pub fn finding(kind: &FindingKind) -> String {
             "its disk is on server {server}, which is lost since {}: it comes back with it",
             moment(*since)
         ),
+        FindingKind::Halfway { from, to } => format!(
+            "it was on its way from {from} to {to} when the grid went on without {to}, and may go on there: on {from} it is left as it is"
+        ),
         FindingKind::Stays {
             server,
             to: Some(to),
