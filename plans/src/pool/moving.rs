@@ -205,8 +205,12 @@ fn destination<'k>(
     };
     let mut lacking = Vec::new();
     let (mut fit, mut cluttered) = (Vec::new(), false);
-    let others = draft.ledger.hosts().iter();
-    for host in others.filter(|host| host.id != desktop.server) {
+    let others = draft
+        .ledger
+        .hosts()
+        .iter()
+        .filter(|host| host.id != desktop.server && host.server.state != ServerState::Removed);
+    for host in others {
         let name = &host.server.name;
         if let Some(lack) = host.lacks(&need) {
             lacking.push(format!("{name} {}", lack.words()));
