@@ -5,6 +5,7 @@ mod catalogue;
 mod commit;
 mod life;
 mod members;
+mod moves;
 mod observation;
 mod orders;
 mod people;
