@@ -167,6 +167,12 @@ impl Site {
         self.propose(there);
     }
 
+    /// Somebody leads, and is not lost.
+    fn others_are_there(&self, server: ServerId) -> bool {
+        let mut others = self.belong().into_iter().filter(|id| *id != server);
+        others.any(|id| self.part(id) != ServerState::Lost)
+    }
+
     fn part(&self, server: ServerId) -> ServerState {
         self.state().servers.get(&server).unwrap().state
     }
@@ -285,7 +291,8 @@ impl Site {
                 }
             }
             Deed::Lose(n) => {
-                if let Some(server) = self.server(*n) {
+                let server = self.server(*n).filter(|id| self.others_are_there(*id));
+                if let Some(server) = server {
                     let read = self.state().index;
                     self.propose(Entry::ServerLost {
                         server,
@@ -305,7 +312,8 @@ impl Site {
                 }
             }
             Deed::Remove(n) => {
-                if let Some(server) = self.server(*n) {
+                let server = self.server(*n).filter(|id| self.others_are_there(*id));
+                if let Some(server) = server {
                     let author = "ada".to_owned();
                     self.propose(Entry::ServerRemoved {
                         server,
