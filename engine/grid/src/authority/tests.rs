@@ -307,3 +307,105 @@ fn a_server_that_runs_on_shows_its_new_certificate() {
     );
     shake(later(91)).unwrap();
 }
+
+/// What is agreed on while another authority takes over, at `step`; `None`: afterwards.
+fn agreed(
+    successor: &coppice_state::authority::Successor,
+    step: Option<coppice_state::authority::Step>,
+) -> coppice_state::authority::Authorities {
+    let rotation = step.map(|step| coppice_state::authority::Rotation {
+        successor: successor.clone(),
+        step,
+        trust: BTreeSet::new(),
+        show: BTreeSet::new(),
+        begun: NOW,
+        author: "ada".to_owned(),
+    });
+    coppice_state::authority::Authorities {
+        current: rotation.is_none().then(|| successor.new.clone()),
+        cross: rotation.is_none().then(|| successor.cross.clone()),
+        former: Vec::new(),
+        rotation,
+    }
+}
+
+#[test]
+fn another_authority_takes_over_and_clients_of_either_are_served_all_the_time() {
+    use coppice_state::authority::Step;
+    let dir = tempfile::tempdir().unwrap();
+    let grid_key = key(dir.path());
+    let first = Identity::found(dir.path(), &subject(&[]), NOW, &grid_key).unwrap();
+    let made = succeed(dir.path(), GRID, NOW, &grid_key).unwrap();
+    let open = || Identity::open(dir.path(), &subject(&[]), NOW, Some(&key(dir.path()))).unwrap();
+    for (step, current) in [
+        (Some(Step::Trust), made.old.key),
+        (Some(Step::Show), made.new.key),
+        (None, made.new.key),
+    ] {
+        let authorities = agreed(&made, step);
+        let wanted = authorities.wanted().unwrap();
+        assert!(follow(dir.path(), Some(&key(dir.path())), &wanted).unwrap());
+        assert!(!follow(dir.path(), Some(&key(dir.path())), &wanted).unwrap());
+        let identity = open();
+        assert!(identity.issues() && identity.is_current(), "{step:?}");
+        assert_eq!(identity.ca_fingerprint(), current, "{step:?}");
+        let tls = identity.tls(&["h2"]).unwrap();
+        // Whoever knows the old one, what the server holds, and, once it signs, the new one alone.
+        shake(Arc::clone(&tls), first.ca_pem(), "localhost", NOW).unwrap();
+        shake(Arc::clone(&tls), identity.ca_pem(), "localhost", NOW).unwrap();
+        let new = shake(tls, &made.new.certificate, "localhost", NOW);
+        assert_eq!(new.is_ok(), current == made.new.key, "{step:?}");
+        let trusted = fingerprints(identity.ca_pem().as_bytes());
+        assert_eq!(trusted.len(), if step.is_some() { 2 } else { 1 });
+    }
+    // The next one takes over from that.
+    let next = succeed(dir.path(), GRID, NOW, &grid_key).unwrap();
+    assert_eq!(next.old, made.new);
+}
+
+#[test]
+fn a_change_of_authority_that_is_cut_off_anywhere_is_finished_by_the_next_start() {
+    use coppice_state::authority::Step;
+    let dir = tempfile::tempdir().unwrap();
+    let grid_key = key(dir.path());
+    Identity::found(dir.path(), &subject(&[]), NOW, &grid_key).unwrap();
+    let made = succeed(dir.path(), GRID, NOW, &grid_key).unwrap();
+    let authorities = agreed(&made, Some(Step::Show));
+    let wanted = authorities.wanted().unwrap();
+    let files = |at: &Path| {
+        let all = fs::read_dir(at).unwrap().map(|file| file.unwrap().path());
+        let all = all.map(|file| (file.clone(), fs::read(file).unwrap()));
+        all.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = files(dir.path());
+    follow(dir.path(), Some(&grid_key), &wanted).unwrap();
+    let after = files(dir.path());
+    let at = |name: &str| dir.path().join(name);
+    // In the order in which they are written; the key's own name comes last.
+    let steps = ["ca.key.next", "ca.cross.pem", CA_CERTIFICATE, CA_KEY];
+    for cut in 0..=steps.len() {
+        for file in files(dir.path()).keys() {
+            fs::remove_file(file).unwrap();
+        }
+        for (file, bytes) in &before {
+            replace(file, bytes).unwrap();
+        }
+        for step in &steps[..cut] {
+            if *step == CA_KEY {
+                fs::rename(at("ca.key.next"), at(CA_KEY)).unwrap();
+            } else if *step == "ca.key.next" {
+                replace(&at(step), &after[&at(CA_KEY)]).unwrap();
+            } else {
+                replace(&at(step), &after[&at(step)]).unwrap();
+            }
+        }
+        let open = || Identity::open(dir.path(), &subject(&[]), NOW, Some(&grid_key)).unwrap();
+        let started = open();
+        assert!(started.issues(), "cut off after {cut} steps");
+        follow(dir.path(), Some(&grid_key), &wanted).unwrap();
+        let identity = open();
+        assert!(identity.issues() && identity.is_current(), "{cut}");
+        assert_eq!(identity.ca_fingerprint(), made.new.key, "{cut}");
+        assert_eq!(fs::read(at(CA_KEY)).unwrap(), made.sealed, "{cut}");
+    }
+}
