@@ -5,9 +5,17 @@
 
 #[path = "grid/alone.rs"]
 mod alone;
+#[path = "grid/apart.rs"]
+mod apart;
 #[path = "grid/joining.rs"]
 mod joining;
+#[path = "grid/killed.rs"]
+mod killed;
 #[path = "grid/leaving.rs"]
 mod leaving;
 #[path = "grid/site.rs"]
 mod site;
+#[path = "skip.rs"]
+mod skip;
+#[path = "grid/writes.rs"]
+mod writes;
