@@ -13,6 +13,8 @@ mod joining;
 mod killed;
 #[path = "grid/leaving.rs"]
 mod leaving;
+#[path = "grid/parted.rs"]
+mod parted;
 #[path = "grid/site.rs"]
 mod site;
 #[path = "skip.rs"]
