@@ -7,6 +7,8 @@
 mod alone;
 #[path = "grid/apart.rs"]
 mod apart;
+#[path = "grid/desktops.rs"]
+mod desktops;
 #[path = "grid/joining.rs"]
 mod joining;
 #[path = "grid/killed.rs"]

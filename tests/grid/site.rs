@@ -165,13 +165,19 @@ impl Site {
 
     /// A grid of as many servers that run, `host-1` first, of which every one votes.
     pub(crate) fn grid(&self, servers: u32) -> Vec<Server> {
+        let running = self.gather(servers);
+        let all: Vec<u32> = (1..=servers).collect();
+        self.until_vote(1, &all, &[]);
+        running
+    }
+
+    /// A grid of as many servers that run. Those that joined `host-1` are to vote, and learn before.
+    pub(crate) fn gather(&self, servers: u32) -> Vec<Server> {
         let mut running = vec![self.found()];
         for n in 2..=servers {
             self.join(n, 1).code(0);
             running.push(self.serve(n));
         }
-        let all: Vec<u32> = (1..=servers).collect();
-        self.until_vote(1, &all, &[]);
         running
     }
 
