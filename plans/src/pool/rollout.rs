@@ -151,6 +151,11 @@ impl<'a> Rollout<'a> {
         self.replacing
     }
 
+    /// Whether a change still has to reach desktops of the pool.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.outdated > 0
+    }
+
     /// How many desktops beyond the pool's size there may be.
     pub(crate) fn surge(&self) -> u32 {
         if self.outdated > 0 && self.wait.is_none() {
@@ -248,7 +253,7 @@ pub(crate) fn is_ready(phase: &Phase) -> bool {
 }
 
 /// Whether a living desktop has to be regrown to become what is wanted. A personal one is not: no change regrows it.
-fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> bool {
+pub(super) fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> bool {
     if desktop.personal {
         return false;
     }
