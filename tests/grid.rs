@@ -9,6 +9,10 @@ mod alone;
 mod apart;
 #[path = "grid/desktops.rs"]
 mod desktops;
+#[path = "grid/full.rs"]
+mod full;
+#[path = "grid/images.rs"]
+mod images;
 #[path = "grid/joining.rs"]
 mod joining;
 #[path = "grid/killed.rs"]

@@ -114,6 +114,14 @@ pub(crate) fn mount(at: &Path, size: &str) {
     done(mount.arg(at));
 }
 
+/// Makes a file system that [`mount`] made so small, or so large, that `free` KiB more can be written.
+pub(crate) fn leave(at: &Path, free: u64) {
+    let is = rustix::fs::statvfs(at).unwrap();
+    let used = (is.f_blocks - is.f_bfree) * is.f_frsize / 1024;
+    let options = format!("remount,size={}k", used + free);
+    done(Command::new("mount").args(["-o", &options]).arg(at));
+}
+
 fn ip(words: &str) {
     done(Command::new("ip").args(words.split(' ')));
 }
@@ -134,5 +142,16 @@ impl Site {
     /// What `from` sends to `to` arrives again.
     pub(crate) fn heal(&self, from: u32, to: u32) {
         ip(&format!("-n h{from} neigh del {NET}.1{to} dev eth0"));
+    }
+
+    /// Bytes that came to server `n` by its wire.
+    pub(crate) fn received(&self, n: u32) -> u64 {
+        let mut look = Command::new("nsenter");
+        look.arg(format!("--net=/run/netns/h{n}"));
+        let seen = look.args(["cat", "/proc/net/dev"]).output().unwrap();
+        let seen = words(&seen);
+        let wire = seen.lines().find_map(|l| l.trim().strip_prefix("eth0:"));
+        let bytes = wire.and_then(|figures| figures.split_whitespace().next());
+        bytes.expect("there is a wire").parse().unwrap()
     }
 }

@@ -18,13 +18,11 @@ fn when_whoever_leads_is_killed_the_grid_answers_again_at_its_address() {
             killed = site.leader(1);
             let began = Instant::now();
             servers.remove(place(killed)).kill();
-            let again = writes.acknowledged_from(began);
-            println!("killed: no answer for {:?}", again - began);
+            writes.acknowledged_from(began);
             writes.go_on(10);
         });
         servers.insert(place(killed), site.serve(killed));
-        let known = [1, 2, 3].map(|n| writes.all_on(n));
-        println!("{known:?} changes are known");
+        writes.are_known(3);
         assert_ne!(site.leader(killed), killed);
     });
 }
@@ -40,8 +38,7 @@ fn whoever_leads_and_stands_still_leads_no_more_when_it_goes_on() {
             let of_former = Writes::during(site, &site.host(former), |of_former| {
                 let began = Instant::now();
                 servers[place(former)].signal(Signal::STOP);
-                let again = writes.acknowledged_from(began);
-                println!("standing still: no answer for {:?}", again - began);
+                writes.acknowledged_from(began);
                 servers[place(former)].signal(Signal::CONT);
                 let went_on = Instant::now();
                 site.until("another leads, by what the former one says", || {
@@ -51,12 +48,9 @@ fn whoever_leads_and_stands_still_leads_no_more_when_it_goes_on() {
                 });
                 of_former.acknowledged_from(went_on);
             });
-            for n in 1..=3 {
-                of_former.all_on(n);
-            }
+            of_former.are_known(3);
         });
-        let known = [1, 2, 3].map(|n| writes.all_on(n));
-        println!("{known:?} changes are known");
+        writes.are_known(3);
     });
 }
 
@@ -84,8 +78,7 @@ fn what_was_acknowledged_is_there_after_all_were_killed_at_once() {
             done.then_some(()).ok_or(asked.err)
         });
         println!("all killed: an answer after {:?}", began.elapsed());
-        let known = [1, 2, 3].map(|n| writes.all_on(n));
-        println!("{known:?} changes are known");
+        writes.are_known(3);
         site.ask(3, &["history"]).code(0).says("admin");
         drop(starting);
     });

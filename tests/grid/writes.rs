@@ -105,21 +105,25 @@ impl<'a> Writes<'a> {
         }
     }
 
-    /// Demands that everything acknowledged is known on server `n`; says how many there were.
+    /// Demands that everything acknowledged is known on each of so many servers, and says how long nothing was.
     #[track_caller]
-    pub(crate) fn all_on(&self, n: u32) -> usize {
+    pub(crate) fn are_known(&self, servers: u32) {
         let all = self.all();
         let acknowledged = all.iter().filter(|write| write.refused.is_none());
+        let answers: Vec<Instant> = acknowledged.clone().map(|w| w.answered).collect();
+        let waits = answers.windows(2).map(|two| two[1] - two[0]);
+        let longest = waits.max().unwrap_or_default();
+        let (number, host) = (answers.len(), &self.host);
+        println!("{number} changes acknowledged at {host}, none for {longest:?} at the longest");
         let acknowledged: BTreeSet<&str> = acknowledged.map(|write| write.name.as_str()).collect();
-        self.site.until(
-            &format!("all of {} on host-{n}", acknowledged.len()),
-            || {
+        for n in 1..=servers {
+            self.site.until(&format!("host-{n} knows all of it"), || {
                 let listed = self.site.ask(n, &["token", "list"]);
                 let known: BTreeSet<&str> = listed.out.split_whitespace().collect();
                 let lost: Vec<&&str> = acknowledged.difference(&known).collect();
-                let complete = lost.is_empty().then_some(acknowledged.len());
-                complete.ok_or_else(|| format!("{lost:?} are not in {}{}", listed.out, listed.err))
-            },
-        )
+                let all = lost.is_empty().then_some(());
+                all.ok_or_else(|| format!("{lost:?} are not in {}{}", listed.out, listed.err))
+            });
+        }
     }
 }
