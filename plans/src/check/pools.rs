@@ -53,7 +53,9 @@ pub(super) fn pools(
                 | Reason::PendingHardware
                 | Reason::Draining { .. }
         );
+        // One that moves is used on.
         if voluntary
+            && action.kind != Kind::Migrate
             && known
                 .desktops
                 .get(&member.desktop)
@@ -236,6 +238,6 @@ pub(super) fn disks(
 fn ready(phase: &Phase) -> bool {
     matches!(
         phase,
-        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. }
+        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. } | Phase::Migrating { .. }
     )
 }

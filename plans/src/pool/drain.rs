@@ -144,6 +144,7 @@ fn is_ready(yard: Yard<'_>, desktop: &KnownDesktop) -> bool {
         Phase::Provisioning { .. }
         | Phase::Broken { .. }
         | Phase::Unknown { .. }
+        | Phase::Migrating { .. }
         | Phase::Deleting { .. } => false,
     }
 }
