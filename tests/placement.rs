@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "placement/even.rs"]
+mod even;
 #[path = "placement/loss.rs"]
 mod loss;
 #[path = "placement/session.rs"]

@@ -35,7 +35,7 @@ use coppice_schema::units::Timestamp;
 
 pub use check::{Violation, check};
 pub use lose::what_if;
-pub use place::{NoDesktop, ServerLoad, place_session, placement};
+pub use place::{NoDesktop, ServerLoad, WORTH, place_session, placement, rebalance};
 pub use plan::Plan;
 pub use review::reviewed;
 
@@ -76,6 +76,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     review::survey(&mut draft);
     draft.drift_waits();
     needs::note(desired, &mut draft.actions);
+    place::uneven(desired, known, &mut draft);
     let loss = loss::survey(desired, known, &mut draft);
     let mut gates = gates::judge(desired, known, &draft);
     gates.extend(loss);

@@ -10,7 +10,7 @@ use coppice_schema::units::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::plan::{Action, FindingKind, Kind, Plan};
+use crate::plan::{Action, FindingKind, Kind, Plan, Reason};
 
 /// Servers that would be lost, and what would come of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
@@ -88,6 +88,7 @@ fn without(known: &Known, gone: &BTreeSet<ServerId>, now: Timestamp) -> Known {
     let servers = known.servers.iter_mut();
     for (_, server) in servers.filter(|(id, _)| gone.contains(id)) {
         server.state = ServerState::Lost;
+        server.since = now;
         server.current = false;
     }
     for desktop in known.desktops.values_mut() {
@@ -150,7 +151,8 @@ fn lost(known: &Known, gone: &BTreeSet<ServerId>, plan: &Plan) -> Lost {
 fn replaced(name: &PoolName, pool: &mut LostOfPool, plan: &Plan) {
     let of_pool = |action: &&Action| {
         let desktop: Option<&DesktopId> = action.object.desktop();
-        action.kind == Kind::Create && desktop.is_some_and(|id| id.pool == *name)
+        let replaces = matches!(action.reason, Reason::HostGone { .. });
+        replaces && action.kind == Kind::Create && desktop.is_some_and(|id| id.pool == *name)
     };
     let made: Vec<&Action> = plan.actions.iter().filter(of_pool).collect();
     let wanted = usize::try_from(pool.pooled).unwrap_or(usize::MAX);

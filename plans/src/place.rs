@@ -5,6 +5,7 @@
 //! Pools are served the one with the largest desktops first, so that what is hard to place finds the most room.
 
 mod batch;
+mod even;
 mod growth;
 mod host;
 mod session;
@@ -19,6 +20,8 @@ use coppice_schema::ids::{PoolName, ServerId};
 use coppice_schema::known::{Hardware, KnownDesktop, KnownServer, Phase, Task};
 
 pub(crate) use batch::Batch;
+pub(crate) use even::survey as uneven;
+pub use even::{WORTH, rebalance};
 pub(crate) use growth::{of as growth, stored};
 pub(crate) use host::{Host, Use, shares};
 pub use session::{NoDesktop, ServerLoad, place_session};
@@ -80,6 +83,11 @@ impl<'a> Ledger<'a> {
 
     pub(crate) fn hosts(&self) -> &[Host<'a>] {
         &self.hosts
+    }
+
+    pub(crate) fn host(&self, server: ServerId) -> Option<&Host<'a>> {
+        let place = self.hosts.binary_search_by_key(&server, |host| host.id);
+        self.hosts.get(place.ok()?)
     }
 
     fn host_mut(&mut self, server: ServerId) -> Option<&mut Host<'a>> {

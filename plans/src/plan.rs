@@ -266,6 +266,13 @@ pub enum Reason {
         /// How many are to run.
         target: u32,
     },
+    /// The load of servers is levelled.
+    Rebalance {
+        /// The server that it leaves.
+        from: String,
+        /// The server that it, or the one in its place, goes to.
+        to: String,
+    },
     /// Hardware it is defined with is not what it runs with.
     PendingHardware,
     /// Nothing needs it any more.

@@ -14,6 +14,7 @@ mod refresh;
 mod removal;
 mod rollback;
 mod rollout;
+mod shift;
 
 use std::collections::BTreeSet;
 
@@ -32,6 +33,7 @@ use crate::specs;
 pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
 pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
+pub(crate) use shift::asked as asked_to_move;
 
 /// How long a desktop takes from its order to its first answer, where nothing was measured yet.
 const GROWTH_GUESS: Span = Span::seconds(60);
@@ -165,6 +167,11 @@ pub(crate) fn members<'a>(
         .take_while(move |(id, _)| id.pool == pool)
 }
 
+/// A pooled desktop that is whole, and that nobody uses.
+pub(crate) fn is_idle(desktop: &KnownDesktop) -> bool {
+    !desktop.personal && desktop.people() == 0 && rollout::is_ready(&desktop.phase)
+}
+
 /// Everything that would be done to a pool.
 pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let published = yard.published();
@@ -179,7 +186,8 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let image = published.as_ref().ok().copied();
     removal::leaving(yard, draft);
     let rollout = rollout::Rollout::survey(yard, image, draft);
-    let target = yard.pool.desktops + rollout.surge();
+    let mut shift = shift::Shift::survey(yard, image, &rollout, draft);
+    let target = yard.pool.desktops + rollout.surge() + shift.extra();
     let surplus = removal::surplus(yard, image, target, draft);
     let mut going = BTreeSet::new();
     let power = power::target(yard, draft);
@@ -188,9 +196,12 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
     let lost = leaving.filter(|(_, desktop)| rollout::is_ready(&desktop.phase));
     let lost = u32::try_from(lost.count()).unwrap_or(u32::MAX);
     let drained = drain::idle(yard, &surplus, draft);
-    rollout.without(lost.saturating_add(drained.taken));
+    let moved = shift.go(yard, draft);
+    let taken = u32::try_from(moved.len()).unwrap_or(u32::MAX);
+    rollout.without(lost.saturating_add(drained.taken).saturating_add(taken));
     for (id, desktop) in yard.members().filter(|(id, _)| !surplus.contains(*id)) {
         if drained.going.contains(id)
+            || moved.contains(id)
             || fate::decide(
                 yard,
                 image,
@@ -208,7 +219,7 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
         }
     }
     let grown_of = rollout.back().map_or(published, Ok);
-    let made = grow::grow(yard, grown_of, target, power.as_ref(), draft);
+    let made = grow::grow(yard, grown_of, target, &shift, power.as_ref(), draft);
     power::balance(yard, power, &surplus, &going, made, draft);
     forecast::put(yard, image.is_some(), power.as_ref(), draft);
 }

@@ -14,7 +14,7 @@ use coppice_schema::review::{KnownRun, Reviewed};
 
 use crate::document::Document;
 use crate::draft::Draft;
-use crate::plan::{Applies, Finding, FindingKind, Intent, Kind, Risk, Severity, Wait};
+use crate::plan::{Applies, Finding, FindingKind, Intent, Kind, Reason, Risk, Severity, Wait};
 
 /// What somebody who applies the plan that `document` shows has reviewed, `desired` being what it makes of the
 /// configuration.
@@ -24,10 +24,20 @@ use crate::plan::{Applies, Finding, FindingKind, Intent, Kind, Risk, Severity, W
 #[must_use]
 pub fn reviewed(document: &Document, desired: &Desired) -> Vec<Reviewed> {
     let mut all: BTreeMap<(PoolName, Kind, Risk), (BTreeSet<Slot>, u32)> = BTreeMap::new();
+    let mut moving: BTreeMap<(PoolName, Kind, Risk), u32> = BTreeMap::new();
     for group in &document.actions {
         let Address::Pool(pool) = &group.subject else {
             continue;
         };
+        if let Reason::Rebalance { .. } = &group.reason {
+            // Others were grown in their place, and go when these stay after all.
+            if group.kind != Kind::Create {
+                let key = (pool.clone(), Kind::Delete, Risk::Disruptive);
+                let count = u32::try_from(group.objects.len()).unwrap_or(u32::MAX);
+                *moving.entry(key).or_default() += count;
+            }
+            continue;
+        }
         let desktops = group.objects.iter().filter_map(Address::desktop);
         let slots = desktops.map(|id| id.slot);
         let at_boot = group
@@ -49,6 +59,9 @@ pub fn reviewed(document: &Document, desired: &Desired) -> Vec<Reviewed> {
             let key = (pool.clone(), Kind::Delete, Risk::Disruptive);
             all.entry(key).or_default().1 = surge;
         }
+    }
+    for (key, count) in moving {
+        all.entry(key).or_default().1 += count;
     }
     all.into_iter()
         .filter(|(_, (slots, extra))| !slots.is_empty() || *extra > 0)

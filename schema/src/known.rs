@@ -73,6 +73,23 @@ impl Known {
     }
 }
 
+impl Known {
+    /// Asks those desktops to move, and no others, as agreeing on it does.
+    pub fn ask_to_move(&mut self, moves: &BTreeMap<Member, ServerId>) {
+        self.requests
+            .retain(|_, request| !matches!(request, Request::Move { .. }));
+        for (member, to) in moves {
+            let request = Request::Move {
+                member: member.clone(),
+                to: *to,
+            };
+            self.requests
+                .entry(member.desktop.clone())
+                .or_insert(request);
+        }
+    }
+}
+
 impl SeenOverlay {
     /// The most that it takes of the disk: at most twice what it does take.
     #[must_use]
@@ -366,6 +383,13 @@ pub enum Request {
         /// Where.
         server: ServerId,
     },
+    /// Grow another on that server, and let it go then: the load is to be levelled.
+    Move {
+        /// The life.
+        member: Member,
+        /// Where the other is grown.
+        to: ServerId,
+    },
 }
 
 impl Request {
@@ -373,7 +397,10 @@ impl Request {
     #[must_use]
     pub fn member(&self) -> &Member {
         match self {
-            Self::Restart(member) | Self::Regrow(member) | Self::Discard { member, .. } => member,
+            Self::Restart(member)
+            | Self::Regrow(member)
+            | Self::Discard { member, .. }
+            | Self::Move { member, .. } => member,
         }
     }
 }

@@ -9,6 +9,7 @@ mod daemon;
 mod images;
 mod line;
 mod parse;
+mod placement;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,13 @@ struct Row {
     measure: fn(&Bench) -> Result<Vec<Line>, String>,
 }
 
-const ROWS: &[Row] = &[clones::ROW, parse::ROW, images::MANY, images::CHANGED];
+const ROWS: &[Row] = &[
+    clones::ROW,
+    parse::ROW,
+    images::MANY,
+    images::CHANGED,
+    placement::ROW,
+];
 
 /// How much is done, and where.
 struct Bench {

@@ -78,6 +78,25 @@ fn without_figures_people_are_counted_and_ties_go_by_id() {
 }
 
 #[test]
+fn what_is_to_move_is_given_to_people_when_nothing_else_is_there() {
+    let mut fleet = school();
+    let none = BTreeMap::new();
+    let moves = |fleet: &Fleet, slots: &[u32]| -> BTreeMap<_, _> {
+        let members = slots
+            .iter()
+            .map(|slot| &fleet.known.desktops[&desktop(*slot)]);
+        let moves = members.map(|one| (one.spec.member.clone(), ServerId(3)));
+        moves.collect()
+    };
+    let some = moves(&fleet, &[1]);
+    fleet.known.ask_to_move(&some);
+    assert_eq!(given(&fleet, &none).unwrap(), (desktop(3), FIRST));
+    let all = moves(&fleet, &[1, 2, 3, 4]);
+    fleet.known.ask_to_move(&all);
+    assert_eq!(given(&fleet, &none).unwrap(), (desktop(1), FIRST));
+}
+
+#[test]
 fn nobody_is_sent_where_a_session_would_end() {
     let spoil: [fn(&mut Fleet); 6] = [
         |fleet| fleet.known.servers.get_mut(&FIRST).unwrap().state = ServerState::Draining,

@@ -9,7 +9,9 @@ use coppice_reconcile::server::ServerReport;
 use coppice_schema::Known;
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::{Address, DesktopId, GridId, Member, PoolName, ServerName, Stamp};
-use coppice_schema::known::{DesktopSpec, Health, KnownDesktop, Phase, Seen, ServerState, Task};
+use coppice_schema::known::{
+    DesktopSpec, Health, KnownDesktop, Phase, Request, Seen, ServerState, Task,
+};
 use coppice_schema::units::Span;
 use coppice_state::entry::{NewOrder, Report};
 use coppice_state::{Entry, Outcome, State};
@@ -315,7 +317,7 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
             let over = server.force_at.is_some_and(|at| at <= logged.envelope.at);
             server.state == ServerState::Draining && over
         });
-        if !had_long && !forced && !state.requests.contains_key(&member.desktop) {
+        if !had_long && !forced && !asked(state, member) {
             return Err(format!(
                 "{} was ordered while people were in it",
                 order.task.describe()
@@ -323,6 +325,14 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
         }
     }
     Ok(())
+}
+
+/// A person wants it done to that desktop, whoever is there. Nobody who lets desktops move does.
+fn asked(state: &State, member: &Member) -> bool {
+    match state.requests.get(&member.desktop) {
+        Some(Request::Restart(_) | Request::Regrow(_) | Request::Discard { .. }) => true,
+        Some(Request::Move { .. }) | None => false,
+    }
 }
 
 /// A server that is lost is told nothing, and what it holds stays.
@@ -451,7 +461,7 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             | Task::CopyImage { .. } => continue,
         };
         // What a person asked for is theirs to answer for.
-        if state.requests.contains_key(&member.desktop) {
+        if asked(state, member) {
             continue;
         }
         let here = state.desktops.get(&member.desktop);

@@ -12,6 +12,8 @@
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |
 //! | `edit OLD -> NEW` | changes those files: every OLD in them becomes NEW; `\n` stands for a new line |
 //! | `plan`, `plan markdown` | what those files would change |
+//! | `rebalance [apply]` | what would move to level the load; with `apply`, it does |
+//! | `rebalance stop` | what has not moved yet stays |
 //! | `lose SERVER ...`, `lose-markdown SERVER ...` | what if those servers were lost |
 //! | `apply [GATE ...]` | commits them; prints why it was refused otherwise |
 //! | `settle`, `rounds N` | lets the grid work until nothing is left, or for N passes |
@@ -55,6 +57,7 @@
 mod hands;
 mod lives;
 mod stage;
+mod what_if;
 
 use std::fmt::Write as _;
 

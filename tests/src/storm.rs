@@ -171,7 +171,7 @@ impl Storm {
     fn step(&mut self) -> Verdict {
         let machines = u64::try_from(self.world.machines.len()).unwrap_or(1);
         let index = usize::try_from(self.chance.below(machines)).unwrap_or(0);
-        match self.chance.below(100) {
+        match self.chance.below(104) {
             0..30 => self.leader_round()?,
             30..60 => self.server_round(index)?,
             60..68 => self.fate(index)?,
@@ -202,11 +202,12 @@ impl Storm {
                 self.note(format!("{span} pass"));
                 self.world.pass(span);
             }
-            _ => {
+            99..100 => {
                 let span = Span::hours(self.chance.between(1, 5));
                 self.note(format!("{span} pass"));
                 self.world.pass(span);
             }
+            _ => self.somebody_levels(index)?,
         }
         self.judge.judge(&self.world)
     }

@@ -332,8 +332,8 @@ impl Machine {
         let dead = || sim.crashed() || agreement.crashed();
         let mut all = ServerReport::default();
         loop {
-            let now = clock.now();
-            let round = server::round(&mut self.daemon, &self.ports, now);
+            let (now, passed) = (clock.now(), clock.passed());
+            let round = server::round(&mut self.daemon, &self.ports, now, passed);
             let report = drive(clock, &self.lines, dead, round)?;
             all = ServerReport {
                 begun: [all.begun, report.begun].concat(),

@@ -18,6 +18,7 @@ use openraft::Instant;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::InstantOf;
 
+use crate::clocks;
 use crate::replica::{Former, Members, MembersError, Replica};
 use crate::types::GridTypes;
 use crate::voters::{self, BEHIND, Change, Pulse, Seat, THERE};
@@ -27,12 +28,17 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a server that is to stop waits for the others to go on without it.
 const FAREWELL: Duration = Duration::from_secs(6);
 
-/// Keeps voters for ever. Dropping it is safe at any point.
+/// Keeps voters for ever, and what is known of their clocks. Dropping it is safe at any point.
 pub async fn keep<C: GridTypes>(replica: Replica<C>) {
+    let clocks = Box::pin(clocks::watch(&replica));
+    select(clocks, Box::pin(keep_voters(&replica))).await;
+}
+
+async fn keep_voters<C: GridTypes>(replica: &Replica<C>) {
     let mut watch = replica.watch();
     let mut memory = Memory::<C>::default();
     loop {
-        let pause = if step(&replica, &mut memory).await {
+        let pause = if step(replica, &mut memory).await {
             // Something changed, and more may be to do.
             Duration::from_millis(20)
         } else {

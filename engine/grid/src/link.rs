@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coppice_schema::units::Timestamp;
 use coppice_state::{Entry, Outcome, Standing, State};
 use futures::future::BoxFuture;
 use openraft::raft::{
@@ -82,6 +83,8 @@ pub enum Question<C: GridTypes> {
     Read,
     /// Who takes part in the log, and how far is each?
     Standing,
+    /// What does your clock show?
+    Clock,
 }
 
 impl<C: GridTypes> Question<C> {
@@ -95,7 +98,8 @@ impl<C: GridTypes> Question<C> {
             | Self::Lead(_)
             | Self::Snapshot(_)
             | Self::Read
-            | Self::Standing => true,
+            | Self::Standing
+            | Self::Clock => true,
             Self::Propose(_) => false,
         }
     }
@@ -107,7 +111,7 @@ impl<C: GridTypes> Question<C> {
             Self::Append(_) => matches!(lane, Lane::Log | Lane::Heartbeat),
             Self::Vote(_) | Self::PreVote(_) | Self::Lead(_) => lane == Lane::Votes,
             Self::Snapshot(_) => lane == Lane::Snapshot,
-            Self::Propose(_) | Self::Read | Self::Standing => lane == Lane::Calls,
+            Self::Propose(_) | Self::Read | Self::Standing | Self::Clock => lane == Lane::Calls,
         }
     }
 }
@@ -124,6 +128,7 @@ impl<C: GridTypes> fmt::Debug for Question<C> {
             Self::Propose(_) => "propose",
             Self::Read => "read",
             Self::Standing => "standing",
+            Self::Clock => "clock",
         })
     }
 }
@@ -164,6 +169,8 @@ pub enum Answer<C: GridTypes> {
     Read(u64),
     /// Who takes part, as whoever leads sees it.
     Standing(Standing),
+    /// What its clock shows.
+    Clock(Timestamp),
     /// Nothing happened: this one does not lead, or cannot reach a majority. Why, in words.
     Elsewhere(String),
     /// It may have happened, or may still. Why that is not known, in words.
@@ -180,6 +187,7 @@ impl<C: GridTypes> fmt::Debug for Answer<C> {
             Self::Proposed { index, .. } => write!(f, "proposed at {index}"),
             Self::Read(index) => write!(f, "read at {index}"),
             Self::Standing(_) => f.write_str("standing"),
+            Self::Clock(_) => f.write_str("clock"),
             Self::Elsewhere(why) => write!(f, "elsewhere: {why}"),
             Self::Unknown(why) => write!(f, "unknown: {why}"),
         }

@@ -36,7 +36,7 @@ pub use self::quorum::ALONE_AFTER;
 
 use self::quorum::Quorum;
 
-use crate::clocks::Clocks;
+use crate::clocks::{self, Clocks};
 use crate::link::Link;
 use crate::machine::{Machine, Published};
 use crate::network::Network;
@@ -71,13 +71,18 @@ impl Fate {
     }
 }
 
+/// How often a leader that knows too few of the voters' clocks asks for them before it goes by its own,
+const CLOCKS_TRIED: u32 = 5;
+/// and what it waits in between: a connection that failed is tried again after no longer than that.
+const CLOCKS_AGAIN: Duration = Duration::from_millis(400);
+
 /// A replica. Clones are the same one.
 pub struct Replica<C: GridTypes> {
     id: u64,
     raft: Raft<C>,
     published: Arc<Published<C>>,
     clock: Arc<dyn Clock>,
-    clocks: Clocks,
+    clocks: Clocks<C>,
     /// The last time given to an entry. Held while an entry is handed over, so that entries enter the log in the
     /// order of their times.
     stamped: Arc<futures::lock::Mutex<Timestamp>>,
@@ -364,11 +369,21 @@ impl<C: GridTypes> Replica<C> {
 
     /// Here, if this server leads: what applying `entry` gave, and its index.
     async fn propose_here(&self, entry: Entry) -> Here<C, (Outcome, u64)> {
+        // One that just started, with a clock that is wrong, would take the grid's time with it.
+        for _ in 0..CLOCKS_TRIED {
+            if self.knows_time() || !matches!(self.leadership(), Leadership::Here { .. }) {
+                break;
+            }
+            clocks::ask_members(self, false).await;
+            if !self.knows_time() {
+                C::sleep(CLOCKS_AGAIN).await;
+            }
+        }
         let answers = {
             let mut stamped = self.stamped.lock().await;
-            let last = self.published.state().time;
-            let mine = self.clock.now().max(*stamped);
-            let at = entry_time(last, mine, &self.voters_ahead());
+            let last = self.published.state().time.max(*stamped);
+            let mine = self.clock.now();
+            let at = entry_time(last, mine, &self.others_ahead(last, mine));
             let proposal = Proposal(Envelope { at, entry });
             let handed = self.raft.client_write_many([proposal]).await;
             *stamped = at;
@@ -380,7 +395,11 @@ impl<C: GridTypes> Replica<C> {
         };
         match answer {
             Some(Ok(Ok(written))) => Here::Done((written.response, written.log_id.index())),
-            Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Here::Elsewhere(forward),
+            Some(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => {
+                // It did not enter the log, and what this server's clock showed binds nobody, itself neither.
+                *self.stamped.lock().await = Timestamp::default();
+                Here::Elsewhere(forward)
+            }
             Some(Ok(Err(
                 error @ (ClientWriteError::LogEntryDiscarded(_)
                 | ClientWriteError::ChangeMembershipError(_)
@@ -391,17 +410,43 @@ impl<C: GridTypes> Replica<C> {
         }
     }
 
-    /// What is known of others' clocks: whoever hears their answers notes it here.
+    /// What is known of others' clocks.
     #[must_use]
-    pub fn clocks(&self) -> &Clocks {
+    pub fn clocks(&self) -> &Clocks<C> {
         &self.clocks
     }
 
-    /// How far the clocks of the other voters are ahead of this server's, as far as that is known.
-    fn voters_ahead(&self) -> Vec<i64> {
-        let known = self.clocks.ahead();
+    pub(crate) fn link(&self) -> Option<&dyn Link<C>> {
+        self.link.as_deref()
+    }
+
+    /// How far the clocks of the other voters are ahead of one that shows `mine`, as far as that is known. Where two
+    /// could differ and nobody would know which is right, the grid's own time since its `last` entry is a third.
+    fn others_ahead(&self, last: Timestamp, mine: Timestamp) -> Vec<i64> {
+        let known = self.clocks.ahead(mine);
         let voters = self.raft.voter_ids().filter(|id| *id != self.id);
-        voters.filter_map(|id| known.get(&id).copied()).collect()
+        let mut ahead: Vec<i64> = voters.filter_map(|id| known.get(&id).copied()).collect();
+        let reckoned = self.clocks.reckon(last, mine);
+        if ahead.len() % 2 == 1 {
+            ahead.push(reckoned);
+        }
+        ahead
+    }
+
+    /// Notes when the last entry was seen.
+    pub(crate) fn reckon(&self) {
+        let last = self.published.state().time;
+        self.clocks.reckon(last, self.clock.now());
+    }
+
+    /// Whether a majority of the voters' clocks is known, this server's among them.
+    fn knows_time(&self) -> bool {
+        let known = self.clocks.ahead(self.clock.now());
+        let voters: Vec<u64> = self.raft.voter_ids().collect();
+        let known = voters
+            .iter()
+            .filter(|id| **id == self.id || known.contains_key(id));
+        known.count() * 2 > voters.len()
     }
 
     /// Here, if this server leads: the index up to which one must have applied to see all that is agreed on.
@@ -524,7 +569,12 @@ impl<C: GridTypes> Agreement for Replica<C> {
             applied: now.last_applied.as_ref().map_or(0, |log_id| log_id.index()),
             majority: now.last_quorum_acked.map(|at| since(*at)),
             parts: learners.chain(voters).collect(),
-            clocks: self.clocks.ahead().into_iter().chain([(me, 0)]).collect(),
+            clocks: self
+                .clocks
+                .ahead(self.clock.now())
+                .into_iter()
+                .chain([(me, 0)])
+                .collect(),
         }
     }
 }

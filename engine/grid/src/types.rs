@@ -49,6 +49,7 @@ impl fmt::Display for Proposal {
             Entry::Paused { .. } => "paused",
             Entry::Resumed { .. } => "resumed",
             Entry::Requested { .. } => "requested",
+            Entry::Rebalanced { .. } => "rebalanced",
         })
     }
 }

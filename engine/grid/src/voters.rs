@@ -79,8 +79,9 @@ pub enum Change {
 /// What the leader `me` is to change next, if anything.
 ///
 /// Guarantees: of those that vote afterwards a majority is there, and of those that voted before too, so that no change
-/// is begun that could not end; nobody gets a vote who was not well for [`PROVEN`] and caught up; nobody loses it who
-/// is there, unless the table above says so or it was removed.
+/// is begun that could not end; nobody gets a vote who is not there and caught up, and who was not well for [`PROVEN`],
+/// unless it takes an empty seat and no more votes make a majority than before; nobody loses it who is there, unless the
+/// table above says so or it was removed.
 #[must_use]
 pub fn next(
     me: u64,
@@ -174,6 +175,23 @@ impl View<'_> {
 
     /// Who is to vote.
     fn voters(&self) -> BTreeSet<u64> {
+        let proven = self.seated(|pulse| pulse.proven());
+        // An empty seat helps nobody: as long as a majority takes no more votes than before, who only just caught up is
+        // better there than none. A leader that is new has proof of nobody, and a voter that was removed leaves two.
+        let caught_up = self.seated(|pulse| pulse.there() && pulse.caught_up());
+        let majority = |voters: &BTreeSet<u64>| voters.len() / 2 + 1;
+        let voters = if caught_up.is_superset(&proven)
+            && majority(&caught_up) <= majority(&self.now.voters)
+        {
+            caught_up
+        } else {
+            proven
+        };
+        self.without_resting(voters)
+    }
+
+    /// Who has a seat by the table, of voters and of learners that are `fit`.
+    fn seated(&self, fit: impl Fn(Pulse) -> bool) -> BTreeSet<u64> {
         let mut servers: Vec<(u8, u64)> = Vec::new();
         let mut witness = None;
         for (id, seat) in self.seats {
@@ -182,7 +200,9 @@ impl View<'_> {
             let rank = match (votes, pulse) {
                 _ if *id == self.me => 0,
                 (true, pulse) if pulse.silent < SILENT => 1,
-                (false, pulse) if pulse.proven() && self.now.learners.contains(id) => 2,
+                (false, pulse) if fit(pulse) && self.now.learners.contains(id) => {
+                    if pulse.proven() { 2 } else { 4 }
+                }
                 // Better than an empty seat: it may come back, and a majority counts it.
                 (true, _) => 3,
                 (false, _) => continue,
@@ -199,7 +219,7 @@ impl View<'_> {
         if let (2, Some(witness)) = (seats, witness) {
             voters.insert(witness);
         }
-        self.without_resting(voters)
+        voters
     }
 
     /// Of two voters, one that stops as planned must not take the other's majority with it.

@@ -26,6 +26,7 @@
 //! | `DELETE images/{name}/versions/{version}` | | 204 |
 //! | `POST plans` | [`PlanRequest`] | [`PlanResponse`], or 422 with [`Problem::diagnostics`] |
 //! | `POST apply` | [`ApplyRequest`] | [`ApplyResponse`] |
+//! | `GET rebalance` · `POST rebalance` | [`RebalanceRequest`] | [`Rebalance`] |
 //! | `GET drift` | | [`DriftReport`] |
 //! | `GET explain/{address}` | | [`Explanation`] |
 //! | `GET revisions` | | [`RevisionInfo`]s, the newest first |
@@ -48,6 +49,7 @@ mod images;
 mod join;
 mod plans;
 mod problem;
+mod rebalance;
 mod secrets;
 mod status;
 mod tokens;
@@ -67,6 +69,7 @@ pub use plans::{
     PlanResponse, RevisionInfo, SAVED_FORMAT, SavedPlan,
 };
 pub use problem::{Code, GateProblem, PROBLEM_TYPE, Problem};
+pub use rebalance::{Rebalance, RebalanceMove, RebalanceRequest};
 pub use secrets::SecretInfo;
 pub use status::{
     GridInfo, HealthReport, LogPart, LogRole, Pause, PauseRequest, PoolStatus, Removal, RunStatus,

@@ -193,7 +193,7 @@ fn fresh(state: &State, base: &Base) -> Result<(), Box<Problem>> {
     Err(refused(Refusal::Stale(stale)))
 }
 
-fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Box<Problem>> {
+pub(crate) fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Box<Problem>> {
     match expected.filter(|expected| *expected != id) {
         None => Ok(()),
         Some(expected) => Err(Problem::new(
@@ -211,7 +211,7 @@ fn expected(expected: Option<Digest>, id: Digest) -> Result<(), Box<Problem>> {
 
 /// What nobody sees cannot be weighed: the gates of a plan with servers unseen would pass too easily. A grid that
 /// remembers no desktops has nothing to lose.
-fn seen_whole(state: &State, plan: &Plan) -> Result<(), Box<Problem>> {
+pub(crate) fn seen_whole(state: &State, plan: &Plan) -> Result<(), Box<Problem>> {
     if plan.complete || state.desktops.is_empty() {
         return Ok(());
     }
@@ -311,7 +311,7 @@ fn within(
 }
 
 /// A plan that fails its check is our own mistake: nothing is committed.
-async fn checked(preview: Preview) -> Result<Preview, Box<Problem>> {
+pub(crate) async fn checked(preview: Preview) -> Result<Preview, Box<Problem>> {
     let (preview, violations) = preview::aside("check a plan", move || {
         let violations = check(&preview.plan, &preview.desired, &preview.known);
         (preview, violations)

@@ -28,6 +28,7 @@ mod plans;
 mod portal;
 mod preview;
 mod problem;
+mod rebalance;
 mod routes;
 mod seal;
 mod secrets;

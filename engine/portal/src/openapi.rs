@@ -13,6 +13,7 @@ use crate::api::{DisplayChoice, EventRecord, ImportLine, Problem, RunStatus};
         crate::health::health, document, crate::status::status,
         crate::desktops::list, crate::desktops::one, crate::desktops::restart, crate::desktops::regrow,
         crate::desktops::discard, crate::desktops::screenshot, crate::console::console,
+        crate::rebalance::look, crate::rebalance::apply,
         crate::servers::list, crate::servers::cordon, crate::servers::uncordon, crate::servers::remove, crate::upgrade::check,
         crate::servers::drain, crate::servers::undrain,
         crate::images::list, crate::images::remove,

@@ -17,7 +17,7 @@ use crate::api::{Code, PREFIX, Problem};
 use crate::portal::{App, Portal};
 use crate::{
     apply, auth, backup, console, desktops, events, explain, health, history, images, imports,
-    join, openapi, pauses, plans, secrets, servers, status, tokens, upgrade, uploads,
+    join, openapi, pauses, plans, rebalance, secrets, servers, status, tokens, upgrade, uploads,
 };
 
 /// How long an answer may take to begin.
@@ -80,6 +80,8 @@ fn table() -> Vec<Route> {
             Scope::Helpdesk,
             get(console::console),
         ),
+        read("/rebalance", Scope::Viewer, get(rebalance::look)),
+        write("/rebalance", Scope::Operator, post(rebalance::apply)),
         read("/servers", Scope::Viewer, get(servers::list)),
         write(
             "/servers/{name}/cordon",

@@ -69,8 +69,8 @@ struct Memory {
     description: Description,
     /// The index that the log had reached after the start; until it is applied here nothing is acted on.
     caught_up: Option<u64>,
-    /// When the last round was: by the clock, and as it is counted here.
-    last: Option<(Timestamp, Timestamp)>,
+    /// When the last round was: by monotonic time, and as it is counted here.
+    last: Option<(Span, Timestamp)>,
     capacity: Option<(Timestamp, Capacity)>,
     guests: Guests,
     /// How orders went that the grid has not heard of yet.
@@ -138,26 +138,33 @@ impl Server {
 }
 
 impl Memory {
-    /// The time of a round at `clock`. It is never before that of the grid, by which orders are due; and where a clock
-    /// was set back it goes on from where it was, so that nothing waits for the clock to catch up.
-    fn go_on(&mut self, clock: Timestamp, grid: Timestamp) -> Timestamp {
-        let passed = self
-            .last
-            .map(|(before, now)| now.after(clock.since(before)));
-        let now = clock.max(grid).max(passed.unwrap_or_default());
-        self.last = Some((clock, now));
+    /// The time of a round: the grid's, by which orders are due, as of its last entry, and since then as time passes.
+    /// Before anything reports here, there is an entry of now. The clock here counts only where there is no entry yet:
+    /// one that is wrong would make orders wait for it, or be too old for it.
+    fn go_on(&mut self, clock: Timestamp, passed: Span, grid: Timestamp) -> Timestamp {
+        let now = match self.last {
+            Some((then, last)) => last.after(Span(passed.0.saturating_sub(then.0))).max(grid),
+            None if grid == Timestamp::default() => clock,
+            None => grid,
+        };
+        self.last = Some((passed, now));
         now
     }
 }
 
-/// One round at `now`. Acts that earlier rounds began go on beside it, none begins in it, and it waits for none.
+/// One round at `now`, as the clock shows it, and after `passed` of monotonic time. Acts that earlier rounds began go on beside it, none begins in it, and it waits for none.
 ///
 /// It can be dropped at any point. Nothing that was not seen is ever reported as absent; a server that is not whole
 /// begins nothing; an object without this grid's mark is never touched.
-pub async fn round(server: &mut Server, ports: &Ports, now: Timestamp) -> ServerReport {
+pub async fn round(
+    server: &mut Server,
+    ports: &Ports,
+    now: Timestamp,
+    passed: Span,
+) -> ServerReport {
     let mut report = ServerReport::default();
     let Server { memory, flight } = server;
-    let now = memory.go_on(now, ports.agreement.local().time);
+    let now = memory.go_on(now, passed, ports.agreement.local().time);
     // What an act did is seen before it is said to be done, so that the state never holds a desktop for broken because
     // its receipt came before its sight: only what ended before this round looks is told in it.
     for landed in flight.land() {
@@ -432,15 +439,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_goes_on_where_the_clock_was_set_back() {
+    fn time_goes_on_whoever_sets_the_clock() {
         let at = |minutes: u64| Timestamp(Span::minutes(minutes).0);
-        let server = Server::new("a".parse().expect("a name"), 1, Description::default());
-        let mut memory = server.memory;
-        assert_eq!(memory.go_on(at(500), at(0)), at(500));
-        assert_eq!(memory.go_on(at(400), at(510)), at(510), "as the grid's");
-        assert_eq!(memory.go_on(at(401), at(510)), at(511), "and then on");
-        assert_eq!(memory.go_on(at(700), at(510)), at(810));
-        assert_eq!(memory.go_on(at(701), at(900)), at(900));
+        let fresh = || Server::new("a".parse().expect("a name"), 1, Description::default()).memory;
+        let mut memory = fresh();
+        let mut go_on =
+            |clock, passed, grid| memory.go_on(at(clock), Span::minutes(passed), at(grid));
+        assert_eq!(go_on(500, 7, 0), at(500), "there is no other");
+        assert_eq!(go_on(400, 8, 0), at(501), "it was set back");
+        assert_eq!(go_on(900, 9, 0), at(502), "and ahead");
+        assert_eq!(go_on(901, 10, 600), at(600), "never before the grid's");
+        assert_eq!(go_on(902, 11, 600), at(601));
+        assert_eq!(fresh().go_on(at(900), Span(0), at(600)), at(600));
     }
 
     #[test]

@@ -162,6 +162,11 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
         } => people::paused(state, address, *until, author),
         Entry::Resumed { address, author } => people::resumed(state, address, author),
         Entry::Requested { request, author } => people::requested(state, request, author),
+        Entry::Rebalanced {
+            base,
+            moves,
+            author,
+        } => people::rebalanced(state, base, moves, author),
     }
 }
 

@@ -257,6 +257,15 @@ pub enum Entry {
         /// Who.
         author: String,
     },
+    /// A person asked for the load of servers to be levelled.
+    Rebalanced {
+        /// What the plan read that was looked at.
+        base: Base,
+        /// Which desktops move, to which server. Those that were to move and are not named stay.
+        moves: BTreeMap<Member, ServerId>,
+        /// Who.
+        author: String,
+    },
 }
 
 /// How a grid goes on after most of it, or all of it, is gone. One server is left.

@@ -6,7 +6,7 @@ use coppice_schema::Known;
 use coppice_schema::desired::{Assignment, Desired, Origin};
 use coppice_schema::ids::{Address, PoolName, ServerId};
 use coppice_schema::known::{
-    CopyState, DesktopSpec, ImageVersion, KnownDesktop, Phase, ServerState, Task,
+    CopyState, DesktopSpec, ImageVersion, KnownDesktop, Phase, Request, ServerState, Task,
 };
 
 use super::{block, due};
@@ -21,12 +21,24 @@ pub(super) fn pools(
 ) {
     let mut made: BTreeMap<&PoolName, u32> = BTreeMap::new();
     let mut taken: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    let mut shifted: BTreeMap<&PoolName, u32> = BTreeMap::new();
     let mut returned: BTreeMap<&PoolName, u32> = BTreeMap::new();
     for (action, step) in due(plan) {
         let Some(member) = step.task.member() else {
             continue;
         };
         let pool = &member.desktop.pool;
+        let moves = matches!(action.reason, Reason::Rebalance { .. });
+        if moves && action.kind != Kind::Create {
+            *shifted.entry(pool).or_default() += 1;
+            let asked = matches!(known.requests.get(&member.desktop), Some(Request::Move { member: asked, .. }) if asked == member);
+            let desktop = known.desktops.get(&member.desktop);
+            judge(
+                asked && desktop.is_some_and(|desktop| !desktop.personal),
+                &action.object,
+                "only a desktop that is asked to move moves, and no personal one",
+            );
+        }
         if matches!(action.reason, Reason::Returned { .. }) {
             *returned.entry(pool).or_default() += 1;
         }
@@ -78,9 +90,16 @@ pub(super) fn pools(
         let holding = count(&|desktop| !given_up(desktop));
         let new = made.get(name).copied().unwrap_or(0);
         let rules = &pool.policy.rollout;
+        let moving = |desktop: &KnownDesktop| {
+            let request = known.requests.get(&desktop.spec.member.desktop);
+            matches!(request, Some(Request::Move { member, .. }) if *member == desktop.spec.member)
+        };
+        // For each that moves another is grown first, a few at a time.
+        let moves = count(&moving).min(rules.max_unavailable.of(pool.desktops).max(1));
         let most = pool
             .desktops
-            .saturating_add(rules.max_surge.of(pool.desktops));
+            .saturating_add(rules.max_surge.of(pool.desktops))
+            .saturating_add(moves);
         judge(
             new == 0 || holding.saturating_add(new) <= most,
             &object,
@@ -107,7 +126,14 @@ pub(super) fn pools(
                 Some(Task::Restart { .. } | Task::Stop { .. } | Task::Remove { .. })
             )
         };
-        let left = count(&|desktop| ready(&desktop.phase) && !going(desktop)).saturating_sub(gone);
+        let here = count(&|desktop| ready(&desktop.phase) && !going(desktop));
+        let moved = shifted.get(name).copied().unwrap_or(0);
+        judge(
+            moved == 0 || here >= pool.desktops.saturating_add(moved),
+            &object,
+            "a desktop moves when another is ready in its place",
+        );
+        let left = here.saturating_sub(gone).saturating_sub(moved);
         judge(
             gone == 0 || left >= floor,
             &object,

@@ -39,6 +39,7 @@ pub(super) fn approved(
             | Reason::Refresh { .. }
             | Reason::RolledBack { .. }
             | Reason::Power { .. }
+            | Reason::Rebalance { .. }
             | Reason::Unused
             | Reason::Unnamed { .. } => false,
         };

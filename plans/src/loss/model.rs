@@ -102,7 +102,14 @@ impl Model {
         let mut staying = vec![0_u32; yards.len()];
         for (id, desktop) in &known.desktops {
             let kind = index.get(&id.pool).copied();
-            let leaves = matches!(desktop.phase, Phase::Deleting { .. }) || gone.contains(id);
+            // Where its server is being emptied, another is grown in its place.
+            let server = known
+                .servers
+                .get(&desktop.server)
+                .map(|server| server.state);
+            let emptied = server == Some(ServerState::Draining) && !desktop.personal;
+            let deleted = matches!(desktop.phase, Phase::Deleting { .. }) || gone.contains(id);
+            let leaves = emptied || deleted;
             let out_of_reach = is_lost(known, desktop);
             if leaves && !out_of_reach {
                 ledger.leave(known, desktop);

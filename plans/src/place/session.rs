@@ -55,7 +55,7 @@ pub fn place_session(
         *people.entry(desktop.server).or_default() += u64::from(desktop.people());
     }
     let (mut used, mut coming) = (false, false);
-    let mut best: Option<((u64, u64, ServerId), &DesktopId)> = None;
+    let mut best = None;
     for (id, desktop) in members(known, pool) {
         match desktop.phase {
             Phase::Available { .. } if !desktop.personal => {}
@@ -81,12 +81,15 @@ pub fn place_session(
             continue;
         };
         let here = people.get(&desktop.server).copied().unwrap_or(0);
+        // One that is to move can be had all the same: it stays for as long as somebody is there. Beside it is another.
+        let moves = matches!(known.requests.get(id), Some(Request::Move { .. }));
         let key = (
             load(server, here, loads.get(&desktop.server)),
             here,
             desktop.server,
+            moves,
         );
-        if best.is_none_or(|(lowest, _)| key < lowest) {
+        if best.is_none_or(|(lowest, _): (_, &DesktopId)| key < lowest) {
             best = Some((key, id));
         }
     }
@@ -114,7 +117,12 @@ fn serves(server: &KnownServer) -> bool {
 
 /// A person asked for something that would end a session, or somebody paused it.
 fn is_asked_for(known: &Known, id: &DesktopId) -> bool {
-    let request = known.requests.get(id).map(Request::member);
+    let request = known.requests.get(id).and_then(|request| match request {
+        Request::Restart(member) | Request::Regrow(member) | Request::Discard { member, .. } => {
+            Some(member)
+        }
+        Request::Move { .. } => None,
+    });
     let present = known.desktops.get(id);
     let asked = request
         .zip(present)

@@ -279,6 +279,13 @@ pub enum FindingKind {
     },
     /// A personal desktop runs with older hardware than it is defined with.
     PendingBoot,
+    /// The load of servers differs by so much that moving desktops is worth it.
+    Uneven {
+        /// The server that carries the most of it.
+        from: String,
+        /// One that could take some.
+        to: String,
+    },
     /// The loss of so many servers as the grid is to tolerate is not carried by the others.
     LossNotCarried {
         /// How many are to be tolerated.

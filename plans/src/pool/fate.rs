@@ -134,7 +134,7 @@ fn requested(
         .get(id)
         .filter(|request| request.member().incarnation == desktop.incarnation);
     let (kind, task, memory) = match request {
-        None | Some(Request::Discard { .. }) => return false,
+        None | Some(Request::Discard { .. } | Request::Move { .. }) => return false,
         Some(Request::Restart(member)) => (
             Kind::Reboot,
             Task::Restart {

@@ -61,7 +61,9 @@ fn of(
         usable += u32::from((there || off) && !goes);
         match action {
             Some(action) => {
-                let away = there && takes_away(action.kind);
+                // Another is ready before it goes.
+                let moves = matches!(action.reason, Reason::Rebalance { .. });
+                let away = there && takes_away(action.kind) && !moves;
                 let turn = away && is_voluntary(&action.reason);
                 lost += u32::from(away && !turn);
                 in_turn += u32::from(turn);

@@ -6,6 +6,7 @@ use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, Slot};
 use coppice_schema::known::{ServerState, Task};
 
+use super::shift::Shift;
 use super::{GROWTH_GUESS, Yard, power, replaced};
 use crate::draft::Draft;
 use crate::images::Published;
@@ -40,6 +41,7 @@ pub(super) fn grow<'a>(
     yard: Yard<'a>,
     published: Result<Published<'a>, Wait>,
     target: u32,
+    shift: &Shift<'_>,
     power: Option<&power::Target>,
     draft: &mut Draft<'_>,
 ) -> u32 {
@@ -85,7 +87,11 @@ pub(super) fn grow<'a>(
             remedy: "raise `slots`, or free what holds them".to_owned(),
         });
     }
-    for slot in slots {
+    // Those that are wanted anyway come first, and then those in whose place others leave their servers.
+    let size = target.saturating_sub(shift.extra());
+    let ordinary = size.saturating_sub(all.saturating_sub(gone));
+    for (n, slot) in (0_u32..).zip(slots) {
+        let moved = n.checked_sub(ordinary).and_then(|n| shift.place(n, yard));
         let id = DesktopId {
             pool: yard.name.clone(),
             slot,
@@ -99,7 +105,11 @@ pub(super) fn grow<'a>(
             _ => true,
         };
         let reason = reasons.next().unwrap_or(Reason::NotPresent);
-        if growth.create(&id, start, reason, draft) {
+        let (to, reason) = match moved {
+            Some((to, reason)) => (Some(to), reason),
+            None => (None, reason),
+        };
+        if growth.create(&id, start, to, reason, draft) {
             started += u32::from(start);
         } else {
             no_room += 1;
@@ -186,6 +196,7 @@ impl Growth<'_> {
         &mut self,
         id: &DesktopId,
         start: bool,
+        to: Option<ServerId>,
         reason: Reason,
         draft: &mut Draft<'_>,
     ) -> bool {
@@ -221,7 +232,7 @@ impl Growth<'_> {
             Err(wait) => waits.push(wait),
             // Where a server is not seen, nothing can be placed for good.
             Ok(_) if !waits.is_empty() => {}
-            Ok(image) => match self.place(image, draft) {
+            Ok(image) => match self.place(image, to, draft) {
                 Ok(server) => {
                     let member = id.member(Incarnation(memory.incarnation.0 + 1));
                     let spec = specs::of(
@@ -260,7 +271,24 @@ impl Growth<'_> {
         placed
     }
 
-    fn place(&mut self, image: Published<'_>, draft: &Draft<'_>) -> Result<ServerId, Full> {
+    /// The best server, or `to` where that is said.
+    fn place(
+        &mut self,
+        image: Published<'_>,
+        to: Option<ServerId>,
+        draft: &Draft<'_>,
+    ) -> Result<ServerId, Full> {
+        if let Some(host) = to.and_then(|to| draft.ledger.host(to)) {
+            return match host.lacks(&self.yard.need(image)) {
+                None => Ok(host.id),
+                Some(lack) => Err(Full {
+                    wait: Wait::Room {
+                        lacking: format!("{} {}", host.server.name, lack.words()),
+                    },
+                    lacking: None,
+                }),
+            };
+        }
         if let Some(full) = &self.full {
             return Err(full.clone());
         }

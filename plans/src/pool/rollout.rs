@@ -57,26 +57,26 @@ impl<'a> Rollout<'a> {
         } else {
             Kind::ReplaceDeleteFirst
         };
+        // Switched off by the pool's own figures, or by others who may, one can be had; otherwise it cannot.
+        let policy = &yard.pool.policy;
+        let enforced = policy.drift.domain.unwrap_or(DriftRule::Enforce);
+        let stays_on = policy.power.is_none() && enforced == DriftRule::Enforce;
         let mut seen = Census::default();
         let mut held = 0;
         for (id, desktop) in yard.members() {
+            let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
+            // One that is being restarted looks as it did until its server reports again.
+            let ready = is_ready(&desktop.phase) && !fallen && !draft.busy.contains(id);
             // In place of those on servers that are lost, or are being emptied, others are grown: they take no part.
             if super::replaced(yard.known, desktop).is_some() {
-                seen.ready += u32::from(is_ready(&desktop.phase) && !draft.busy.contains(id));
+                seen.ready += u32::from(ready);
                 continue;
             }
             // What is somebody's stays as it is, and is no part of it.
             let changes = !desktop.personal;
             let outdated = changes && image.is_some_and(|image| is_outdated(yard, image, desktop));
-            // Switched off by the pool's own figures, or by others who may, it can be had; otherwise it cannot.
-            let policy = &yard.pool.policy;
-            let enforced = policy.drift.domain.unwrap_or(DriftRule::Enforce);
-            let stays_on = policy.power.is_none() && enforced == DriftRule::Enforce;
-            let fallen = stays_on && matches!(desktop.phase, Phase::Off { .. });
-            // One that is being restarted looks as it did until its server reports again.
             // A roll-out that nobody approved makes no desktops beyond the pool's size.
             held += u32::from(outdated && draft.review.wait(id, replacing, TAKEN).is_some());
-            let ready = is_ready(&desktop.phase) && !fallen && !draft.busy.contains(id);
             seen.count(desktop, ready, outdated, rules.healthy_after, now, draft);
         }
         let mut budget = seen.ready.saturating_sub(floor);
@@ -149,6 +149,11 @@ impl<'a> Rollout<'a> {
     /// How a desktop is regrown: where none may be missing, a new one comes before the old one goes.
     pub(crate) fn replacing(&self) -> Kind {
         self.replacing
+    }
+
+    /// Whether a change still has to reach desktops of the pool.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.outdated > 0
     }
 
     /// How many desktops beyond the pool's size there may be.
@@ -248,7 +253,7 @@ pub(crate) fn is_ready(phase: &Phase) -> bool {
 }
 
 /// Whether a living desktop has to be regrown to become what is wanted. A personal one is not: no change regrows it.
-fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> bool {
+pub(super) fn is_outdated(yard: Yard<'_>, image: Published<'_>, desktop: &KnownDesktop) -> bool {
     if desktop.personal {
         return false;
     }

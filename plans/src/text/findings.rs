@@ -116,6 +116,9 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::PendingBoot => {
             "runs with older hardware than it is defined with, until it is restarted".to_owned()
         }
+        FindingKind::Uneven { from, to } => {
+            format!("desktops of {from} would be better off on {to}")
+        }
         FindingKind::Broken { why } => why.clone(),
         FindingKind::Quarantined {
             member,

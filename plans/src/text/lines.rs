@@ -124,6 +124,7 @@ pub fn reason(reason: &Reason) -> String {
             other => format!("refresh: {other}"),
         },
         Reason::Power { target } => format!("{target} are to run"),
+        Reason::Rebalance { from, to } => format!("the load is levelled: {from} -> {to}"),
         Reason::PendingHardware => "new hardware waits for a boot".to_owned(),
         Reason::Unused => "no longer needed".to_owned(),
         Reason::Unnamed { image } => format!("no version is made of {}", image.short()),

@@ -28,6 +28,7 @@ fn kind(question: &Question<Simulated>) -> &'static str {
         Question::Propose(_) => "proposal",
         Question::Read => "read",
         Question::Standing => "standing",
+        Question::Clock => "clock",
     }
 }
 
@@ -50,6 +51,7 @@ async fn answered(
         | Question::PreVote(_)
         | Question::Lead(_)
         | Question::Standing
+        | Question::Clock
         | Question::Propose(_)) => replica.answer(question).await,
     }
 }

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use coppice_plans::document::{self, Document};
 use coppice_plans::plan::{GateKind, Memory, Plan, Verdict, Wait};
-use coppice_plans::{check, markdown, placement, plan, text, what_if};
+use coppice_plans::{check, markdown, placement, plan, text};
 use coppice_schema::desired::Desired;
-use coppice_schema::ids::{Address, ServerId, ServerName};
+use coppice_schema::ids::{Address, ServerId};
 use coppice_schema::known::{Capacity, ImageVersion, Phase, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Bundle, Digest, Known, SourceText};
@@ -83,8 +83,7 @@ impl Stage {
                 let (_, document) = self.preview(&self.desired()?)?;
                 Ok(markdown::render(&document).replace(&document.plan_id.short(), "PLAN"))
             }
-            ["lose", servers @ ..] => self.lose(servers, text_of),
-            ["lose-markdown", servers @ ..] => self.lose(servers, markdown::render),
+            ["rebalance" | "lose" | "lose-markdown", ..] => self.what_if(&words),
             ["apply", gates @ ..] => self.apply(gates),
             ["settle"] => self.settle(),
             ["rounds", count] => {
@@ -195,7 +194,7 @@ impl Stage {
         }
     }
 
-    fn desired(&self) -> Result<Desired, String> {
+    pub(super) fn desired(&self) -> Result<Desired, String> {
         coppice_schema::load(&self.bundle())
             .desired
             .ok_or_else(|| "the configuration has errors".to_owned())
@@ -208,32 +207,17 @@ impl Stage {
         self.make(desired, &known)
     }
 
-    /// What if those servers were lost, with the files as they are.
-    fn lose(&self, servers: &[&str], render: fn(&Document) -> String) -> Result<String, String> {
-        let desired = self.desired()?;
-        let mut known = self.world.log.state().known(self.world.log.term());
-        known.runs.clear();
-        let now = self.world.clock.now();
-        let servers = servers
-            .iter()
-            .map(|name| name.parse().map_err(|e| format!("{e}")));
-        let servers: BTreeSet<ServerName> = servers.collect::<Result<_, _>>()?;
-        let what_if = what_if(&desired, &known, &servers, now);
-        let violations = check(&what_if.plan, &desired, &what_if.known);
-        if !violations.is_empty() {
-            return Err(format!("the plan breaks rules: {violations:#?}"));
-        }
-        let document = document::of_loss(&what_if, &desired.grid.name, now);
-        Ok(render(&document).replace(&document.plan_id.short(), "PLAN"))
-    }
-
     /// What is committed, as a round sees it.
     fn committed(&self) -> Result<(Plan, Document), String> {
         let state = self.world.log.state();
         self.make(&state.committed, &state.known(self.world.log.term()))
     }
 
-    fn make(&self, desired: &Desired, known: &Known) -> Result<(Plan, Document), String> {
+    pub(super) fn make(
+        &self,
+        desired: &Desired,
+        known: &Known,
+    ) -> Result<(Plan, Document), String> {
         let now = self.world.clock.now();
         let plan = plan(desired, known, now);
         let violations = check(&plan, desired, known);
@@ -562,11 +546,11 @@ fn is_approval(wait: &Wait) -> bool {
 }
 
 /// The document's text. Its number depends on every word of it, and says nothing to a reader.
-fn show(document: &Document) -> String {
+pub(super) fn show(document: &Document) -> String {
     text_of(document).replace(&document.plan_id.short(), "PLAN")
 }
 
-fn text_of(document: &Document) -> String {
+pub(super) fn text_of(document: &Document) -> String {
     let options = text::Options {
         colour: false,
         detail: text::Detail::Normal,

@@ -158,7 +158,8 @@ impl Storm {
                 continue;
             };
             let state = self.world.log.state();
-            if state.requests.contains_key(id) {
+            let asked = state.requests.get(id);
+            if asked.is_some_and(|request| !matches!(request, Request::Move { .. })) {
                 continue;
             }
             if let Some(desktop) = state.desktops.get(id) {

@@ -1,5 +1,7 @@
 //! What people do to servers in a storm.
 
+use std::sync::Arc;
+
 use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, Incarnation, Member, ServerId, Stamp};
 use coppice_schema::known::{Request, ServerState};
@@ -113,6 +115,49 @@ impl Storm {
         }
     }
 
+    /// A person lets desktops move: what is worth it, or else whatever they like to a server that they like.
+    pub(super) fn somebody_levels(&mut self, index: usize) -> Verdict {
+        let machine = self.world.machines.get(index);
+        let machine = machine.and_then(|m| Some((Arc::clone(&m.sim), m.id(&self.world.log)?)));
+        let Some((sim, to)) = machine else {
+            return Ok(());
+        };
+        let state = self.world.log.state();
+        let known = state.known(self.world.log.term());
+        let now = self.world.clock.now().max(state.time);
+        let mut moves = coppice_plans::rebalance(&state.committed, &known, now);
+        if moves.is_empty() {
+            let all: Vec<Member> = state
+                .desktops
+                .values()
+                .map(|d| d.spec.member.clone())
+                .collect();
+            for member in all {
+                if self.chance.per_mille(500) {
+                    moves.insert(member, to);
+                }
+            }
+        }
+        let mut asked = known.clone();
+        asked.ask_to_move(&moves);
+        let base = coppice_plans::plan(&state.committed, &asked, now).base;
+        let author = "test".to_owned();
+        let entry = Entry::Rebalanced {
+            base,
+            moves,
+            author,
+        };
+        let outcome = self.world.log.append(entry.clone());
+        self.note(format!("{entry:?}: {outcome:?}"));
+        // Others take a name that was needed, and people come to what was to move.
+        if self.chance.per_mille(500) {
+            let what = self.foreign_domain(&sim, None);
+            self.note(what);
+        }
+        self.somebody_comes(index)?;
+        self.go_on()
+    }
+
     /// A person signs in on a server, and it is found out.
     fn somebody_comes(&mut self, index: usize) -> Verdict {
         let Some(machine) = self.world.machines.get(index) else {
@@ -135,7 +180,7 @@ impl Storm {
         let Some(machine) = self.world.machines.get(index) else {
             return Ok(());
         };
-        let sim = std::sync::Arc::clone(&machine.sim);
+        let sim = Arc::clone(&machine.sim);
         let name = machine.name.clone();
         let ours: Vec<SimDomain> = sim
             .domains()

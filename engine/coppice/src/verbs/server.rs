@@ -1,6 +1,7 @@
 //! `coppice server`: members of the grid.
 
 mod drain;
+mod rebalance;
 mod recover;
 mod rejoin;
 
@@ -62,6 +63,20 @@ Examples:
     /// Put desktops on a server again
     #[command(after_long_help = "Examples:\n  coppice server uncordon host-1")]
     Uncordon(Named),
+    /// Level the load: move idle desktops to servers that carry less, such as one that has joined
+    #[command(
+        after_long_help = "Shows the plan, asks, and lets the grid carry it out. Only idle pooled desktops move: another is grown \
+first, and when it is ready the one in its place goes; as many at once as the pool's roll-outs may take away. A move has to \
+be worth a tenth of a server. New desktops go where the load is lowest anyway; nothing moves by itself. Who is at a desktop \
+keeps it. A server that is drained, cordoned or lost ends the moves to it and from it. Asked again, what has not moved yet is \
+decided anew.
+
+Examples:
+  coppice server rebalance --dry-run    what would move where
+  coppice server rebalance              looked at, and agreed to
+  coppice server rebalance --stop       what has not moved yet stays"
+    )]
+    Rebalance(rebalance::Args),
     /// Make this server a grid of its own, when the others are gone for good
     Recover(recover::Args),
     /// Show how far this server's log goes
@@ -95,6 +110,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         Verb::Recover(args) => return recover::run(args, screen).await,
         Verb::LogPosition(args) => return recover::position(args, screen).await,
         Verb::Rejoin(args) => return rejoin::run(args, settings, screen).await,
+        Verb::Rebalance(args) => return rebalance::run(args, settings, screen).await,
         verb @ (Verb::List
         | Verb::Cordon(_)
         | Verb::Uncordon(_)
@@ -148,7 +164,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.done(&name, "uncordoned")?;
             screen.note(&format!("server {name} takes new desktops again"));
         }
-        Verb::Recover(_) | Verb::LogPosition(_) | Verb::Rejoin(_) => {}
+        Verb::Recover(_) | Verb::LogPosition(_) | Verb::Rejoin(_) | Verb::Rebalance(_) => {}
         Verb::Drain(args) => return drain::run(args, &client, screen).await,
         Verb::Undrain(Named { name }) => {
             client

@@ -317,6 +317,51 @@ fn servers_and_pauses_are_set_and_taken_back() {
 }
 
 #[test]
+fn placement_a_loss_and_the_load_are_looked_at() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(2));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served
+        .run(&["explain", "pool.lab"])
+        .code(0)
+        .says("where its next desktop would go")
+        .says("the lowest: chosen");
+    served
+        .run(&["explain", "desktop.lab-001"])
+        .code(0)
+        .says("it is here");
+    // The files, and without any what is committed.
+    let text = served.run(&["plan", "c", "--lose", "host-1", "--detailed-exitcode"]);
+    text.code(2)
+        .says("What if host-1 were lost")
+        .says("pool.lab: loses 2 desktops; 2 desktops without a place");
+    served
+        .run(&["plan", "--lose", "host-1", "--format", "markdown"])
+        .code(0)
+        .says("what if host-1 were lost")
+        .says("committed configuration");
+    let data = served
+        .run(&["plan", "--lose", "host-1", "--json"])
+        .code(0)
+        .json();
+    assert_eq!(data["lost"]["pools"]["lab"]["pooled"], 2);
+    served
+        .run(&["plan", "c", "--lose", "host-9"])
+        .code(1)
+        .says("host-9");
+    served
+        .run(&["server", "rebalance", "--dry-run"])
+        .code(0)
+        .says("no move is worth it");
+    served.run(&["server", "rebalance", "--yes"]).code(0);
+    served
+        .run(&["server", "rebalance", "--stop"])
+        .code(0)
+        .says("nothing was to move");
+}
+
+#[test]
 fn drift_says_what_its_repair_waits_for() {
     let place = Place::new();
     let served = Served::with_image(&place, "sim://?boot=1ms");

@@ -51,6 +51,7 @@ impl<C: GridTypes> Replica<C> {
                     None => Answer::Elsewhere("this server does not lead".to_owned()),
                 }
             }
+            Question::Clock => Answer::Clock(self.clock.now()),
             Question::Read => match self.read_here().await {
                 Here::Done(index) => Answer::Read(index),
                 Here::Elsewhere(other) => Answer::Elsewhere(forward::leaderless(&other)),

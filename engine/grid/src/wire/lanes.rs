@@ -303,7 +303,8 @@ impl Asked {
             | Question::Snapshot(_)
             | Question::Propose(_)
             | Question::Read
-            | Question::Standing => question_most(lane),
+            | Question::Standing
+            | Question::Clock => question_most(lane),
         };
         let frame = match frame(question, most) {
             Ok(frame) => frame,
@@ -320,7 +321,8 @@ impl Asked {
             | Question::Lead(_)
             | Question::Propose(_)
             | Question::Read
-            | Question::Standing => None,
+            | Question::Standing
+            | Question::Clock => None,
         };
         if let Some(bytes) = parcel
             .as_ref()

@@ -15,6 +15,8 @@ mod events;
 #[cfg(test)]
 mod join;
 #[cfg(test)]
+mod level;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod plans;

@@ -20,7 +20,7 @@ pub async fn run(mut server: Server, ports: Ports, clock: Arc<dyn Clock>) {
     streams.push(ports.hypervisor.watch());
     let name = server.memory.name.to_string();
     for pass in 0u64.. {
-        let report = round(&mut server, &ports, clock.now()).await;
+        let report = round(&mut server, &ports, clock.now(), clock.passed()).await;
         log(&report);
         let slow = wake::full_pass(&name, pass);
         let longest = report.again.map_or(slow, |again| again.min(slow));

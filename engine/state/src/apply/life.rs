@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use coppice_schema::ids::{Address, DesktopId, ServerId};
-use coppice_schema::known::{KnownDesktop, Phase, ServerState, Skew};
+use coppice_schema::known::{KnownDesktop, Phase, Request, ServerState, Skew};
 use coppice_schema::units::Span;
 
 use super::member;
@@ -69,6 +69,9 @@ pub(super) fn set(
     known.force_at = None;
     let address = Address::Server(known.name.clone());
     let what = format!("is {part:?} now").to_lowercase();
+    if part != ServerState::Ready {
+        stay(state, server);
+    }
     changed(state, address, what, author)
 }
 
@@ -90,6 +93,7 @@ pub(super) fn drain(
         Some(span) => format!("is being emptied, and people are waited for {span}"),
         None => "is being emptied, and people are waited for".to_owned(),
     };
+    stay(state, server);
     changed(state, address, what, author)
 }
 
@@ -133,6 +137,7 @@ pub(super) fn away(state: &mut State, server: ServerId) -> u32 {
     if state.orders.values().any(|order| order.server == server) {
         Arc::make_mut(&mut state.orders).retain(|_, order| order.server != server);
     }
+    stay(state, server);
     let mut with_it = 0u32;
     for (_, desktop) in held(state, server) {
         with_it += 1;
@@ -143,6 +148,22 @@ pub(super) fn away(state: &mut State, server: ServerId) -> u32 {
         }
     }
     with_it
+}
+
+/// Nothing moves to a server, or away from it, that no longer takes its part: the load that was looked at is another now, and a
+/// move that waited would come as a surprise when the server is back.
+pub(super) fn stay(state: &mut State, server: ServerId) {
+    let State {
+        requests, desktops, ..
+    } = state;
+    requests.retain(|id, request| {
+        let there = || {
+            desktops
+                .get(id)
+                .is_some_and(|desktop| desktop.server == server)
+        };
+        !matches!(request, Request::Move { to, .. } if *to == server || there())
+    });
 }
 
 fn held(

@@ -170,6 +170,7 @@ pub(super) fn removed(
         return Err(Refusal::InUse { what, by });
     }
     Arc::make_mut(&mut state.orders).retain(|_, order| order.server != server);
+    super::life::stay(state, server);
     for desktop in held {
         super::observation::forget(state, &desktop);
     }

@@ -61,7 +61,7 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
     let gone = |member: &Member| !look.quarantine.contains_key(member);
     let done = |request: &Request| match request {
         Request::Discard { member, server } => *server == report.server && gone(member),
-        Request::Restart(_) | Request::Regrow(_) => false,
+        Request::Restart(_) | Request::Regrow(_) | Request::Move { .. } => false,
     };
     state.requests.retain(|_, request| !done(request));
     let known = member(state, report.server)?;

@@ -1,7 +1,11 @@
 //! What people decide beside configurations.
 
-use coppice_schema::ids::{Address, SecretName};
-use coppice_schema::known::Request;
+use std::collections::BTreeMap;
+
+use coppice_plans::plan::Base;
+use coppice_schema::ids::{Address, Member, PoolName, SecretName, ServerId};
+use coppice_schema::known::{Request, ServerState};
+use coppice_schema::review::{Kind, Reviewed, Risk};
 use coppice_schema::units::Timestamp;
 
 use crate::entry::{Outcome, Refusal};
@@ -166,6 +170,7 @@ pub(super) fn requested(
         Request::Restart(_) => "is to be restarted",
         Request::Regrow(_) => "is to be regrown",
         Request::Discard { .. } => "is to be removed",
+        Request::Move { .. } => "is to move",
     };
     ask(state, request, what, author)
 }
@@ -181,4 +186,66 @@ fn ask(state: &mut State, request: &Request, what: &str, author: &str) -> Result
         what.to_owned(),
         author,
     )
+}
+
+/// Desktops that were regrown since the plan was looked at are passed over, and so are servers that take no new ones.
+pub(super) fn rebalanced(
+    state: &mut State,
+    base: &Base,
+    moves: &BTreeMap<Member, ServerId>,
+    author: &str,
+) -> Result<Outcome, Refusal> {
+    super::commit::compare(state, base)?;
+    let before = |request: &Request| matches!(request, Request::Move { .. });
+    state.requests.retain(|_, request| !before(request));
+    let mut count = 0;
+    let mut beside: BTreeMap<&PoolName, u32> = BTreeMap::new();
+    for (member, to) in moves {
+        let ready = |server: ServerId| {
+            let server = state.servers.get(&server);
+            server.is_some_and(|server| server.state == ServerState::Ready)
+        };
+        let there = state.desktops.get(&member.desktop).is_some_and(|desktop| {
+            desktop.spec.member == *member && !desktop.personal && ready(desktop.server)
+        });
+        if there && ready(*to) && !state.requests.contains_key(&member.desktop) {
+            count += 1;
+            *beside.entry(&member.desktop.pool).or_default() += 1;
+            let request = Request::Move {
+                member: member.clone(),
+                to: *to,
+            };
+            state.requests.insert(member.desktop.clone(), request);
+        }
+    }
+    for (pool, count) in beside {
+        too_many_later(state, pool, count);
+    }
+    let what = match count {
+        0 => "no desktop is to move any more".to_owned(),
+        1 => "1 desktop is to move to level the load".to_owned(),
+        count => format!("{count} desktops are to move to level the load"),
+    };
+    changed(state, Address::Grid, what, author)
+}
+
+/// So many desktops are grown in a pool in whose place others are to go: whoever agreed has looked at that, also when other ones
+/// go in the end because those did not move.
+fn too_many_later(state: &mut State, pool: &PoolName, count: u32) {
+    let runs = state.runs.values_mut();
+    for run in runs.filter(|run| run.finished.is_none()) {
+        let mut all = run.reviewed.iter_mut();
+        let (kind, risk) = (Kind::Delete, Risk::Disruptive);
+        let named = all.find(|it| it.pool == *pool && it.kind == kind && it.risk == risk);
+        match named {
+            Some(reviewed) => reviewed.extra = reviewed.extra.saturating_add(count),
+            None => run.reviewed.push(Reviewed {
+                pool: pool.clone(),
+                kind,
+                risk,
+                slots: BTreeMap::new(),
+                extra: count,
+            }),
+        }
+    }
 }
