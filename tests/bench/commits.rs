@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use hyper::Method;
-use hyper::body::Bytes;
 use tokio::runtime::Runtime;
 
 use crate::cost::{By, Cost, Turns};
@@ -110,7 +109,7 @@ impl Sides {
         let mut grpc = Grpc::connect(etcd.address(other)?).await?;
         for n in 0..keys {
             let (version, value) = etcd::version(&mut grpc, &key(n)).await?;
-            if version != times || value != Bytes::from(value_of(n)) {
+            if version != times || value != value_of(n) {
                 return Err(format!(
                     "etcd: {} was put {version} times, not {times}",
                     key(n)
