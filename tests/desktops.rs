@@ -20,6 +20,8 @@ mod lab;
 mod life;
 #[path = "desktops/machine.rs"]
 mod machine;
+#[path = "desktops/moving.rs"]
+mod moving;
 #[path = "skip.rs"]
 mod skip;
 #[path = "desktops/wanted.rs"]

@@ -122,6 +122,20 @@ fn every_grid_becomes_one() {
 }
 
 #[test]
+fn one_clock_that_is_wrong_does_not_move_the_grids_time() {
+    for seed in 0..2 {
+        let course = Course {
+            clocks: true,
+            seed,
+            ..Course::default()
+        };
+        if let Err(failed) = grid(course) {
+            panic!("{}", tell(&failed));
+        }
+    }
+}
+
+#[test]
 fn the_same_seed_is_the_same_grid() {
     for seed in 0..5 {
         let course = Course {

@@ -56,7 +56,10 @@ fn running<'a>(
             .filter(|(id, _)| mine(id))
             .map(|(_, d)| &d.phase);
         let runs = |phase: &&Phase| match phase {
-            Phase::Available { .. } | Phase::InUse { .. } | Phase::Provisioning { .. } => true,
+            Phase::Available { .. }
+            | Phase::InUse { .. }
+            | Phase::Provisioning { .. }
+            | Phase::Migrating { .. } => true,
             Phase::Off { .. }
             | Phase::Broken { .. }
             | Phase::Unknown { .. }
@@ -74,6 +77,10 @@ fn running<'a>(
                 | Task::Redefine { .. }
                 | Task::Stop { .. }
                 | Task::Remove { .. }
+                | Task::Receive { .. }
+                | Task::Send { .. }
+                | Task::Enter { .. }
+                | Task::Stay { .. }
                 | Task::VerifyImage { .. }
                 | Task::DropImage { .. }
                 | Task::CopyImage { .. } => false,

@@ -1,6 +1,7 @@
 //! An independent judge of plans. It shares no code with the planner: what both got wrong the same way would be
 //! found by neither. Every plan is checked before it is committed or ordered; a violation is a fault of ours.
 
+mod moves;
 mod people;
 mod places;
 mod pools;
@@ -85,6 +86,10 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         | Task::Stop { .. }
         | Task::Restart { .. }
         | Task::Remove { .. }
+        | Task::Receive { .. }
+        | Task::Send { .. }
+        | Task::Enter { .. }
+        | Task::Stay { .. }
         | Task::VerifyImage { .. }
         | Task::DropImage { .. } => None,
     });
@@ -137,13 +142,19 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
         one(action, step, desired, known, &mut judge);
         if let Some((member, desktop)) = step.task.member().and_then(|member| {
             let desktop = known.desktops.get(&member.desktop)?;
-            (desktop.incarnation == member.incarnation).then_some((member, desktop))
+            // What is left of it on another server is nobody's.
+            let here = action.server.is_none_or(|server| server == desktop.server);
+            (here && desktop.incarnation == member.incarnation).then_some((member, desktop))
         }) {
             let ends = match step.task {
                 Task::Remove { .. } | Task::Stop { .. } | Task::Restart { .. } => true,
                 Task::Create { .. }
                 | Task::Redefine { .. }
                 | Task::Start { .. }
+                | Task::Receive { .. }
+                | Task::Send { .. }
+                | Task::Enter { .. }
+                | Task::Stay { .. }
                 | Task::VerifyImage { .. }
                 | Task::DropImage { .. }
                 | Task::CopyImage { .. } => false,
@@ -278,7 +289,16 @@ fn one(
         Address::Desktop(id.clone()),
     ];
     paused.retain(|address| matches!(known.pauses.get(address), Some(None)));
-    judge(paused.is_empty(), object, "what is paused is let be");
+    // One that stands still between two servers goes on, on one of them.
+    let stands = matches!(
+        step.task,
+        Task::Enter { .. } | Task::Stay { .. } | Task::Send { .. }
+    );
+    judge(
+        paused.is_empty() || stands,
+        object,
+        "what is paused is let be",
+    );
     match (&step.task, &step.memory) {
         (
             Task::Create { spec, .. },
@@ -374,6 +394,7 @@ fn one(
             });
             let last = known.slots.get(id).map_or(0, |slot| slot.incarnation.0);
             let superseded = last > member.incarnation.0 && present.is_some_and(|d| !d.personal);
+            let left = moves::is_elsewhere(present, member.incarnation, server.0, known);
             let look = server.1.look.as_ref();
             let apart = look.is_some_and(|look| look.quarantine.contains_key(member));
             let given_up = known.requests.get(id)
@@ -382,7 +403,7 @@ fn one(
                     server: server.0,
                 });
             judge(
-                apart || leaving || superseded,
+                apart || leaving || superseded || left,
                 object,
                 "a stray goes only when it was superseded",
             );
@@ -406,7 +427,12 @@ fn one(
             let written = match memory {
                 Memory::Rewritten { spec } => Some(spec.as_ref()),
                 Memory::Unchanged => present.map(|desktop| &desktop.spec),
-                Memory::Grown { .. } | Memory::Leaving => None,
+                Memory::Grown { .. }
+                | Memory::Leaving
+                | Memory::Moving { .. }
+                | Memory::Copying
+                | Memory::Switched
+                | Memory::Returning => None,
             };
             judge(
                 written == Some(spec),
@@ -437,6 +463,9 @@ fn one(
                 object,
                 "a personal desktop is asked before its power goes",
             );
+        }
+        (Task::Receive { .. } | Task::Send { .. } | Task::Enter { .. } | Task::Stay { .. }, _) => {
+            moves::judge(action, step, present, server, judge)
         }
         (Task::VerifyImage { .. } | Task::DropImage { .. } | Task::CopyImage { .. }, _) => {}
     }

@@ -117,6 +117,10 @@ impl Stock<'_> {
             | Task::Stop { .. }
             | Task::Restart { .. }
             | Task::Remove { .. }
+            | Task::Receive { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::CopyImage { .. } => false,
         };
         let mut orders = self.known.orders.values();

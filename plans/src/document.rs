@@ -146,6 +146,9 @@ pub struct Summary {
     pub delete: u32,
     /// Switched on, off, or off and on.
     pub power: u32,
+    /// To another server, running.
+    #[serde(default)]
+    pub moves: u32,
     /// Anything else.
     pub other: u32,
     /// The worst risk; `None`: nothing would be done.
@@ -323,6 +326,7 @@ fn summary(plan: &Plan) -> Summary {
             Kind::ReplaceCreateFirst | Kind::ReplaceDeleteFirst => &mut summary.replace,
             Kind::Delete => &mut summary.delete,
             Kind::Reboot | Kind::PowerOn | Kind::PowerOff => &mut summary.power,
+            Kind::Migrate => &mut summary.moves,
             Kind::Forget | Kind::Adopt | Kind::Move | Kind::CopyImage | Kind::Drain => {
                 &mut summary.other
             }
@@ -364,6 +368,7 @@ fn add(into: &mut Impact, more: &Impact) {
     figure(&mut into.bytes_copied, more.bytes_copied, bytes);
     // Alike actions are done side by side within a wave, so their times do not add up.
     figure(&mut into.takes, more.takes, Ord::max);
+    figure(&mut into.pause, more.pause, Ord::max);
 }
 
 impl Document {

@@ -34,6 +34,8 @@ pub(crate) struct Draft<'a> {
     ordered: BTreeSet<DesktopId>,
     /// Those, and those with an action in this plan: at most one order for each at a time.
     pub(crate) busy: BTreeSet<DesktopId>,
+    /// How many desktops are leaving each server, running.
+    pub(crate) leaving: BTreeMap<ServerId, u32>,
     /// What was reviewed of the runs under way.
     pub(crate) review: Review<'a>,
     /// A window that denies is open: what it is called and when it closes.
@@ -62,6 +64,7 @@ impl<'a> Draft<'a> {
             next: None,
             busy: ordered.clone(),
             ordered,
+            leaving: crate::pool::leaving(known),
             review: Review::default(),
             freeze: None,
             copies: Awaited::default(),

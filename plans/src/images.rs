@@ -76,8 +76,13 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     let beyond = beyond_keep(desired, known);
     let cloned = known.desktops.values().map(|desktop| desktop.spec.image);
     let ordered = known.orders.values().filter_map(|order| match &order.task {
-        Task::Create { spec, .. } | Task::Redefine { spec } => Some(spec.image),
+        Task::Create { spec, .. }
+        | Task::Redefine { spec }
+        | Task::Receive { spec }
+        | Task::Enter { spec } => Some(spec.image),
         Task::Start { .. }
+        | Task::Send { .. }
+        | Task::Stay { .. }
         | Task::Stop { .. }
         | Task::Restart { .. }
         | Task::Remove { .. }

@@ -54,6 +54,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     let changes = configuration::compare(desired, known, &mut draft);
     draft.review = review::Review::of(known, &changes);
     servers::survey(known, &mut draft);
+    pool::moves(known, &mut draft);
     images::survey(desired, known, &mut draft);
     copies::plan(desired, known, &mut draft);
     images::farewell(known, &changes, &mut draft);

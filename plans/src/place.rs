@@ -62,12 +62,21 @@ impl<'a> Ledger<'a> {
                 | Task::Redefine { .. }
                 | Task::Stop { .. }
                 | Task::Remove { .. }
+                | Task::Receive { .. }
+                | Task::Send { .. }
+                | Task::Enter { .. }
+                | Task::Stay { .. }
                 | Task::VerifyImage { .. }
                 | Task::DropImage { .. }
                 | Task::CopyImage { .. } => None,
             })
             .collect();
         for (id, desktop) in &known.desktops {
+            // On its way it takes room at both ends.
+            if let Phase::Migrating { from, to, spec, .. } = &desktop.phase {
+                let other = if *to == desktop.server { *from } else { *to };
+                ledger.take(other, &spec.hardware);
+            }
             let Some(host) = ledger.host_mut(desktop.server) else {
                 continue;
             };

@@ -1,6 +1,7 @@
 //! What a plan is. Everything a person sees of a plan is rendered from [`crate::document`], which is made of this.
 
 mod finding;
+mod impact;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,7 @@ use utoipa::ToSchema;
 pub use coppice_schema::review::{Kind, Reviewed, Risk};
 
 pub use finding::{Finding, FindingKind, Gate, GateKind, Severity, Verdict};
+pub use impact::{Basis, Estimate, Impact};
 
 /// What would happen.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -179,6 +181,19 @@ pub enum Memory {
     },
     /// It goes away.
     Leaving,
+    /// It is to move to another server.
+    Moving {
+        /// Which.
+        to: ServerId,
+        /// What it is to be there.
+        spec: Box<DesktopSpec>,
+    },
+    /// It is copied there.
+    Copying,
+    /// It goes on there.
+    Switched,
+    /// It does not move after all.
+    Returning,
 }
 
 /// Why an action is in the plan.
@@ -237,6 +252,13 @@ pub enum Reason {
         /// To so many.
         to: u32,
     },
+    /// It is on its way to another server.
+    Moving {
+        /// From which.
+        from: String,
+        /// To which.
+        to: String,
+    },
     /// A person asked for it.
     Requested,
     /// It is broken.
@@ -283,51 +305,6 @@ pub enum Reason {
         #[schema(value_type = String)]
         image: Digest,
     },
-}
-
-/// Whom an action touches. Absent: nobody, or not known; the estimate says which.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
-#[serde(default)]
-pub struct Impact {
-    /// Sessions that end at once.
-    pub sessions_interrupted: Estimate<u32>,
-    /// Sessions that are waited for.
-    pub sessions_drained: Estimate<u32>,
-    /// People touched.
-    pub users: Estimate<u32>,
-    /// Bytes of personal disks that are lost.
-    #[schema(value_type = Estimate<u64>)]
-    pub personal_bytes_lost: Estimate<Size>,
-    /// Bytes that move between servers, or into one.
-    #[schema(value_type = Estimate<u64>)]
-    pub bytes_copied: Estimate<Size>,
-    /// How long it takes.
-    #[schema(value_type = Estimate<u64>)]
-    pub takes: Estimate<Span>,
-}
-
-/// A figure, and how much it can be trusted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
-pub struct Estimate<T> {
-    /// The figure.
-    pub value: T,
-    /// Where it is from.
-    pub basis: Basis,
-}
-
-/// Where a figure is from.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Basis {
-    /// It follows from what is known.
-    #[default]
-    Exact,
-    /// It was measured before in this grid.
-    Measured,
-    /// It is a guess.
-    Guess,
 }
 
 /// Why an action is not done yet.

@@ -7,6 +7,7 @@ mod forecast;
 mod grow;
 mod heal;
 mod kept;
+mod moving;
 mod personal;
 mod power;
 mod quarantine;
@@ -31,6 +32,7 @@ use crate::plan::{Finding, FindingKind, Reason, Severity, Wait};
 use crate::specs;
 
 pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
+pub(crate) use moving::{could_leave, leaving, proceed as moves};
 pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
 pub(crate) use shift::asked as asked_to_move;
@@ -213,7 +215,7 @@ pub(crate) fn plan(yard: Yard<'_>, draft: &mut Draft<'_>) {
             )
         {
             going.insert(id.clone());
-        } else if emptied(yard.known, desktop) {
+        } else if emptied(yard.known, desktop) || moving::is_waited_for(yard.known, desktop) {
             drain::used(yard, id, desktop, draft);
             going.insert(id.clone());
         }
@@ -233,6 +235,8 @@ fn replaced(known: &Known, desktop: &KnownDesktop) -> Option<Reason> {
     match (desktop.personal, lost, server.state) {
         (true, _, _) => None,
         (false, true, _) => Some(Reason::HostGone { server: name() }),
+        // It goes there itself, and whoever is at it.
+        (false, false, _) if moving::could_leave(known, desktop) => None,
         (false, false, ServerState::Draining) => Some(Reason::Draining { server: name() }),
         (false, false, _) => None,
     }

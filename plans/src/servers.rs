@@ -52,6 +52,10 @@ pub(crate) fn survey(known: &Known, draft: &mut Draft<'_>) {
                     | Task::Stop { .. }
                     | Task::Restart { .. }
                     | Task::Remove { .. }
+                    | Task::Receive { .. }
+                    | Task::Send { .. }
+                    | Task::Enter { .. }
+                    | Task::Stay { .. }
                     | Task::VerifyImage { .. }
                     | Task::DropImage { .. } => format!("coppice explain {object}"),
                 },

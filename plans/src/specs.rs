@@ -1,7 +1,9 @@
 //! What a desktop should be, written out.
 
 use coppice_schema::Known;
-use coppice_schema::desired::{Assignment, Cache, Desired, Display, Pool, Template, Video};
+use coppice_schema::desired::{
+    Assignment, Cache, Desired, Display, NetworkTarget, Pool, Template, Video,
+};
 use coppice_schema::ids::{Member, ServerId};
 use coppice_schema::known::{DesktopSpec, Hardware, ImageVersion, KnownServer};
 use coppice_schema::table::{self, TakesEffect};
@@ -37,11 +39,6 @@ pub(crate) fn hardware(
     server: Option<&KnownServer>,
 ) -> Hardware {
     let block = desired.images.get(&template.image);
-    let networks = template.networks.iter().filter_map(|name| {
-        let here = server.and_then(|server| server.capacity.networks.get(name));
-        here.or_else(|| desired.networks.get(name).map(|network| &network.target))
-            .cloned()
-    });
     let spice = template.displays.contains(&Display::Spice);
     Hardware {
         cpus: template.cpus,
@@ -49,7 +46,7 @@ pub(crate) fn hardware(
         disk: template.disk.unwrap_or(image.size),
         disk_limit: template.disk_limit,
         firmware: template.firmware,
-        networks: networks.collect(),
+        networks: networks(desired, template, server),
         displays: template
             .displays
             .iter()
@@ -69,6 +66,20 @@ pub(crate) fn hardware(
         agent: block.is_none_or(|block| block.agent),
         libvirt_xml: template.libvirt_xml.clone(),
     }
+}
+
+/// What a template's cards are plugged into on one server.
+pub(crate) fn networks(
+    desired: &Desired,
+    template: &Template,
+    server: Option<&KnownServer>,
+) -> Vec<NetworkTarget> {
+    let networks = template.networks.iter().filter_map(|name| {
+        let here = server.and_then(|server| server.capacity.networks.get(name));
+        here.or_else(|| desired.networks.get(name).map(|network| &network.target))
+            .cloned()
+    });
+    networks.collect()
 }
 
 /// A field of a desktop's form that is compared.

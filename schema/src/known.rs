@@ -4,6 +4,7 @@
 //! complete in this term says nothing about what it does not hold.
 
 mod desktop;
+mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +13,16 @@ use serde::{Deserialize, Serialize};
 use crate::desired::{Cache, Desired, Display, Firmware, NetworkTarget, Os, Video};
 use crate::digest::Digest;
 use crate::ids::{
-    Address, DesktopId, Epoch, Generation, GridId, ImageName, Member, NetworkName, PoolName,
-    Revision, SecretName, ServerId, ServerName, Stamp, VersionName,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Member, PoolName, Revision,
+    SecretName, ServerId, Stamp, VersionName,
 };
 use crate::review::KnownRun;
 use crate::units::{Size, Timestamp};
 
-pub use desktop::{BrokenReason, Failures, KnownDesktop, Phase, SlotMemory, Wear};
+pub use desktop::{
+    BrokenReason, Failures, KnownDesktop, MoveStep, Phase, SlotMemory, Stayed, Wear,
+};
+pub use server::{Capacity, Feature, KnownServer, ServerState, Skew};
 
 /// Everything a plan may look at beside the configuration and the time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -96,102 +100,6 @@ impl SeenOverlay {
     pub fn most(&self) -> Size {
         Size::mib(1u64 << self.bulk.min(40))
     }
-}
-
-/// A member of the grid.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct KnownServer {
-    /// Its name.
-    pub name: ServerName,
-    /// Labels from its own file.
-    pub labels: BTreeSet<String>,
-    /// What it can carry.
-    pub capacity: Capacity,
-    /// Whether it takes part.
-    pub state: ServerState,
-    /// Since when it has that part.
-    #[serde(default)]
-    pub since: Timestamp,
-    /// While it is being emptied: when people there are no longer waited for; `None`: they always are.
-    #[serde(default)]
-    pub force_at: Option<Timestamp>,
-    /// Its clock is wrong, beside the others'.
-    #[serde(default)]
-    pub skew: Option<Skew>,
-    /// What it saw last; `None` before its first complete look.
-    pub look: Option<Look>,
-    /// Whether that look is whole and of this term, and the server not lost since. If not, what it does not show may
-    /// still exist.
-    pub current: bool,
-    /// The grid began another life without it: it comes back by joining again only.
-    #[serde(default)]
-    pub parted: bool,
-}
-
-/// What a server can carry, as it says itself.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Capacity {
-    /// Processors.
-    pub cpus: u32,
-    /// Memory.
-    pub memory: Size,
-    /// Size of the file system that holds overlays.
-    pub disk: Size,
-    /// What its hypervisor is, in words: "qemu 7.2 (emulated)".
-    pub hypervisor: String,
-    /// What its hypervisor cannot do.
-    pub missing: BTreeSet<Feature>,
-    /// Networks that its own file maps otherwise.
-    pub networks: BTreeMap<NetworkName, NetworkTarget>,
-}
-
-/// What a template may need of a hypervisor.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Feature {
-    /// UEFI firmware.
-    Uefi,
-    /// UEFI with secure boot.
-    SecureBoot,
-    /// SPICE displays.
-    Spice,
-    /// Guests that can be asked.
-    Agent,
-    /// Disks that hold what is written.
-    Disks,
-}
-
-/// A server's part in the grid.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ServerState {
-    /// Being added.
-    Joining,
-    /// Takes part.
-    Ready,
-    /// Keeps what it has.
-    Cordoned,
-    /// Being emptied.
-    Draining,
-    /// Silent for a moment. Never agreed on: only whoever leads sees it, and shows it.
-    Suspect,
-    /// Not heard for `grid.lost_after`, by agreement. What it holds may still exist, and keeps its slots.
-    Lost,
-    /// Back, and what is too much there now is being put away. Then it is what it was before.
-    Reconciling,
-    /// No longer a member.
-    Removed,
-}
-
-/// Where a clock is that is not where it should be.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Skew {
-    /// Ahead of the others.
-    Ahead,
-    /// Behind them.
-    Behind,
 }
 
 /// What one server saw.
@@ -519,6 +427,28 @@ pub enum Task {
         /// The desktop.
         member: Member,
     },
+    /// Make room for a desktop that comes from another server: an overlay of the same image.
+    Receive {
+        /// What it is to be.
+        spec: DesktopSpec,
+    },
+    /// Send it to another server, running, and let it stand still at the end.
+    Send {
+        /// The desktop.
+        member: Member,
+        /// To which server.
+        to: ServerId,
+    },
+    /// Let one that has come go on.
+    Enter {
+        /// What it is to be.
+        spec: DesktopSpec,
+    },
+    /// Let one that was to be sent go on where it is.
+    Stay {
+        /// The desktop.
+        member: Member,
+    },
     /// Read every chunk of an image back.
     VerifyImage {
         /// Its root.
@@ -555,8 +485,13 @@ impl Task {
     #[must_use]
     pub fn member(&self) -> Option<&Member> {
         match self {
-            Self::Create { spec, .. } | Self::Redefine { spec } => Some(&spec.member),
+            Self::Create { spec, .. }
+            | Self::Redefine { spec }
+            | Self::Receive { spec }
+            | Self::Enter { spec } => Some(&spec.member),
             Self::Start { member }
+            | Self::Send { member, .. }
+            | Self::Stay { member }
             | Self::Stop { member }
             | Self::Restart { member, .. }
             | Self::Remove { member } => Some(member),
@@ -574,6 +509,10 @@ impl Task {
             Self::Stop { member } => format!("stop {}", member.desktop),
             Self::Restart { member, .. } => format!("restart {}", member.desktop),
             Self::Remove { member } => format!("remove {member}"),
+            Self::Receive { spec } => format!("make room for {}", spec.member.desktop),
+            Self::Send { member, .. } => format!("send {} away", member.desktop),
+            Self::Enter { spec } => format!("let {} go on here", spec.member.desktop),
+            Self::Stay { member } => format!("let {} stay", member.desktop),
             Self::VerifyImage { root } => format!("verify image {}", root.short()),
             Self::DropImage { root } => format!("drop image {}", root.short()),
             Self::CopyImage { root, .. } => format!("copy image {}", root.short()),

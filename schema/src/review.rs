@@ -32,6 +32,8 @@ pub enum Kind {
     Move,
     /// An image to another server.
     CopyImage,
+    /// To another server, while it runs.
+    Migrate,
     /// A server is emptied.
     Drain,
     /// Off and on again.

@@ -36,7 +36,7 @@ pub(crate) struct Ran {
     pub(crate) code: i32,
     /// Both streams, standard output first.
     pub(crate) words: String,
-    out: String,
+    pub(crate) out: String,
 }
 
 impl Ran {
@@ -80,6 +80,11 @@ impl Ran {
 impl Lab {
     /// A grid that does not run yet; `None` where this machine cannot run guests.
     pub(crate) fn found() -> Option<Self> {
+        Self::found_at("127.0.0.1:0")
+    }
+
+    /// One whose server is to be found there.
+    pub(crate) fn found_at(listen: &str) -> Option<Self> {
         if machine::lacks().is_some() {
             return None;
         }
@@ -104,13 +109,7 @@ impl Lab {
             _turn: turn,
         };
         lab.run(&[
-            "init",
-            "--data",
-            "d",
-            "--name",
-            "host-1",
-            "--listen",
-            "127.0.0.1:0",
+            "init", "--data", "d", "--name", "host-1", "--listen", listen,
         ])
         .code(0);
         Some(lab)

@@ -254,6 +254,7 @@ impl Fleet {
                         failures: Default::default(),
                         grown: self.now,
                         wear: Default::default(),
+                        stayed: Default::default(),
                     };
                     self.known.desktops.insert(id, desktop);
                 }

@@ -3,6 +3,7 @@
 //! must become equal.
 
 pub mod clients;
+mod clocks;
 pub mod forward;
 mod guests;
 pub mod history;
@@ -145,6 +146,8 @@ pub struct Course {
     pub plant: Option<Plant>,
     /// Whether leaders decide and servers act, on top of agreeing.
     pub rounds: bool,
+    /// Nothing else goes wrong but that each server's clock in turn is set an hour off, and that it leads then.
+    pub clocks: bool,
     /// Whether all that the executor does is hashed too, which takes long.
     pub executed: bool,
 }
@@ -276,7 +279,11 @@ pub fn run(course: Course) -> Result<Ended, Failed> {
     let grid = Grid::new(course, chance, servers, churns);
     let mut runtime = SimRuntime::with_seed(course.seed);
     runtime.record_trace(course.executed);
-    runtime.block_on(live(Arc::clone(&grid), course.rounds));
+    if course.clocks {
+        runtime.block_on(clocks::live(Arc::clone(&grid)));
+    } else {
+        runtime.block_on(live(Arc::clone(&grid), course.rounds));
+    }
     let executed = if course.executed {
         let mut hash = trace::Fnv::default();
         for line in runtime.take_trace() {

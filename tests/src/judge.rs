@@ -149,7 +149,13 @@ pub(crate) fn one_life_each<'a>(
 ) -> Verdict {
     let mut live: BTreeMap<DesktopId, String> = BTreeMap::new();
     for (name, sim) in servers {
-        for domain in sim.domains().iter().filter(|d| d.runs()) {
+        // One that stands still between two servers is on both, and on neither.
+        let between = |uuid| sim.is_between_servers(uuid);
+        for domain in sim
+            .domains()
+            .iter()
+            .filter(|d| d.runs() && !between(d.uuid))
+        {
             let Some(mark) = domain.mark.as_ref().filter(|m| m.grid == grid) else {
                 continue;
             };
@@ -274,7 +280,12 @@ fn nothing_unseen(orders: &[NewOrder], logged: &Logged) -> Verdict {
     let decided = orders.iter().find(|order| match order.memory {
         Memory::Grown { .. } => true,
         Memory::Leaving => order.server == *unseen || makes_smaller(order, &known),
-        Memory::Unchanged | Memory::Rewritten { .. } => order.server == *unseen,
+        Memory::Unchanged
+        | Memory::Rewritten { .. }
+        | Memory::Moving { .. }
+        | Memory::Copying
+        | Memory::Switched
+        | Memory::Returning => order.server == *unseen,
     });
     match decided {
         Some(order) => Err(format!(
@@ -297,13 +308,18 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
             Task::Create { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }
+            | Task::Receive { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::VerifyImage { .. }
             | Task::DropImage { .. }
             | Task::CopyImage { .. } => continue,
         };
         let here = state.desktops.get(&member.desktop);
-        let Some(Phase::InUse { since, .. }) =
-            here.filter(|d| d.spec.member == *member).map(|d| &d.phase)
+        let Some(Phase::InUse { since, .. }) = here
+            .filter(|d| d.spec.member == *member && d.server == order.server)
+            .map(|d| &d.phase)
         else {
             continue;
         };
@@ -359,7 +375,13 @@ fn nothing_in_place_of_personal(orders: &[NewOrder], logged: &Logged) -> Verdict
     for (name, pool) in pools.filter(|(_, pool)| pool.desktops > 0) {
         let new = orders.iter().filter(|order| match &order.memory {
             Memory::Grown { spec, personal } => *personal && spec.member.desktop.pool == *name,
-            Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving => false,
+            Memory::Unchanged
+            | Memory::Rewritten { .. }
+            | Memory::Leaving
+            | Memory::Moving { .. }
+            | Memory::Copying
+            | Memory::Switched
+            | Memory::Returning => false,
         });
         let new = new.count();
         let kept = state.desktops.iter().filter(|(id, desktop)| {
@@ -456,6 +478,10 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             Task::Create { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }
+            | Task::Receive { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::VerifyImage { .. }
             | Task::DropImage { .. }
             | Task::CopyImage { .. } => continue,
@@ -465,8 +491,11 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
             continue;
         }
         let here = state.desktops.get(&member.desktop);
-        let ready = here
-            .is_some_and(|d| d.spec.member == *member && is_ready(&member.desktop.pool, &d.phase));
+        let ready = here.is_some_and(|d| {
+            d.spec.member == *member
+                && d.server == order.server
+                && is_ready(&member.desktop.pool, &d.phase)
+        });
         if ready {
             *taken.entry(&member.desktop.pool).or_default() += 1;
         }
@@ -494,7 +523,7 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
 
 fn is_ready(phase: &Phase) -> bool {
     match phase {
-        Phase::Available { .. } | Phase::InUse { .. } => true,
+        Phase::Available { .. } | Phase::InUse { .. } | Phase::Migrating { .. } => true,
         Phase::Provisioning { .. }
         | Phase::Off { .. }
         | Phase::Broken { .. }

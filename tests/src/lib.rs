@@ -8,6 +8,7 @@ pub mod configs;
 pub mod fleet;
 pub mod grids;
 pub mod judge;
+pub mod moving;
 pub mod plants;
 pub mod scenario;
 pub mod storm;

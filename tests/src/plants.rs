@@ -71,6 +71,8 @@ pub fn planted(plant: Option<Plant>, ports: Ports) -> Ports {
         hypervisor: Arc::new(Faulty(plant, ports.hypervisor, false)),
         disks: Arc::new(Faulty(plant, ports.disks, false)),
         stamps: ports.stamps,
+        moves: ports.moves,
+        peers: ports.peers,
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | command | does |
 //! |---|---|
-//! | `servers N [FIELD=NUMBER ...]` | begins with N servers instead of one; each has so many `cpus`, MiB of `memory` and of `disk` |
+//! | `servers N [FIELD=NUMBER ...]` | begins with N servers instead of one; each has so many `cpus`, MiB of `memory` and of `disk`; with `moves=1` running desktops can move between them |
 //! | `image NAME VERSION [SERVER ...]` | imports a version on every server, or on those |
 //! | `remove NAME VERSION` | takes a version out of the catalogue |
 //! | `config` | the files from now on: the indented lines below it, which are kept as they are |

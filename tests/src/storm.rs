@@ -4,12 +4,13 @@ pub(crate) mod calm;
 mod hands;
 
 use coppice_plans::plan::{Bounds, GateKind};
+use coppice_schema::known::Capacity;
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_schema::{Digest, Known};
 use coppice_state::entry::Commit;
 use coppice_state::{Entry, State};
 use coppice_world::clock::Clock;
-use coppice_world::sim::{Chance, CrashPoint, Moment, Weather};
+use coppice_world::sim::{Chance, CrashPoint, Moment, Setup, Weather};
 
 use crate::agreement::Unrest;
 use crate::configs;
@@ -80,7 +81,13 @@ impl Storm {
     fn new(seed: u64, plant: Option<Plant>) -> Self {
         let mut chance = Chance::new(seed);
         let servers = chance.between(1, 3);
-        let world = World::new(&mut chance, servers, plant);
+        // In half of the storms running desktops can move.
+        let capacity = Capacity {
+            disk: Size::gib(64),
+            moves: seed.is_multiple_of(2).then(|| "simulated".to_owned()),
+            ..Setup::default().capacity
+        };
+        let world = World::of(&mut chance, servers, &capacity, plant);
         world.log.set_witness(witness(&world));
         Self {
             chance,

@@ -1,16 +1,16 @@
 //! A simulated grid: servers, their daemons, and one log.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::leader::vigil::{self, Vigil};
-use coppice_reconcile::server::{Description, Ports, Server, ServerReport};
+use coppice_reconcile::server::{Carrier, Description, Ports, Server, ServerReport};
 use coppice_reconcile::{leader, server};
 use coppice_schema::Digest;
 use coppice_schema::ids::{Epoch, GridId, ServerId, ServerName};
@@ -21,7 +21,8 @@ use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Entry, Envelope, State, apply};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
-use coppice_world::peers::Purpose;
+use coppice_world::hypervisor::ByteStream;
+use coppice_world::peers::{Purpose, Serves};
 use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps, SimWires};
 use futures::future::{BoxFuture, FutureExt, select_all};
 
@@ -79,6 +80,8 @@ pub struct Machine {
     pub dark: bool,
     ports: Ports,
     daemon: Server,
+    /// How many daemons have died: what one served dies with it.
+    daemons: Arc<AtomicU64>,
     lines: Lines,
 }
 
@@ -197,6 +200,7 @@ impl World {
             machine.agreement.catch_up();
         }
         self.log.part(raft_id);
+        self.wires.part(ServerId(raft_id), true);
         if self.log.leader() == raft_id {
             self.log.elect(heir);
         }
@@ -211,7 +215,9 @@ impl World {
 
     /// It is reached again; where it had lost its power, its daemon is started.
     pub fn join(&mut self, index: usize) {
-        self.log.join(self.raft_id(index));
+        let raft_id = self.raft_id(index);
+        self.log.join(raft_id);
+        self.wires.part(ServerId(raft_id), false);
         if let Some(machine) = self.machines.get_mut(index)
             && machine.dark
         {
@@ -250,6 +256,8 @@ impl World {
         let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
         let mut loops = Vec::new();
         for machine in self.machines.iter_mut().filter(|machine| !machine.dark) {
+            // What was under way is not done by two.
+            machine.restart();
             let agreement = Arc::clone(&machine.agreement) as _;
             loops.push(leader::run(agreement, Arc::clone(&clock)).boxed());
             let daemon = machine.start();
@@ -364,6 +372,7 @@ impl Machine {
     pub fn restart(&mut self) {
         self.sim.revive();
         self.agreement.revive();
+        self.daemons.fetch_add(1, Ordering::SeqCst);
         self.daemon = self.start();
     }
 
@@ -451,8 +460,17 @@ fn machine(
         hypervisor: Arc::clone(&sim) as _,
         disks: Arc::clone(&sim) as _,
         stamps: Arc::new(stamps.clone()),
+        moves: Arc::clone(&sim) as _,
+        peers: Arc::new(lines.0.peers(id)),
     };
     let name = server_name(raft_id);
+    let ports = plants::planted(plant, ports);
+    let daemons = Arc::new(AtomicU64::new(0));
+    let carrier = Mortal {
+        daemons: Arc::clone(&daemons),
+        serves: Arc::new(Carrier::new(name.clone(), ports.clone())),
+    };
+    lines.0.serve(id, Purpose::Desktops, Arc::new(carrier));
     Machine {
         sim,
         stamps,
@@ -460,10 +478,31 @@ fn machine(
         raft_id,
         boot: 1,
         dark: false,
-        ports: plants::planted(plant, ports),
+        ports,
+        daemons,
         daemon: Server::new(name.clone(), 1, description(&name)),
         name,
         lines: lines.clone(),
+    }
+}
+
+/// What a daemon serves, until it dies.
+struct Mortal {
+    daemons: Arc<AtomicU64>,
+    serves: Arc<dyn Serves>,
+}
+
+impl Serves for Mortal {
+    fn serve(&self, from: ServerId, stream: ByteStream) -> BoxFuture<'static, ()> {
+        let daemons = Arc::clone(&self.daemons);
+        let mine = daemons.load(Ordering::SeqCst);
+        let mut served = self.serves.serve(from, stream);
+        Box::pin(poll_fn(move |context| {
+            if daemons.load(Ordering::SeqCst) != mine {
+                return Poll::Ready(());
+            }
+            served.poll_unpin(context)
+        }))
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use coppice_grid::{Grid, GridKey, KeyFiles, keeper};
 use coppice_portal::App;
 use coppice_reconcile::scrub;
-use coppice_reconcile::server::{Description, Ports, Server};
+use coppice_reconcile::server::{Carrier, Description, Ports, Server};
 use coppice_schema::ids::ServerId;
 use coppice_state::Agreement;
 use coppice_world::addresses::LinuxAddresses;
@@ -120,7 +120,7 @@ impl Running {
                 grid.serve(Purpose::Images, Arc::clone(&world.images));
                 let scrub = scrub::run(Arc::clone(&world.disks), Arc::clone(&clock));
                 rounds.push(("reading images at rest", tokio::spawn(scrub)));
-                rounds.extend(carry(config, layout, api, world, agreement, &clock)?);
+                rounds.extend(carry(config, layout, api, world, &grid, &clock)?);
                 coppice_portal::router(app)
             }
         };
@@ -229,18 +229,23 @@ fn carry(
     layout: &Layout,
     api: String,
     world: hypervisor::World,
-    agreement: Arc<dyn Agreement>,
+    grid: &Arc<Grid>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Vec<(&'static str, JoinHandle<()>)>, Failure> {
     let stamps = StampFile::open(layout.stamps())
         .map_err(|e| Failure::new("cannot open the memory of orders").because(&e).hint("put it back from a backup of this server; without it, old orders could be carried out again"))?;
     let boot = boot::count(&layout.boot(), clock.now())?;
+    let agreement: Arc<dyn Agreement> = grid.clone();
     let ports = Ports {
         agreement: Arc::clone(&agreement),
         hypervisor: world.hypervisor,
         disks: world.disks,
         stamps: Arc::new(stamps) as Arc<dyn Stamps>,
+        moves: world.moves,
+        peers: grid.peers(),
     };
+    let carrier = Carrier::new(config.name.clone(), ports.clone());
+    grid.serve(Purpose::Desktops, Arc::new(carrier));
     let description = Description {
         labels: config.labels.clone(),
         networks: config.networks.clone(),

@@ -232,6 +232,7 @@ fn show(
         | Phase::Available { .. }
         | Phase::Off { .. }
         | Phase::Unknown { .. }
+        | Phase::Migrating { .. }
         | Phase::Deleting { .. } => (None, None),
     };
     Some(Desktop {

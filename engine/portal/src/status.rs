@@ -55,7 +55,8 @@ fn pools(state: &State) -> Vec<PoolStatus> {
             DesktopState::Provisioning => &mut pool.provisioning,
             DesktopState::Available => &mut pool.available,
             DesktopState::Off => &mut pool.off,
-            DesktopState::InUse => &mut pool.in_use,
+            // Whoever is at it stays at it.
+            DesktopState::InUse | DesktopState::Migrating => &mut pool.in_use,
             DesktopState::Broken => &mut pool.broken,
             DesktopState::Unknown => &mut pool.unknown,
             DesktopState::Deleting => &mut pool.deleting,

@@ -4,6 +4,7 @@
 mod act;
 mod allowed;
 mod alone;
+mod carry;
 mod flight;
 mod look;
 mod report;
@@ -22,8 +23,11 @@ use coppice_state::state::FEATURE_LEVEL;
 use coppice_state::{Agreement, Entry, Leadership, Outcome, State};
 use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
+use coppice_world::moves::Moves;
+use coppice_world::peers::Peers;
 use coppice_world::stamps::Stamps;
 
+pub use self::carry::Carrier;
 pub use self::run::run;
 
 use self::flight::{Act, Flight, Object};
@@ -40,6 +44,10 @@ pub struct Ports {
     pub disks: Arc<dyn Disks>,
     /// The fence against late orders.
     pub stamps: Arc<dyn Stamps>,
+    /// Desktops that leave and come, running.
+    pub moves: Arc<dyn Moves>,
+    /// The other servers.
+    pub peers: Arc<dyn Peers>,
 }
 
 /// What a server says of itself, from its own file.

@@ -4,6 +4,7 @@ mod catalogue;
 mod commit;
 mod life;
 mod members;
+mod moves;
 mod observation;
 mod orders;
 mod people;

@@ -10,6 +10,8 @@
 //!             restarted, │   ▼               │  ▼
 //!             or silent  └─ Broken ◀─────────┘  Deleting ─▶ (no entry)
 //! ```
+//!
+//! One that runs may also be `Migrating`, which orders and receipts alone move on: `apply/moves.rs` draws that.
 
 use coppice_schema::known::{
     BrokenReason, GuestState, KnownDesktop, Order, Phase, PowerState, Seen, SeenDomain,
@@ -175,6 +177,7 @@ fn broken(desktop: &KnownDesktop, reason: BrokenReason, now: Timestamp) -> Phase
         | Phase::InUse { .. }
         | Phase::Broken { .. }
         | Phase::Unknown { .. }
+        | Phase::Migrating { .. }
         | Phase::Deleting { .. } => now,
     };
     Phase::Broken { since, reason }

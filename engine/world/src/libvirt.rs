@@ -435,8 +435,12 @@ impl Hypervisor for Libvirt {
         Box::pin(self.look(move || {
             let connection = shared.link.connection()?;
             let kind = shared.kind()?;
-            facts::capacity(&connection, kind)
-                .map_err(|error| shared.link.away(error.message().to_owned()))
+            let failed = |error: Error| shared.link.away(error.message().to_owned());
+            let mut capacity = facts::capacity(&connection, kind).map_err(failed)?;
+            if matches!(shared.link.uri(), HypervisorUri::Embedded { .. }) {
+                capacity.moves = Some(facts::moves(&connection, kind).map_err(failed)?);
+            }
+            Ok(capacity)
         }))
     }
 

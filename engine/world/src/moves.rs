@@ -7,8 +7,10 @@
 
 pub mod wire;
 
+use coppice_schema::ids::Member;
 use coppice_schema::units::Span;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::hypervisor::{ByteStream, Definition, HypervisorError};
@@ -33,7 +35,7 @@ pub trait Moves: Send + Sync {
     /// It takes as long as the disk and the memory take; it ends with an error when nothing has moved for a minute.
     fn send<'a>(&'a self, uuid: Uuid, road: &'a dyn Road) -> BoxFuture<'a, Result<(), MoveError>>;
 
-    /// At the sender: the move is off, and the guest goes on here. One that runs is left alone.
+    /// At the sender: the move is off, and the guest goes on here. One that runs is left alone, and so is one that is off.
     ///
     /// The caller knows that the receiver was not told to let it go on, and never will be.
     fn stay(&self, uuid: Uuid) -> BoxFuture<'_, Result<(), MoveError>>;
@@ -60,6 +62,17 @@ pub trait Moves: Send + Sync {
 pub trait Road: Send + Sync {
     /// A new stream, whose other end is given to [`Moves::take`].
     fn open(&self) -> BoxFuture<'_, Result<ByteStream, PeerError>>;
+}
+
+/// What a stream between two servers about a desktop begins with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Opening {
+    /// A running desktop comes; what follows is for [`Moves::take`].
+    Move {
+        /// Which.
+        member: Member,
+    },
 }
 
 /// Why a desktop does not move.

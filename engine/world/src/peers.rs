@@ -19,6 +19,19 @@ pub trait Peers: Send + Sync {
     ) -> BoxFuture<'_, Result<ByteStream, PeerError>>;
 }
 
+/// A server that reaches no other.
+pub struct Alone;
+
+impl Peers for Alone {
+    fn connect(
+        &self,
+        server: ServerId,
+        _: Purpose,
+    ) -> BoxFuture<'_, Result<ByteStream, PeerError>> {
+        Box::pin(async move { Err(PeerError::Stranger(server)) })
+    }
+}
+
 /// What takes streams that others open.
 pub trait Serves: Send + Sync {
     /// Serves one stream, which `from` opened, to its end.

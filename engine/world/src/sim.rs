@@ -28,6 +28,7 @@ use coppice_schema::ids::{GridId, Member};
 use coppice_schema::known::Capacity;
 use coppice_schema::units::{Size, Span, Timestamp};
 use futures::future::BoxFuture;
+use uuid::Uuid;
 
 pub use self::chance::Chance;
 pub use self::clock::SimClock;
@@ -79,6 +80,7 @@ impl Default for Setup {
                 memory: Size::gib(256),
                 disk: Size::gib(1024),
                 hypervisor: "simulated".to_owned(),
+                moves: Some("simulated".to_owned()),
                 ..Capacity::default()
             },
             overlay: Size(196_616),
@@ -144,6 +146,12 @@ impl SimServer {
     #[must_use]
     pub fn domains(&self) -> Vec<SimDomain> {
         self.settled().domains.values().cloned().collect()
+    }
+
+    /// Whether a domain stands still on its way from this server, or to it.
+    #[must_use]
+    pub fn is_between_servers(&self, uuid: Uuid) -> bool {
+        self.settled().ways.contains_key(&uuid)
     }
 
     /// Every overlay, as it truly is, by its file.

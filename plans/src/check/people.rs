@@ -11,7 +11,7 @@ use crate::plan::{Action, Reason};
 pub(super) fn may_be_used(desktop: &KnownDesktop) -> bool {
     match desktop.phase {
         Phase::InUse { .. } => true,
-        Phase::Provisioning { .. } => desktop.wear.occupied,
+        Phase::Provisioning { .. } | Phase::Migrating { .. } => desktop.wear.occupied,
         Phase::Available { .. }
         | Phase::Off { .. }
         | Phase::Broken { .. }

@@ -53,7 +53,9 @@ pub(super) fn pools(
                 | Reason::PendingHardware
                 | Reason::Draining { .. }
         );
+        // One that moves is used on.
         if voluntary
+            && action.kind != Kind::Migrate
             && known
                 .desktops
                 .get(&member.desktop)
@@ -85,7 +87,9 @@ pub(super) fn pools(
                 .map(|server| server.state);
             let part = part.unwrap_or(ServerState::Ready);
             let away = part == ServerState::Lost || matches!(desktop.phase, Phase::Unknown { .. });
-            !desktop.personal && (away || part == ServerState::Draining)
+            // One that goes there itself is still there.
+            let leaves = crate::pool::could_leave(known, desktop);
+            !desktop.personal && (away || (part == ServerState::Draining && !leaves))
         };
         let holding = count(&|desktop| !given_up(desktop));
         let new = made.get(name).copied().unwrap_or(0);
@@ -236,6 +240,6 @@ pub(super) fn disks(
 fn ready(phase: &Phase) -> bool {
     matches!(
         phase,
-        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. }
+        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. } | Phase::Migrating { .. }
     )
 }

@@ -33,6 +33,7 @@ pub(super) fn approved(
             Reason::Drift { .. }
             | Reason::HostGone { .. }
             | Reason::Draining { .. }
+            | Reason::Moving { .. }
             | Reason::Returned { .. }
             | Reason::Requested
             | Reason::Broken { .. }

@@ -59,7 +59,7 @@ pub fn place_session(
     for (id, desktop) in members(known, pool) {
         match desktop.phase {
             Phase::Available { .. } if !desktop.personal => {}
-            Phase::InUse { .. } => {
+            Phase::InUse { .. } | Phase::Migrating { .. } => {
                 used = true;
                 continue;
             }

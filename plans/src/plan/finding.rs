@@ -349,6 +349,24 @@ pub enum FindingKind {
         #[schema(value_type = u64)]
         since: Timestamp,
     },
+    /// A desktop was on its way to a server without which the grid went on.
+    Halfway {
+        /// Where it came from.
+        from: String,
+        /// Where it was going.
+        to: String,
+    },
+    /// A desktop was to leave a server that is being emptied, and runs on there.
+    Stays {
+        /// Where it is.
+        server: String,
+        /// Where it was to go; `None`: no server takes it.
+        to: Option<String>,
+        /// Why it did not get there, or what the others lack; in words.
+        why: String,
+        /// How often in a row it did not get there.
+        attempts: u32,
+    },
 }
 
 impl Finding {

@@ -14,7 +14,7 @@ use super::rollout::{self, Rollout};
 
 use super::refresh::{self, Due};
 
-use super::{Yard, drift, heal, personal, rollback};
+use super::{Yard, drift, heal, moving, personal, rollback};
 
 use crate::draft::Draft;
 
@@ -49,7 +49,7 @@ pub(crate) fn decide(
 ) -> bool {
     if matches!(
         desktop.phase,
-        Phase::Deleting { .. } | Phase::Unknown { .. }
+        Phase::Deleting { .. } | Phase::Unknown { .. } | Phase::Migrating { .. }
     ) {
         return true;
     }
@@ -73,6 +73,9 @@ pub(crate) fn decide(
         {
             return regrow(yard, id, desktop, due, Vec::new(), rollout, draft);
         }
+    }
+    if !ordered && moving::leave(yard, id, desktop, draft) {
+        return true;
     }
     let mut wanted = image.map(|image| yard.wanted(image, desktop));
     if desktop.personal {
@@ -483,6 +486,7 @@ pub(crate) fn push(
         } else {
             Estimate::default()
         },
+        pause: Estimate::default(),
         bytes_copied: Estimate::default(),
         takes: Estimate {
             value: super::GROWTH_GUESS,

@@ -152,7 +152,7 @@ fn is_voluntary(reason: &Reason) -> bool {
 fn ends_there(action: &Action, desktop: &KnownDesktop, clonable: bool) -> bool {
     match action.kind {
         Kind::ReplaceCreateFirst | Kind::ReplaceDeleteFirst => clonable,
-        Kind::Reboot | Kind::PowerOn | Kind::Create => true,
+        Kind::Reboot | Kind::PowerOn | Kind::Create | Kind::Migrate => true,
         // What is defined again after it was lost is started, where the pool's desktops are to run.
         Kind::Update => matches!(
             desktop.phase,
@@ -184,7 +184,13 @@ fn stays_or_comes(yard: Yard<'_>, id: &DesktopId, desktop: &KnownDesktop, clonab
     match (&desktop.phase, order.map(|order| &order.task)) {
         (Phase::Unknown { .. }, _) | (_, Some(Task::Stop { .. })) => false,
         (Phase::Deleting { .. }, _) => clonable,
-        (Phase::Available { .. } | Phase::InUse { .. } | Phase::Provisioning { .. }, _) => true,
+        (
+            Phase::Available { .. }
+            | Phase::InUse { .. }
+            | Phase::Provisioning { .. }
+            | Phase::Migrating { .. },
+            _,
+        ) => true,
         (Phase::Off { .. } | Phase::Broken { .. }, Some(task)) => {
             matches!(task, Task::Start { .. } | Task::Restart { .. })
         }

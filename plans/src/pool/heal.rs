@@ -41,6 +41,7 @@ pub(crate) fn heal(
         | Phase::InUse { .. }
         | Phase::Provisioning { .. }
         | Phase::Unknown { .. }
+        | Phase::Migrating { .. }
         | Phase::Deleting { .. } => return false,
     };
     let why = explain(reason);

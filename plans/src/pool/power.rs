@@ -57,13 +57,20 @@ pub(crate) fn target(yard: Yard<'_>, draft: &mut Draft<'_>) -> Option<Target> {
             | Task::Redefine { .. }
             | Task::Restart { .. }
             | Task::Remove { .. }
+            | Task::Receive { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::VerifyImage { .. }
             | Task::DropImage { .. }
             | Task::CopyImage { .. },
         )
         | None => matches!(
             desktop.phase,
-            Phase::Available { .. } | Phase::InUse { .. } | Phase::Provisioning { .. }
+            Phase::Available { .. }
+                | Phase::InUse { .. }
+                | Phase::Provisioning { .. }
+                | Phase::Migrating { .. }
         ),
     });
     let wanted = used

@@ -8,6 +8,7 @@ use coppice_schema::ids::{Address, DesktopId, Member, PoolName, ServerId};
 use coppice_schema::known::{KnownDesktop, Phase, Task};
 
 use super::fate::{self, Deed};
+use super::moving::{self, Remains};
 use super::rollout::is_ready;
 use super::{Yard, is_kept, members};
 use crate::draft::Draft;
@@ -40,7 +41,7 @@ pub(crate) fn surplus(
         .filter(|(_, desktop)| {
             !matches!(
                 desktop.phase,
-                Phase::Deleting { .. } | Phase::Unknown { .. }
+                Phase::Deleting { .. } | Phase::Unknown { .. } | Phase::Migrating { .. }
             ) && !super::emptied(yard.known, desktop)
         })
         .collect();
@@ -124,8 +125,10 @@ pub(crate) fn forgotten_pools(desired: &Desired, known: &Known, draft: &mut Draf
         for (id, desktop) in members(known, pool) {
             let ordered = draft.ordered(id);
             let again = matches!(desktop.phase, Phase::Deleting { .. });
-            if matches!(desktop.phase, Phase::Deleting { done: true, .. })
-                || (again && ordered.is_some())
+            if matches!(
+                desktop.phase,
+                Phase::Deleting { done: true, .. } | Phase::Migrating { .. }
+            ) || (again && ordered.is_some())
             {
                 continue;
             }
@@ -199,6 +202,12 @@ fn stray(
     present: Option<&KnownDesktop>,
     draft: &mut Draft<'_>,
 ) {
+    let same = present.filter(|desktop| desktop.incarnation == member.incarnation);
+    match same.and_then(|desktop| moving::remains(known, server, desktop)) {
+        Some(Remains::Needed) => return,
+        Some(Remains::Superfluous) => return removed(server, member, Reason::Unused, draft),
+        None => {}
+    }
     let object = Address::Desktop(member.desktop.clone());
     let since = draft.since(&object, DriftKind::Stray);
     // Only a life that the grid itself has superseded, and that held nothing of anyone's, goes by itself.
@@ -236,6 +245,15 @@ fn stray(
         });
         return;
     }
+    let reason = Reason::Drift {
+        what: DriftKind::Stray,
+    };
+    removed(server, member, reason, draft);
+}
+
+/// Plans that what a server holds of a life that is not at home there goes.
+fn removed(server: ServerId, member: &Member, reason: Reason, draft: &mut Draft<'_>) {
+    let object = Address::Desktop(member.desktop.clone());
     if draft.busy.contains(&member.desktop) {
         return;
     }
@@ -250,9 +268,7 @@ fn stray(
         server: Some(server),
         needs: Vec::new(),
         wave: 0,
-        reason: Reason::Drift {
-            what: DriftKind::Stray,
-        },
+        reason,
         risk: Risk::Safe,
         reversible: false,
         impact: Impact::default(),

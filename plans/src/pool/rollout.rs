@@ -244,7 +244,10 @@ impl Census {
 /// Ready for a person, now or once it is switched on.
 pub(crate) fn is_ready(phase: &Phase) -> bool {
     match phase {
-        Phase::Available { .. } | Phase::InUse { .. } | Phase::Off { .. } => true,
+        Phase::Available { .. }
+        | Phase::InUse { .. }
+        | Phase::Off { .. }
+        | Phase::Migrating { .. } => true,
         Phase::Provisioning { .. }
         | Phase::Broken { .. }
         | Phase::Unknown { .. }

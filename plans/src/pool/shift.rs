@@ -58,7 +58,7 @@ pub(crate) fn asked(
     };
     let there = !matches!(
         desktop.phase,
-        Phase::Deleting { .. } | Phase::Unknown { .. }
+        Phase::Deleting { .. } | Phase::Unknown { .. } | Phase::Migrating { .. }
     );
     let mine = *member == desktop.spec.member && desktop.server != *to;
     // Where its server is being emptied, that decides.

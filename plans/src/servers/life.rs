@@ -8,6 +8,7 @@ use coppice_schema::known::{KnownDesktop, KnownServer, Phase, ServerState};
 
 use crate::draft::Draft;
 use crate::plan::{Finding, FindingKind, Severity, Wait};
+use crate::pool;
 
 /// Findings about one that is lost, or back.
 pub(super) fn survey(id: ServerId, server: &KnownServer, draft: &mut Draft<'_>) {
@@ -119,8 +120,10 @@ pub(crate) fn farewell(known: &Known, draft: &mut Draft<'_>) {
             continue;
         }
         let pooled = || here(known, *id).filter(|(_, desktop)| !desktop.personal);
-        let personal = count(here(known, *id).filter(|(_, desktop)| desktop.personal));
-        let stuck = stuck(known, *id, personal, draft);
+        let personal = || here(known, *id).filter(|(_, desktop)| desktop.personal);
+        let moving = here(known, *id).any(|(_, desktop)| pool::could_leave(known, desktop));
+        let personal = count(personal());
+        let stuck = stuck(known, *id, server, draft);
         let used = |(id, desktop): &(&DesktopId, &KnownDesktop)| {
             desktop.people() > 0 || waited_for.contains(*id)
         };
@@ -143,6 +146,9 @@ pub(crate) fn farewell(known: &Known, draft: &mut Draft<'_>) {
                     "make room elsewhere, or take it back: coppice server undrain {}",
                     server.name
                 ),
+                None if moving => {
+                    "nothing is to be done: what is used or kept moves while it runs".to_owned()
+                }
                 None => "nothing is to be done: people are waited for".to_owned(),
             },
         });
@@ -150,7 +156,12 @@ pub(crate) fn farewell(known: &Known, draft: &mut Draft<'_>) {
 }
 
 /// Why emptying a server does not go on by itself.
-fn stuck(known: &Known, server: ServerId, personal: u32, draft: &Draft<'_>) -> Option<String> {
+fn stuck(
+    known: &Known,
+    server: ServerId,
+    emptied: &KnownServer,
+    draft: &Draft<'_>,
+) -> Option<String> {
     let mut why = BTreeSet::new();
     let pools: BTreeSet<&PoolName> = here(known, server)
         .filter(|(_, desktop)| {
@@ -181,8 +192,33 @@ fn stuck(known: &Known, server: ServerId, personal: u32, draft: &Draft<'_>) -> O
             why.insert(format!("pool.{pool}: {lacking}"));
         }
     }
-    if personal > 0 {
-        why.insert("personal desktops stay with their disks".to_owned());
+    for finding in &draft.findings {
+        if let (
+            Address::Desktop(id),
+            FindingKind::Stays {
+                to: None,
+                why: lacking,
+                ..
+            },
+        ) = (&finding.object, &finding.kind)
+            && known
+                .desktops
+                .get(id)
+                .is_some_and(|desktop| desktop.server == server)
+        {
+            why.insert(format!("{}: {lacking}", finding.object));
+        }
+    }
+    let mut personal = here(known, server).filter(|(_, desktop)| desktop.personal);
+    let rests = |(_, desktop): (_, &KnownDesktop)| {
+        matches!(desktop.phase, Phase::Off { .. } | Phase::Broken { .. })
+    };
+    if emptied.capacity.moves.is_none() {
+        if personal.next().is_some() {
+            why.insert("personal desktops stay with their disks".to_owned());
+        }
+    } else if personal.any(rests) {
+        why.insert("personal desktops move only while they run".to_owned());
     }
     (!why.is_empty()).then(|| why.into_iter().collect::<Vec<_>>().join("; "))
 }

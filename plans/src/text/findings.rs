@@ -188,6 +188,27 @@ pub fn finding(kind: &FindingKind) -> String {
             "its disk is on server {server}, which is lost since {}: it comes back with it",
             moment(*since)
         ),
+        FindingKind::Halfway { from, to } => format!(
+            "it was on its way from {from} to {to} when the grid went on without {to}, and may go on there: on {from} it is left as it is"
+        ),
+        FindingKind::Stays {
+            server,
+            to: Some(to),
+            why,
+            attempts,
+        } => {
+            let often = match attempts {
+                1 => String::new(),
+                more => format!(" ({more} times)"),
+            };
+            format!("it did not get to {to}{often}, and runs on {server} as before: {why}")
+        }
+        FindingKind::Stays {
+            server,
+            to: None,
+            why,
+            ..
+        } => format!("it cannot leave {server} while it runs, for no server takes it: {why}"),
     }
 }
 

@@ -26,6 +26,7 @@ pub fn symbol(kind: Kind) -> &'static str {
         Kind::Forget => ".",
         Kind::Adopt => "<",
         Kind::Move => ">",
+        Kind::Migrate => ">>",
         Kind::CopyImage => "=>",
         Kind::Drain => "<>",
         Kind::Reboot => "^v",
@@ -44,7 +45,7 @@ pub fn kind_word(kind: Kind) -> &'static str {
         Kind::Delete => "delete",
         Kind::Forget => "forget",
         Kind::Adopt => "adopt",
-        Kind::Move => "move",
+        Kind::Move | Kind::Migrate => "move",
         Kind::CopyImage => "copy",
         Kind::Drain => "drain",
         Kind::Reboot => "reboot",
@@ -74,19 +75,28 @@ pub(crate) fn what(group: &Group) -> String {
         Some(object) if count == 1 => object.to_string(),
         _ => format!("{count} desktop{}", plural(count)),
     };
+    // How far one is that is on its way, its reason says.
+    if matches!(group.reason, Reason::Moving { .. }) {
+        return format!("{verb} {subject}");
+    }
+    let at = if group.kind == Kind::Migrate {
+        "to"
+    } else {
+        "on"
+    };
     let places: Vec<String> = group
         .servers
         .iter()
         .map(|(server, n)| match group.servers.len() {
-            1 => format!("on {server}"),
-            _ => format!("{n} on {server}"),
+            1 => format!("{at} {server}"),
+            _ => format!("{n} {at} {server}"),
         })
         .collect();
     let places = match places.as_slice() {
         [] => String::new(),
         [only] => format!(" {only}"),
         some if some.len() <= 3 => format!(" ({})", some.join(", ")),
-        many => format!(" on {} servers", many.len()),
+        many => format!(" {at} {} servers", many.len()),
     };
     format!("{verb} {subject}{places}")
 }
@@ -113,6 +123,7 @@ pub fn reason(reason: &Reason) -> String {
         Reason::Returned { from, to } => {
             format!("a server came back: {from} -> {to} desktops")
         }
+        Reason::Moving { from, to } => format!("on its way from {from} to {to}"),
         Reason::Requested => "asked for".to_owned(),
         Reason::Broken { why } => why.clone(),
         Reason::RolledBack { image, from, to } => {
@@ -287,6 +298,15 @@ pub(crate) fn impact(group: &Group) -> Vec<String> {
         );
         notes.push(format!("personal data is lost: up to {size}"));
     }
+    if impact.pause.value > Span(0) {
+        let people = match impact.users.value {
+            0 => "nobody is at it".to_owned(),
+            1 => "1 person is at it".to_owned(),
+            users => format!("{users} people are at it"),
+        };
+        let pause = estimate(impact.pause, &rough);
+        notes.push(format!("it stands still for up to {pause}; {people}"));
+    }
     notes.extend(waves(group));
     notes
 }
@@ -345,6 +365,7 @@ pub(crate) fn summary(document: &Document) -> String {
         (summary.update, "to change"),
         (summary.replace, "to regrow"),
         (summary.power, "to switch"),
+        (summary.moves, "to move"),
         (summary.delete, "to delete"),
         (summary.other, "other"),
     ]

@@ -29,6 +29,20 @@ pub struct KnownDesktop {
     /// What it has been through since.
     #[serde(default)]
     pub wear: Wear,
+    /// Moves that came to nothing.
+    #[serde(default)]
+    pub stayed: Stayed,
+}
+
+/// Moves of a desktop that came to nothing, since the last that did not.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Stayed {
+    /// How many in a row, and when the last did.
+    pub failures: Failures,
+    /// Where it was to go.
+    pub to: Option<ServerId>,
+    /// Why it did not get there, in words.
+    pub why: String,
 }
 
 /// What a desktop has been through since it was grown. Each only comes to be, but for `occupied` and
@@ -102,6 +116,19 @@ pub enum Phase {
         /// Since when.
         since: Timestamp,
     },
+    /// On its way to another server, running.
+    Migrating {
+        /// Since when.
+        since: Timestamp,
+        /// From which server.
+        from: ServerId,
+        /// To which.
+        to: ServerId,
+        /// What it is to be there.
+        spec: Box<DesktopSpec>,
+        /// How far it is.
+        step: MoveStep,
+    },
     /// Ordered away. Its slot is free when its server said that the order is done and no longer reports it.
     Deleting {
         /// Since when.
@@ -109,6 +136,25 @@ pub enum Phase {
         /// The server said that it is done.
         done: bool,
     },
+}
+
+/// How far a desktop is on its way. Each step is ordered when the one before is said to be done; a person at it notices
+/// nothing but a second's pause before [`Switched`](Self::Switched).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveStep {
+    /// The other server was told to make room.
+    Preparing,
+    /// It has.
+    Prepared,
+    /// Its server was told to send it; it runs there until the last moment.
+    Copying,
+    /// All of it is on both servers, and it stands still on both.
+    Copied,
+    /// It was agreed that it goes on at the other server. From here there is no way back.
+    Switched,
+    /// It was agreed that it stays. It goes on where it was, if it stands still.
+    Returning,
 }
 
 /// What can be wrong with a desktop.
@@ -147,7 +193,7 @@ impl KnownDesktop {
     pub fn people(&self) -> u32 {
         match self.phase {
             Phase::InUse { users, viewers, .. } => users.max(viewers),
-            Phase::Provisioning { .. } => u32::from(self.wear.occupied),
+            Phase::Provisioning { .. } | Phase::Migrating { .. } => u32::from(self.wear.occupied),
             Phase::Available { .. }
             | Phase::Off { .. }
             | Phase::Broken { .. }
@@ -168,6 +214,7 @@ impl Phase {
             | Self::InUse { since, .. }
             | Self::Broken { since, .. }
             | Self::Unknown { since }
+            | Self::Migrating { since, .. }
             | Self::Deleting { since, .. } => *since,
         }
     }
@@ -182,6 +229,7 @@ impl Phase {
             Self::InUse { .. } => "in_use",
             Self::Broken { .. } => "broken",
             Self::Unknown { .. } => "unknown",
+            Self::Migrating { .. } => "migrating",
             Self::Deleting { .. } => "deleting",
         }
     }

@@ -17,6 +17,7 @@ use coppice_schema::units::{Size, Span};
 use coppice_state::entry::Report;
 use coppice_state::{Agreement, AgreementError, Entry, Envelope, Outcome, State, apply};
 use coppice_world::clock::Clock;
+use coppice_world::peers::Alone;
 use coppice_world::sim::{Chance, Setup, SimDomain, SimServer, SimStamps};
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, FutureExt, join, join3, poll_fn};
@@ -83,6 +84,8 @@ impl Host {
             hypervisor: Arc::clone(&self.sim) as _,
             disks: Arc::clone(&self.sim) as _,
             stamps: Arc::new(self.stamps.clone()),
+            moves: Arc::clone(&self.sim) as _,
+            peers: Arc::new(Alone),
         };
         let daemon = Server::new(self.name.clone(), life.number, description(&self.name));
         let decides = leader::run(agreement, Arc::clone(&clock));

@@ -46,6 +46,7 @@ impl Default for Stage {
 fn new_world(servers: u64, sizes: &[&str]) -> Result<World, String> {
     let mut capacity = Capacity {
         disk: Size::gib(64),
+        moves: None,
         ..Setup::default().capacity
     };
     for size in sizes {
@@ -55,7 +56,10 @@ fn new_world(servers: u64, sizes: &[&str]) -> Result<World, String> {
             "cpus" => capacity.cpus = number,
             "memory" => capacity.memory = Size::mib(number.into()),
             "disk" => capacity.disk = Size::mib(number.into()),
-            _ => return Err("servers have cpus, memory and disk".to_owned()),
+            "moves" => {
+                capacity.moves = (number > 0).then(|| format!("simulated {number}"));
+            }
+            _ => return Err("servers have cpus, memory, disk and moves".to_owned()),
         }
     }
     Ok(World::of(&mut Chance::new(7), servers, &capacity, None))

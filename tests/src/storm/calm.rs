@@ -227,6 +227,7 @@ pub(crate) fn lacking(state: &State) -> Option<String> {
             // Where spares are counted, not all desktops run.
             Phase::Off { .. } => pool.policy.power.is_some(),
             Phase::Provisioning { .. }
+            | Phase::Migrating { .. }
             | Phase::Broken { .. }
             | Phase::Unknown { .. }
             | Phase::Deleting { .. } => false,

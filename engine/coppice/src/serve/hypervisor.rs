@@ -7,6 +7,7 @@ use coppice_world::clock::Clock;
 use coppice_world::disks::{Disks, LocalDisks};
 use coppice_world::hypervisor::Hypervisor;
 use coppice_world::libvirt::{self, HypervisorUri, Limits, Options};
+use coppice_world::moves::Moves;
 use coppice_world::peers::Serves;
 use coppice_world::sim::{Setup, SimServer};
 
@@ -21,6 +22,8 @@ pub(crate) struct World {
     pub(crate) hypervisor: Arc<dyn Hypervisor>,
     /// Images and overlays.
     pub(crate) disks: Arc<dyn Disks>,
+    /// Desktops that leave and come, running.
+    pub(crate) moves: Arc<dyn Moves>,
     /// What gives other servers the images of this one.
     pub(crate) images: Arc<dyn Serves>,
 }
@@ -69,6 +72,7 @@ pub(crate) async fn open(
         );
         return Ok(World {
             hypervisor: server.clone(),
+            moves: server.clone(),
             images: server.giver(),
             disks: server,
         });
@@ -97,6 +101,7 @@ pub(crate) async fn open(
             .hint(format!("try it by hand, while no server runs: virsh -c '{uri}' version"))
     })?;
     Ok(World {
+        moves: hypervisor.clone(),
         hypervisor,
         images: Arc::new(disks.clone()),
         disks: Arc::new(disks),

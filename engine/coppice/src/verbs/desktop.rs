@@ -196,7 +196,7 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Desktop, Failure
 /// A desktop's state as people read it.
 fn state(desktop: &Desktop) -> (String, Tone) {
     let tone = match desktop.state {
-        DesktopState::Available | DesktopState::InUse => Tone::Good,
+        DesktopState::Available | DesktopState::InUse | DesktopState::Migrating => Tone::Good,
         DesktopState::Provisioning | DesktopState::Deleting => Tone::Warn,
         DesktopState::Off => Tone::Faint,
         DesktopState::Broken | DesktopState::Unknown => Tone::Bad,

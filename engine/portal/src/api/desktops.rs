@@ -69,6 +69,8 @@ pub enum DesktopState {
     Broken,
     /// Its server is lost.
     Unknown,
+    /// On its way to another server, running.
+    Migrating,
     /// Ordered away.
     Deleting,
 }
@@ -82,6 +84,7 @@ impl From<&Phase> for DesktopState {
             Phase::InUse { .. } => Self::InUse,
             Phase::Broken { .. } => Self::Broken,
             Phase::Unknown { .. } => Self::Unknown,
+            Phase::Migrating { .. } => Self::Migrating,
             Phase::Deleting { .. } => Self::Deleting,
         }
     }
@@ -96,6 +99,7 @@ impl fmt::Display for DesktopState {
             Self::InUse => "in_use",
             Self::Broken => "broken",
             Self::Unknown => "unknown",
+            Self::Migrating => "migrating",
             Self::Deleting => "deleting",
         })
     }

@@ -172,6 +172,7 @@ impl World {
                 failures: Default::default(),
                 grown: since,
                 wear: Default::default(),
+                stayed: Default::default(),
             };
             Arc::make_mut(&mut state.desktops).insert(id.clone(), desktop);
         });

@@ -19,6 +19,12 @@ pub fn limit(task: &Task) -> Span {
         Task::Stop { .. } | Task::Restart { .. } => Span::minutes(15),
         // A disk that is busy elsewhere may hold the removal up.
         Task::Remove { .. } => Span::minutes(10),
+        // An overlay, as above.
+        Task::Receive { .. } => Span::minutes(10),
+        // 500 GB at 100 MB/s, an hour and a half, and what waits for its turn before it.
+        Task::Send { .. } => Span::hours(4),
+        // Somebody waits for it: it is told again rather sooner than later.
+        Task::Enter { .. } | Task::Stay { .. } => Span::minutes(5),
         // 500 GB at 60 MB/s, what a loaded disk array reads, are two hours and twenty minutes.
         Task::VerifyImage { .. } => Span::hours(4),
         Task::DropImage { .. } => Span::minutes(5),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use coppice_schema::ids::{Epoch, GridId, Member, ServerId, Stamp};
 use coppice_schema::known::{CopyState, DesktopSpec, Ending, Look, Order, Task};
@@ -10,8 +11,11 @@ use coppice_state::State;
 use coppice_state::entry::Attempt;
 use coppice_world::disks::{DiskError, NewOverlay};
 use coppice_world::hypervisor::{Definition, HypervisorError, Mark};
+use coppice_world::moves::MoveError;
 use uuid::Uuid;
 
+use super::allowed::Objection;
+use super::carry::Way;
 use super::flight::{Act, Landed, Object};
 use super::look::Sight;
 use super::{Memory, Ports, Round, allowed};
@@ -30,6 +34,8 @@ pub(super) enum ActError {
     Disk(#[from] DiskError),
     #[error("{0} has no overlay")]
     NoOverlay(Member),
+    #[error(transparent)]
+    Move(#[from] MoveError),
 }
 
 impl ActError {
@@ -52,6 +58,18 @@ impl ActError {
                 DiskError::BadSource { .. } | DiskError::NotOurs(_) => false,
             },
             Self::NoOverlay(_) => true,
+            // One that does not run, or is held by something, will not be another after a while.
+            Self::Move(MoveError::Hypervisor(e)) => matches!(
+                e,
+                HypervisorError::Away { .. } | HypervisorError::Stuck { .. }
+            ),
+            Self::Move(MoveError::Bound { .. }) => false,
+            Self::Move(
+                MoveError::Road(_)
+                | MoveError::Declined { .. }
+                | MoveError::Broken { .. }
+                | MoveError::Stalled { .. },
+            ) => true,
         }
     }
 }
@@ -111,10 +129,51 @@ fn with_holders(task: &Task, round: &Round, state: &State) -> Task {
 pub(super) fn attempt(landed: Landed, now: Timestamp) -> Attempt {
     match landed.result {
         Ok(()) => Attempt::Done,
-        Err(e) if e.may_pass() => failed(&landed.order, e.to_string(), now),
+        Err(e) if may_pass(&landed.order, &e) => failed(&landed.order, e.to_string(), now),
         Err(e) => Attempt::Refused {
             error: e.to_string(),
         },
+    }
+}
+
+/// How often a desktop is sent before it is said to be of no use: it runs meanwhile, and may be sent elsewhere.
+const SENDS: u32 = 3;
+
+/// Whether an order waits until what is in its way has passed. A desktop that is to move runs on meanwhile, or has come:
+/// what becomes of it then is for a plan to say.
+fn is_waited_out(order: &Order, objection: &Objection) -> bool {
+    match order.task {
+        Task::Receive { .. } | Task::Send { .. } => order.attempts + 1 < SENDS,
+        Task::Enter { .. } => !matches!(objection, Objection::NoOverlay(_)),
+        Task::Stay { .. }
+        | Task::Create { .. }
+        | Task::Redefine { .. }
+        | Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::CopyImage { .. }
+        | Task::DropImage { .. } => true,
+    }
+}
+
+/// Whether trying again may help.
+fn may_pass(order: &Order, error: &ActError) -> bool {
+    match order.task {
+        Task::Send { .. } => error.may_pass() && order.attempts + 1 < SENDS,
+        // It was agreed on, and there is no other way.
+        Task::Enter { .. } | Task::Stay { .. } => true,
+        Task::Create { .. }
+        | Task::Redefine { .. }
+        | Task::Start { .. }
+        | Task::Stop { .. }
+        | Task::Restart { .. }
+        | Task::Remove { .. }
+        | Task::Receive { .. }
+        | Task::VerifyImage { .. }
+        | Task::CopyImage { .. }
+        | Task::DropImage { .. } => error.may_pass(),
     }
 }
 
@@ -155,7 +214,13 @@ async fn judge<'a>(
         match verdict {
             Ok(()) => may.push((*stamp, *order)),
             Err(objection) => {
-                let attempt = objection.attempt(|error| failed(order, error, round.now));
+                let attempt = if objection.may_pass() && is_waited_out(order, &objection) {
+                    failed(order, objection.to_string(), round.now)
+                } else {
+                    Attempt::Refused {
+                        error: objection.to_string(),
+                    }
+                };
                 refused.insert(*stamp, attempt);
             }
         }
@@ -186,11 +251,14 @@ async fn make_overlays(
     let wanted: Vec<NewOverlay> = orders
         .iter()
         .filter_map(|(stamp, order)| match &order.task {
-            Task::Create { spec, .. } => Some(NewOverlay {
+            Task::Create { spec, .. } | Task::Receive { spec } => Some(NewOverlay {
                 mark: Marking::of_order(&order.task, *stamp, round, state).of(spec),
                 size: spec.hardware.disk,
             }),
             Task::Redefine { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::Start { .. }
             | Task::Stop { .. }
             | Task::Restart { .. }
@@ -237,8 +305,13 @@ impl Marking {
     /// The life of the grid in which a desktop's life began stands in its mark for as long as it lives.
     fn of_order(task: &Task, stamp: Stamp, round: &Round, state: &State) -> Self {
         let begun = match task {
-            Task::Create { spec, .. } | Task::Redefine { spec } => state.epoch_of(spec),
+            Task::Create { spec, .. }
+            | Task::Redefine { spec }
+            | Task::Receive { spec }
+            | Task::Enter { spec } => state.epoch_of(spec),
             Task::Start { .. }
+            | Task::Send { .. }
+            | Task::Stay { .. }
             | Task::Stop { .. }
             | Task::Restart { .. }
             | Task::Remove { .. }
@@ -339,6 +412,37 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
             }
             if overlay.is_some() {
                 disks.remove_overlay(&member).await?;
+            }
+        }
+        // Its overlay was made with the others.
+        Task::Receive { spec } => {
+            let none = || ActError::NoOverlay(spec.member.clone());
+            overlay.ok_or_else(none)??;
+        }
+        Task::Send { member, to } => {
+            let uuid = domain.ok_or_else(|| ActError::NoOverlay(member.clone()))?;
+            let way = Way {
+                peers: Arc::clone(&ports.peers),
+                to,
+                member,
+            };
+            ports.moves.send(uuid, &way).await?;
+        }
+        Task::Enter { spec } => {
+            let uuid = spec.uuid;
+            let guest = definition(spec, overlay, &mark)?;
+            match ports.moves.enter(&guest).await {
+                // What had come is gone: its disk is whole, and it starts as after a power cut.
+                Err(MoveError::Hypervisor(HypervisorError::Absent(_))) => {
+                    hypervisor.define(&guest).await?;
+                    hypervisor.start(uuid).await?;
+                }
+                other => other?,
+            }
+        }
+        Task::Stay { .. } => {
+            if let Some(uuid) = domain {
+                ports.moves.stay(uuid).await?;
             }
         }
         Task::VerifyImage { root } => {

@@ -6,7 +6,6 @@ use coppice_schema::Digest;
 use coppice_schema::ids::{DesktopId, Member, Stamp};
 use coppice_schema::known::{CopyState, DesktopSpec, Task};
 use coppice_state::State;
-use coppice_state::entry::Attempt;
 
 use super::look::Sight;
 
@@ -47,17 +46,6 @@ impl Objection {
             Self::Late { .. } | Self::WrongUuid(_) | Self::NameTaken(_) => false,
         }
     }
-
-    /// What to say when nothing was done for this reason.
-    pub(super) fn attempt(&self, failed: impl FnOnce(String) -> Attempt) -> Attempt {
-        if self.may_pass() {
-            failed(self.to_string())
-        } else {
-            Attempt::Refused {
-                error: self.to_string(),
-            }
-        }
-    }
 }
 
 /// An order with the same stamp as the last is that order again: its receipt was lost, or the daemon was.
@@ -96,6 +84,26 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
                 None => Err(Objection::NoImage(spec.image)),
             }
         }
+        Task::Receive { spec } => {
+            identity(spec, state)?;
+            room(spec, sight)?;
+            match sight.images.get(&spec.image) {
+                Some(CopyState::Verified) => Ok(()),
+                Some(state) => Err(Objection::ImageUnfit {
+                    root: spec.image,
+                    state: *state,
+                }),
+                None => Err(Objection::NoImage(spec.image)),
+            }
+        }
+        Task::Enter { spec } => {
+            identity(spec, state)?;
+            if sight.files.contains_key(&spec.member) {
+                Ok(())
+            } else {
+                Err(Objection::NoOverlay(spec.member.clone()))
+            }
+        }
         Task::Redefine { spec } => {
             identity(spec, state)?;
             room(spec, sight)?;
@@ -105,7 +113,10 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
                 Err(Objection::NoOverlay(spec.member.clone()))
             }
         }
-        Task::Start { member } | Task::Stop { member } | Task::Restart { member, .. } => {
+        Task::Start { member }
+        | Task::Stop { member }
+        | Task::Restart { member, .. }
+        | Task::Send { member, .. } => {
             let seen = sight.members.get(member);
             if seen.is_some_and(|s| s.domain.is_some()) {
                 Ok(())
@@ -114,6 +125,7 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
             }
         }
         Task::Remove { .. }
+        | Task::Stay { .. }
         | Task::VerifyImage { .. }
         | Task::DropImage { .. }
         | Task::CopyImage { .. } => Ok(()),

@@ -29,10 +29,13 @@ pub(super) enum Object {
 impl Object {
     pub(super) fn of(task: &Task) -> Self {
         match task {
-            Task::Create { spec, .. } | Task::Redefine { spec } => {
-                Self::Slot(spec.member.desktop.clone())
-            }
+            Task::Create { spec, .. }
+            | Task::Redefine { spec }
+            | Task::Receive { spec }
+            | Task::Enter { spec } => Self::Slot(spec.member.desktop.clone()),
             Task::Start { member }
+            | Task::Send { member, .. }
+            | Task::Stay { member }
             | Task::Stop { member }
             | Task::Restart { member, .. }
             | Task::Remove { member } => Self::Slot(member.desktop.clone()),
@@ -54,6 +57,10 @@ enum Lane {
     Image,
     /// An image that comes from other servers.
     Copy,
+    /// The network, on which a desktop is sent.
+    Road,
+    /// A guest that stands still, and goes on at a word.
+    Word,
 }
 
 impl Lane {
@@ -62,7 +69,10 @@ impl Lane {
             Task::Create { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }
+            | Task::Receive { .. }
             | Task::Remove { .. } => Self::Disk,
+            Task::Send { .. } => Self::Road,
+            Task::Enter { .. } | Task::Stay { .. } => Self::Word,
             Task::Stop { .. } | Task::Restart { .. } => Self::Guest,
             Task::VerifyImage { .. } | Task::DropImage { .. } => Self::Image,
             Task::CopyImage { .. } => Self::Copy,
@@ -80,6 +90,10 @@ impl Lane {
             Self::Image => 1,
             // Two that share the network are whole no sooner, and the first one later.
             Self::Copy => 1,
+            // As many as leave a server at once.
+            Self::Road => 2,
+            // It costs nothing, and somebody waits for it.
+            Self::Word => 16,
         }
     }
 }

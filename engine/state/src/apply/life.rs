@@ -137,14 +137,19 @@ pub(super) fn away(state: &mut State, server: ServerId) -> u32 {
     if state.orders.values().any(|order| order.server == server) {
         Arc::make_mut(&mut state.orders).retain(|_, order| order.server != server);
     }
+    super::moves::lost(state, server);
     stay(state, server);
     let mut with_it = 0u32;
     for (_, desktop) in held(state, server) {
         with_it += 1;
         // What is leaving has to leave when the server is back, whatever it is like then.
-        if !matches!(desktop.phase, Phase::Deleting { .. }) {
+        if matches!(desktop.phase, Phase::Deleting { .. }) {
+            continue;
+        }
+        desktop.wear.replaced = !desktop.personal;
+        // One that may stand still there has to be told how it goes on.
+        if !matches!(desktop.phase, Phase::Migrating { .. }) {
             desktop.phase = Phase::Unknown { since: time };
-            desktop.wear.replaced = !desktop.personal;
         }
     }
     with_it

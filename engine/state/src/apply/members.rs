@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coppice_schema::ids::{Address, DesktopId, ServerId};
-use coppice_schema::known::{Capacity, ServerState};
+use coppice_schema::known::{Capacity, KnownDesktop, Phase, ServerState};
 
 use crate::entry::{Outcome, Refusal};
 use crate::join::{self, JoinRefusal, JoinToken, Joiner};
@@ -155,10 +155,16 @@ pub(super) fn removed(
     if members.filter(|s| s.state != ServerState::Removed).count() == 1 {
         return Err(Refusal::LastServer(name));
     }
+    if gone {
+        super::moves::gone(state, server);
+    }
+    // What is on its way needs both ends until it is there.
+    let shares = |desktop: &KnownDesktop| matches!(desktop.phase, Phase::Migrating { from, to, .. } if from == server || to == server);
+    let needs = |desktop: &KnownDesktop| desktop.server == server || (!gone && shares(desktop));
     let held: Vec<DesktopId> = state
         .desktops
         .iter()
-        .filter(|(_, desktop)| desktop.server == server)
+        .filter(|(_, desktop)| needs(desktop))
         .map(|(id, _)| id.clone())
         .collect();
     if !gone && !held.is_empty() {

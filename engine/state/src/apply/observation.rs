@@ -201,6 +201,10 @@ fn judge(state: &State, desktop: &KnownDesktop, order: Option<&Order>) -> Option
     if let Phase::Deleting { done, .. } = desktop.phase {
         return (done && order.is_none() && evidence.seen.is_none()).then_some(Verdict::Gone);
     }
+    // On its way it is on two servers, and what each shows is half of it.
+    if let Phase::Migrating { .. } = desktop.phase {
+        return None;
+    }
     let phase = phase::derive(desktop, evidence);
     (phase != desktop.phase).then_some(Verdict::Is(phase))
 }
@@ -290,6 +294,7 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
         | Phase::Off { .. }
         | Phase::InUse { .. }
         | Phase::Unknown { .. }
+        | Phase::Migrating { .. }
         | Phase::Deleting { .. } => desktop.failures = Failures { count, last },
     }
     let (failures, ready, root) = (
@@ -315,6 +320,7 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
         | Phase::Provisioning { .. }
         | Phase::Off { .. }
         | Phase::Unknown { .. }
+        | Phase::Migrating { .. }
         | Phase::Deleting { .. } => {}
     }
     if !same_kind {
@@ -376,6 +382,7 @@ fn worn(before: Wear, phase: &Phase, time: Timestamp) -> Wear {
         Phase::Provisioning { .. }
         | Phase::Broken { .. }
         | Phase::Unknown { .. }
+        | Phase::Migrating { .. }
         | Phase::Deleting { .. } => before,
     }
 }

@@ -88,6 +88,9 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
         return Ok(());
     };
     let known = state.desktops.get(&member.desktop);
+    if let Some(verdict) = super::moves::acceptable(order, known) {
+        return verdict;
+    }
     match (&order.memory, known) {
         (Memory::Grown { .. }, Some(_)) => {
             Err(Refusal::Exists(format!("desktop {}", member.desktop)))
@@ -126,7 +129,8 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
                 )))
             }
         }
-        (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, None) => {
+        (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, None)
+        | (Memory::Moving { .. } | Memory::Copying | Memory::Switched | Memory::Returning, _) => {
             Err(Refusal::Absent(format!("desktop {}", member.desktop)))
         }
     }
@@ -153,6 +157,11 @@ fn give(state: &mut State, new: &NewOrder, ordinal: u32) {
         Memory::Rewritten { spec } => {
             if let Some(desktop) = state.desktop_mut(&spec.member.desktop) {
                 desktop.spec = spec.as_ref().clone();
+            }
+        }
+        Memory::Moving { .. } | Memory::Copying | Memory::Switched | Memory::Returning => {
+            if let Address::Desktop(id) = &address {
+                super::moves::ordered(state, id, &new.memory);
             }
         }
         Memory::Leaving => {
@@ -193,6 +202,7 @@ fn grow(state: &mut State, server: ServerId, spec: &DesktopSpec, personal: bool)
         failures: slot.failures,
         grown: state.time,
         wear: Wear::default(),
+        stayed: Default::default(),
     };
     Arc::make_mut(&mut state.desktops).insert(id, desktop);
 }
@@ -222,6 +232,10 @@ fn remember_repair(state: &mut State, order: &NewOrder) {
             | Task::Start { .. }
             | Task::Stop { .. }
             | Task::Remove { .. }
+            | Task::Receive { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. }
             | Task::VerifyImage { .. }
             | Task::DropImage { .. }
             | Task::CopyImage { .. },
@@ -260,6 +274,7 @@ pub(super) fn receipt(
             }
             if let Task::DropImage { root } = &task {
                 super::catalogue::dropped(state, server, *root);
+            } else if super::moves::done(state, &task) {
             } else if let Some(member) = task.member() {
                 // What it changed was reported before; while the order was open, what was seen meant less.
                 rederive(state, &member.desktop);
@@ -290,7 +305,9 @@ pub(super) fn receipt(
                     why: error.clone(),
                 },
             );
-            if let Some(member) = task.member() {
+            if !super::moves::given_up(state, &task)
+                && let Some(member) = task.member()
+            {
                 refuse(state, &member.desktop, member.incarnation, error);
             }
         }
@@ -334,13 +351,16 @@ fn mark_removed(state: &mut State, id: &DesktopId, incarnation: Incarnation) {
 
 fn refuse(state: &mut State, id: &DesktopId, incarnation: Incarnation, error: &str) {
     let since = state.time;
-    let present = state
-        .desktops
-        .get(id)
-        .filter(|desktop| desktop.incarnation == incarnation);
-    if present.is_some_and(|desktop| !matches!(desktop.phase, Phase::Deleting { .. })) {
-        let reason = BrokenReason::Refused(error.to_owned());
-        set_phase(state, id, Phase::Broken { since, reason });
+    let desktop = state.desktops.get(id);
+    match desktop.filter(|desktop| desktop.incarnation == incarnation) {
+        Some(desktop) if matches!(desktop.phase, Phase::Migrating { .. }) => {
+            super::moves::failed(state, id, error);
+        }
+        Some(desktop) if !matches!(desktop.phase, Phase::Deleting { .. }) => {
+            let reason = BrokenReason::Refused(error.to_owned());
+            set_phase(state, id, Phase::Broken { since, reason });
+        }
+        Some(_) | None => {}
     }
 }
 

@@ -111,6 +111,7 @@ fn part_with(state: &mut State, id: ServerId, part: ServerState) {
     if part != ServerState::Removed {
         return;
     }
+    super::moves::gone(state, id);
     let held = state.desktops.iter().filter(|(_, d)| d.server == id);
     let free: Vec<DesktopId> = held
         .filter(|(_, desktop)| !desktop.personal)

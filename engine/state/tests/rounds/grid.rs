@@ -314,7 +314,13 @@ impl Grid {
             Task::Remove { member } => {
                 self.world.remove(member);
             }
-            Task::VerifyImage { .. } | Task::DropImage { .. } | Task::CopyImage { .. } => {}
+            Task::VerifyImage { .. }
+            | Task::DropImage { .. }
+            | Task::CopyImage { .. }
+            | Task::Receive { .. }
+            | Task::Send { .. }
+            | Task::Enter { .. }
+            | Task::Stay { .. } => {}
         }
     }
 

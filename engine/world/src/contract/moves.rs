@@ -363,6 +363,12 @@ async fn not_sent(subject: &Subject, guest: &Definition) -> Result<(), Outcome> 
     subject.hypervisor.define(guest).await?;
     let off = subject.moves.send(uuid, road.as_ref()).await;
     ensure!(off.is_err(), "one that is off was sent");
+    // Its power may have gone while it stood still: then it has nothing to go on with.
+    subject.moves.stay(uuid).await?;
+    ensure!(
+        !subject.runs_here(uuid).await?,
+        "one that is off was started"
+    );
     ensure!(
         subject.receiver.power(uuid).await?.is_none(),
         "something of it has come"

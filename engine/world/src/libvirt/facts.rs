@@ -59,7 +59,26 @@ pub(super) fn capacity(connection: &Connect, kind: &str) -> Result<Capacity, Err
         hypervisor: format!("{driver} {own}, libvirt {library}{how}"),
         missing: missing(connection, kind),
         networks: BTreeMap::new(),
+        moves: None,
     })
+}
+
+/// How running desktops move between embedded hypervisors like this one: QEMU takes over what the same QEMU sent, and a
+/// guest that runs on the processor itself finds the same processor.
+pub(super) fn moves(connection: &Connect, kind: &str) -> Result<String, Error> {
+    let own = connection.hyp_version().map(version)?;
+    let processor = match kind {
+        "kvm" => processor(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+        _ => "emulated".to_owned(),
+    };
+    Ok(format!("embedded QEMU {own}, {processor}"))
+}
+
+/// The name of the first processor.
+fn processor(told: &str) -> String {
+    let line = told.lines().find(|line| line.starts_with("model name"));
+    let name = line.and_then(|line| Some(line.split_once(':')?.1.trim()));
+    name.unwrap_or("an unknown processor").to_owned()
 }
 
 /// libvirt's numbers are major × 1,000,000 + minor × 1,000 + patch.

@@ -19,6 +19,7 @@ pub(super) use visit::Visits;
 
 use std::path::PathBuf;
 
+use coppice_schema::known::PowerState;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -82,7 +83,10 @@ impl Moves for Libvirt {
         Box::pin(async move {
             self.own(WHAT, uuid).await?;
             let _turn = self.turn(uuid).await?;
-            Ok(self.undo(uuid).await?)
+            match self.standing(uuid).await?.0 {
+                PowerState::Off | PowerState::Crashed => Ok(()),
+                PowerState::Running { .. } | PowerState::Paused(_) => Ok(self.undo(uuid).await?),
+            }
         })
     }
 
@@ -110,6 +114,19 @@ impl Libvirt {
             domain: uuid.to_string(),
             limit,
         })
+    }
+
+    /// What it is doing, and whether it is defined or only as long as it does.
+    async fn standing(&self, uuid: Uuid) -> Result<(PowerState, bool), HypervisorError> {
+        let shared = self.shared.clone();
+        self.look(move || {
+            let (_, domain) = shared.link.domain(WHAT, uuid)?;
+            let name = domain.name();
+            let power = name.and_then(|name| shared.looker().power(&domain, &name, uuid));
+            let both = power.and_then(|power| Ok((power, domain.is_persistent()?)));
+            both.map_err(|error| shared.link.failed(WHAT, uuid, &error))
+        })
+        .await
     }
 
     /// Where a socket is.

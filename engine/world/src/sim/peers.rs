@@ -1,7 +1,9 @@
 //! Streams between simulated servers: pipes in memory, which a test can cut.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use coppice_schema::ids::ServerId;
 use futures::future::{BoxFuture, FutureExt};
@@ -22,6 +24,9 @@ struct Wires {
     serving: BTreeMap<(ServerId, Purpose), Arc<dyn Serves>>,
     /// From, to.
     cut: BTreeSet<(ServerId, ServerId)>,
+    /// Servers that reach nobody, and how often each came to be one: their streams broke then.
+    apart: BTreeSet<ServerId>,
+    breaks: BTreeMap<ServerId, u64>,
     served: Vec<BoxFuture<'static, ()>>,
 }
 
@@ -57,6 +62,24 @@ impl SimWires {
         }
     }
 
+    /// A server is away, with its power or without: its streams break, whoever opened them, and there are no new ones until
+    /// it is back.
+    pub fn part(&self, server: ServerId, away: bool) {
+        let mut wires = self.lock();
+        if away {
+            wires.apart.insert(server);
+            *wires.breaks.entry(server).or_default() += 1;
+        } else {
+            wires.apart.remove(&server);
+        }
+    }
+
+    /// How often streams between two servers have broken.
+    fn broke(&self, one: ServerId, other: ServerId) -> [u64; 2] {
+        let wires = self.lock();
+        [one, other].map(|end| wires.breaks.get(&end).copied().unwrap_or(0))
+    }
+
     /// The serving ends of streams that were opened since the last call: whoever runs the simulation polls them.
     #[must_use]
     pub fn served(&self) -> Vec<BoxFuture<'static, ()>> {
@@ -75,8 +98,11 @@ impl Peers for SimPeers {
         purpose: Purpose,
     ) -> BoxFuture<'_, Result<ByteStream, PeerError>> {
         async move {
-            let mut wires = self.wires.lock();
-            if wires.cut.contains(&(self.me, server)) {
+            let wires = self.wires.lock();
+            let apart = [self.me, server]
+                .iter()
+                .any(|end| wires.apart.contains(end));
+            if apart || wires.cut.contains(&(self.me, server)) {
                 return Err(PeerError::Unreachable {
                     server,
                     why: "the wire is cut".to_owned(),
@@ -91,8 +117,17 @@ impl Peers for SimPeers {
                 });
             };
             let (mine, theirs) = tokio::io::duplex(PIPE);
-            let served = serves.serve(self.me, Box::pin(theirs.compat()));
-            wires.served.push(served);
+            let mut served = serves.serve(self.me, Box::pin(theirs.compat()));
+            drop(wires);
+            let (all, me) = (self.wires.clone(), self.me);
+            let whole = all.broke(me, server);
+            let unbroken = poll_fn(move |context| {
+                if all.broke(me, server) != whole {
+                    return Poll::Ready(());
+                }
+                served.poll_unpin(context)
+            });
+            self.wires.lock().served.push(unbroken.boxed());
             Ok(Box::pin(mine.compat()) as ByteStream)
         }
         .boxed()

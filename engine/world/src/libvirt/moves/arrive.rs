@@ -177,16 +177,7 @@ impl Libvirt {
         let uuid = guest.spec.uuid;
         self.own(WHAT, uuid).await?;
         let _turn = self.turn(uuid).await?;
-        let shared = self.shared.clone();
-        let (power, persistent) = self
-            .look(move || {
-                let (_, domain) = shared.link.domain(WHAT, uuid)?;
-                let name = domain.name();
-                let power = name.and_then(|name| shared.looker().power(&domain, &name, uuid));
-                let both = power.and_then(|power| Ok((power, domain.is_persistent()?)));
-                both.map_err(|error| shared.link.failed(WHAT, uuid, &error))
-            })
-            .await?;
+        let (power, persistent) = self.standing(uuid).await?;
         match power {
             PowerState::Off | PowerState::Crashed => {
                 return Err(HypervisorError::Absent(uuid).into());
@@ -214,6 +205,7 @@ impl Libvirt {
         let _stopped = self.put(uuid, "nbd-server-stop", json!({})).await;
         self.capabilities(uuid, &COMING, false).await?;
         self.go_on(uuid).await?;
+        tracing::info!(%uuid, "a desktop that was sent goes on here");
         for socket in [Socket::Disk, Socket::Memory] {
             let _gone = tunnel::clear(&self.socket(uuid, socket)?);
         }

@@ -1,5 +1,7 @@
 //! QEMU's monitor: <https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html>, through libvirt.
 
+use std::path::Path;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -144,17 +146,21 @@ impl Libvirt {
     }
 
     /// QEMU's name for the disk that is `file`.
-    pub(super) async fn node(
-        &self,
-        uuid: Uuid,
-        file: &std::path::Path,
-    ) -> Result<String, HypervisorError> {
+    pub(super) async fn node(&self, uuid: Uuid, file: &Path) -> Result<String, HypervisorError> {
         let blocks: Vec<Block> = self.query(uuid, "query-block").await?;
-        let mut inserted = blocks.into_iter().filter_map(|block| block.inserted);
-        let found = inserted.find(|it| std::path::Path::new(&it.image.filename) == file);
-        found
-            .map(|it| it.node_name)
-            .ok_or_else(|| refused(uuid, format!("its QEMU does not have {}", file.display())))
+        let inserted: Vec<Inserted> = blocks
+            .into_iter()
+            .filter_map(|block| block.inserted)
+            .collect();
+        let found = inserted.iter().find(|it| is_of(&it.image.filename, file));
+        found.map(|it| it.node_name.clone()).ok_or_else(|| {
+            let others: Vec<&str> = inserted
+                .iter()
+                .map(|it| it.image.filename.as_str())
+                .collect();
+            let (file, others) = (file.display(), others.join(", "));
+            refused(uuid, format!("its QEMU does not have {file}, but {others}"))
+        })
     }
 
     /// Switches what both sides need of a migration on, or off again.
@@ -171,6 +177,19 @@ impl Libvirt {
             .await
             .map(drop)
     }
+}
+
+/// Whether QEMU's name for a disk means that file. Where it was told more of it than its path, such as what is below it,
+/// the name is all that it was told.
+fn is_of(name: &str, file: &Path) -> bool {
+    let Some(told) = name.strip_prefix("json:") else {
+        return Path::new(name) == file;
+    };
+    let told: Value = serde_json::from_str(told).unwrap_or_default();
+    let path = told
+        .pointer("/file/filename")
+        .or_else(|| told.get("filename"));
+    path.and_then(Value::as_str).map(Path::new) == Some(file)
 }
 
 /// `Ok(Err(…))`: QEMU understood, and did not do it; in its words.
@@ -201,6 +220,16 @@ mod tests {
         let complaint = r#"{"id":"x","error":{"class":"GenericError","desc":"no such job"}}"#;
         assert_eq!(understand(complaint), Err("no such job".to_owned()));
         assert!(understand("nonsense").is_err());
+    }
+
+    #[test]
+    fn a_disk_is_known_by_its_file_whatever_else_is_told_of_it() {
+        let file = Path::new("/a/lab-001@1.qcow2");
+        assert!(is_of("/a/lab-001@1.qcow2", file));
+        assert!(!is_of("/a/lab-002@1.qcow2", file));
+        let told = r#"json:{"backing": {"driver": "raw", "file": {"driver": "file", "filename": "/i"}}, "driver": "qcow2", "file": {"driver": "file", "filename": "/a/lab-001@1.qcow2"}}"#;
+        assert!(is_of(told, file));
+        assert!(!is_of(told, Path::new("/i")));
     }
 
     #[test]
