@@ -5,11 +5,27 @@
 
 #[path = "grid/alone.rs"]
 mod alone;
+#[path = "grid/apart.rs"]
+mod apart;
 #[path = "grid/authority.rs"]
 mod authority;
+#[path = "grid/desktops.rs"]
+mod desktops;
+#[path = "grid/full.rs"]
+mod full;
+#[path = "grid/images.rs"]
+mod images;
 #[path = "grid/joining.rs"]
 mod joining;
+#[path = "grid/killed.rs"]
+mod killed;
 #[path = "grid/leaving.rs"]
 mod leaving;
+#[path = "grid/parted.rs"]
+mod parted;
 #[path = "grid/site.rs"]
 mod site;
+#[path = "skip.rs"]
+mod skip;
+#[path = "grid/writes.rs"]
+mod writes;

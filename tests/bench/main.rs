@@ -4,12 +4,17 @@
 //! disk, and what they made is checked before it counts. A row is one file of this folder and one entry of `ROWS`.
 
 mod clones;
+mod commits;
 mod cost;
 mod daemon;
+mod etcd;
+mod http;
 mod images;
 mod line;
 mod parse;
 mod placement;
+mod servers;
+mod takeover;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -33,9 +38,12 @@ struct Row {
 const ROWS: &[Row] = &[
     clones::ROW,
     parse::ROW,
+    commits::ONE,
+    commits::MANY,
     images::MANY,
     images::CHANGED,
     placement::ROW,
+    takeover::ROW,
 ];
 
 /// How much is done, and where.

@@ -7,16 +7,27 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything is waited for: only a failing test takes as long.
-const PATIENCE: Duration = Duration::from_secs(90);
+use crate::apart;
 
-/// A directory, and loopback addresses that no other test has.
+/// How long anything is waited for: only a failing test takes as long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A directory, and addresses that no other test has.
 pub(crate) struct Site {
-    dir: TempDir,
-    number: u32,
+    dir: PathBuf,
+    network: Network,
+}
+
+/// Where servers are.
+enum Network {
+    /// On this machine, side by side.
+    Loopback { number: u32, _dir: TempDir },
+    /// Each in a namespace of its own.
+    Apart,
 }
 
 /// What a command gave.
@@ -54,50 +65,120 @@ impl Site {
         let dir = tempfile::Builder::new().prefix("grid-").tempdir().unwrap();
         // A process has an address range of its own, and each site in it.
         let number = std::process::id() * 8 + SITES.fetch_add(1, Ordering::SeqCst);
-        Self { dir, number }
+        Self {
+            dir: dir.path().to_owned(),
+            network: Network::Loopback { number, _dir: dir },
+        }
+    }
+
+    /// Servers in the namespaces of [`crate::apart`].
+    pub(crate) fn apart(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            network: Network::Apart,
+        }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
+    }
+
+    /// Where server `n` is.
+    pub(crate) fn host(&self, n: u32) -> String {
+        match self.network {
+            Network::Loopback { number, .. } => {
+                let [_, _, b, a] = (number % 60_000).to_be_bytes();
+                format!("127.{}.{a}.{n}", b % 200 + 10)
+            }
+            Network::Apart => format!("{}.1{n}", apart::NET),
+        }
     }
 
     /// Where server `n` answers.
     pub(crate) fn address(&self, n: u32) -> String {
-        let [_, _, b, a] = (self.number % 60_000).to_be_bytes();
-        format!("127.{}.{a}.{n}:7443", b % 200 + 10)
+        format!("{}:7443", self.host(n))
+    }
+
+    fn listen(&self, n: u32) -> String {
+        match self.network {
+            Network::Loopback { .. } => self.address(n),
+            Network::Apart => "0.0.0.0:7443".to_owned(),
+        }
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
+        self.in_order(command.args(arguments));
         command
-            .args(arguments)
-            .current_dir(self.dir.path())
+    }
+
+    /// A command that runs where server `n` is.
+    fn command_on(&self, n: u32, arguments: &[&str]) -> Command {
+        if let Network::Loopback { .. } = self.network {
+            return self.command(arguments);
+        }
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/h{n}"));
+        self.in_order(command.arg("--").arg(program()).args(arguments));
+        command
+    }
+
+    fn in_order(&self, command: &mut Command) {
+        command
+            .current_dir(&self.dir)
             .env_clear()
-            .env("HOME", self.dir.path())
+            .env("HOME", &self.dir)
             .env("COPPICE_CA_FILE", self.path("1/ca.pem"))
             .env("COPPICE_TOKEN_FILE", self.path("1/admin.token"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        command
     }
 
     /// Asks server `n`.
     pub(crate) fn ask(&self, n: u32, arguments: &[&str]) -> Ran {
+        self.ask_at(&self.host(n), arguments)
+    }
+
+    /// Asks whoever is at an address.
+    pub(crate) fn ask_at(&self, host: &str, arguments: &[&str]) -> Ran {
         let mut command = self.command(arguments);
-        command.env("COPPICE_SERVER", format!("https://{}", self.address(n)));
+        command.env("COPPICE_SERVER", format!("https://{host}:7443"));
         ran(command)
     }
 
     /// A grid whose first server is `host-1`, running.
     pub(crate) fn found(&self) -> Server {
-        let listen = self.address(1);
+        self.found_with("sim://")
+    }
+
+    /// The same, with desktops by another hypervisor.
+    pub(crate) fn found_with(&self, hypervisor: &str) -> Server {
+        let listen = self.listen(1);
         let init = [
             "init", "--data", "1", "--name", "host-1", "--listen", &listen,
         ];
-        let init = [&init[..], &["--hypervisor", "sim://"]].concat();
-        ran(self.command(&init)).code(0);
+        let init = [&init[..], &["--hypervisor", hypervisor]].concat();
+        ran(self.command_on(1, &init)).code(0);
         self.serve(1)
+    }
+
+    /// A grid of as many servers that run, `host-1` first, of which every one votes.
+    pub(crate) fn grid(&self, servers: u32) -> Vec<Server> {
+        let running = self.gather(servers);
+        let all: Vec<u32> = (1..=servers).collect();
+        self.until_vote(1, &all, &[]);
+        running
+    }
+
+    /// A grid of as many servers that run. Those that joined `host-1` are to vote, and learn before.
+    pub(crate) fn gather(&self, servers: u32) -> Vec<Server> {
+        let mut running = vec![self.found()];
+        for n in 2..=servers {
+            self.join(n, 1).code(0);
+            running.push(self.serve(n));
+        }
+        running
     }
 
     /// Runs a command that needs no server.
@@ -126,12 +207,12 @@ impl Site {
     }
 
     pub(crate) fn join_as(&self, n: u32, through: u32, token: &str, more: &[&str]) -> Ran {
-        let (to, listen) = (self.address(through), self.address(n));
+        let (to, listen) = (self.address(through), self.listen(n));
         let (data, name) = (n.to_string(), format!("host-{n}"));
         let mut arguments = vec!["join", &to, token, "--data", &data, "--name", &name];
         arguments.extend(["--listen", &listen]);
         arguments.extend(more);
-        ran(self.command(&arguments))
+        ran(self.command_on(n, &arguments))
     }
 
     /// Starts server `n`, and waits until it is ready.
@@ -143,7 +224,8 @@ impl Site {
     }
 
     fn start(&self, n: u32) -> Server {
-        let mut command = self.command(&["serve", "--config", &format!("{n}/coppice.toml")]);
+        let config = format!("{n}/coppice.toml");
+        let mut command = self.command_on(n, &["serve", "--config", &config]);
         let log = File::options()
             .create(true)
             .append(true)
@@ -232,7 +314,7 @@ impl Site {
     }
 
     pub(crate) fn is_there(&self, path: impl AsRef<Path>) -> bool {
-        self.dir.path().join(path).exists()
+        self.dir.join(path).exists()
     }
 }
 
@@ -269,10 +351,13 @@ impl Server {
 
     /// Asks it to end, and returns its exit code.
     pub(crate) fn stop(mut self) -> i32 {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
     /// Waits until it ends by itself, and returns its exit code.

@@ -22,6 +22,7 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Begin:
+  coppice demo                                see it work first: no root, no hypervisor, nothing left behind
   coppice init --data /var/lib/coppice        make a grid of this server
   coppice serve --config /var/lib/coppice/coppice.toml
   coppice token create --role server          then, on another machine: coppice join ADDRESS TOKEN
@@ -36,6 +37,8 @@ Exit codes:
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// See a grid of three servers and 200 desktops, and lose one: simulated, without root, half a minute
+    Demo(verbs::demo::Args),
     /// Make a grid of this server
     Init(verbs::init::Args),
     /// Make this machine a server of a grid that is there
@@ -145,6 +148,7 @@ fn start(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
 
 async fn dispatch(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
     match verb {
+        Verb::Demo(args) => verbs::demo::run(args, settings, screen).await,
         Verb::Init(args) => verbs::init::run(args, screen).await,
         Verb::Join(args) => verbs::join::run(args, settings, screen).await,
         Verb::Serve(args) => verbs::serve::run(args, screen).await,

@@ -46,12 +46,20 @@ impl Progress {
         Self::new(screen, what, total, false)
     }
 
+    /// Something that is waited for, nobody knows how long.
+    pub(crate) fn waiting(screen: &Screen, what: &str) -> Self {
+        Self::new(screen, what, 0, false)
+    }
+
     fn new(screen: &Screen, what: &str, total: u64, bytes: bool) -> Self {
         let shown = if screen.quiet || screen.json {
             Shown::Nothing
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            bar.set_style(style(screen, bytes));
+            bar.set_style(match total {
+                0 => ProgressStyle::default_spinner(),
+                _ => style(screen, bytes),
+            });
             bar.set_message(what.to_owned());
             bar.enable_steady_tick(Duration::from_millis(120));
             Shown::Bar(bar)

@@ -49,6 +49,18 @@ impl Screen {
         })
     }
 
+    /// One for a step of something larger, which tells by itself what came of it.
+    pub(crate) fn beside() -> Self {
+        Self {
+            colours: Colours::Plain,
+            error_colours: Colours::Plain,
+            json: false,
+            quiet: true,
+            automation: true,
+            into: None,
+        }
+    }
+
     /// Text that was asked for. Programs get [`Self::value`] instead.
     pub(crate) fn text(&self, text: &str) {
         if !self.json {

@@ -41,15 +41,21 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Opens everything and begins.
+    /// Opens everything and begins; on the socket that is given, or where `config` says.
     ///
     /// # Errors
     /// With whatever cannot be opened, and what to do about it. What was opened before is closed again.
-    pub(crate) async fn start(config: &Config) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        config: &Config,
+        listens: Option<std::net::TcpListener>,
+    ) -> Result<Self, Failure> {
         let layout = Layout::new(&config.data);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         // First of all: a port in use most often means that this server runs already.
-        let listener = listen(config).await?;
+        let listener = match listens {
+            Some(socket) => adopt(socket)?,
+            None => listen(config).await?,
+        };
         let grid = open_grid(config, &layout, Arc::clone(&clock)).await?;
         match Self::begin(config, &layout, clock, Arc::clone(&grid), listener).await {
             Ok(running) => Ok(running),
@@ -261,6 +267,14 @@ fn storage_failed(why: &str) -> Failure {
     Failure::new("the grid's log cannot be written any more, so this server ends; desktops run on")
         .cause(why)
         .hint("look at the disk of the data directory (df, dmesg), then: coppice serve")
+}
+
+/// A socket that listens already.
+fn adopt(socket: std::net::TcpListener) -> Result<TcpListener, Failure> {
+    let adopted = socket
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(socket));
+    adopted.map_err(|e| Failure::new("cannot listen on the socket that was given").because(&e))
 }
 
 async fn listen(config: &Config) -> Result<TcpListener, Failure> {

@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod backup;
 pub(crate) mod ca;
 pub(crate) mod completion;
+pub(crate) mod demo;
 pub(crate) mod desktop;
 pub(crate) mod doctor;
 pub(crate) mod drift;

@@ -386,7 +386,7 @@ pub(crate) fn describe(error: &io::Error) -> String {
 
 /// Whether space was lacking: the one failure of a write that says nothing about the disk. What was written before
 /// is there; what was not is known not to be (and is written again at the next start, see `open`).
-fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     let full = |e: &io::Error| {
         matches!(
             e.kind(),

@@ -43,6 +43,15 @@ pub enum LogError {
         /// What it says.
         why: String,
     },
+    /// The disk is full: opening it writes.
+    #[error("the log {} cannot be opened, because its disk is full: {why}. Nothing is lost: make space there, and start \
+             again", .path.display())]
+    Full {
+        /// The log.
+        path: PathBuf,
+        /// What was said.
+        why: String,
+    },
     /// It ends before the point up to which it was durable.
     #[error("the log {} lost its tail: it ends at {found}, but entries up to {expected} were acknowledged. If \
              other servers hold the grid, let this one join them again: coppice server rejoin ADDRESS TOKEN. If it was the \

@@ -6,8 +6,9 @@ use axum::http::StatusCode;
 use coppice_schema::Digest;
 use coppice_schema::desired::Origin;
 use coppice_schema::ids::{ImageName, ServerId, ServerName, VersionName};
-use coppice_schema::known::{CopyState, ImageVersion, ServerState};
+use coppice_schema::known::{CopyState, ImageVersion, ServerState, Task};
 use coppice_state::entry::Entry;
+use coppice_state::state::Server;
 use coppice_world::disks::Transfer;
 use futures::future::{FutureExt, join_all};
 
@@ -134,22 +135,29 @@ pub(crate) fn show(
     let used_by = clones
         .filter(|desktop| desktop.spec.image == record.root)
         .count();
-    let copies = seen.state.servers.values().filter_map(|server| {
-        let state = *server.look.as_ref()?.images.get(&record.root)?;
+    // A server looks seldom while nothing happens to it: what it was told to fetch is on its way before it says so.
+    let orders = seen.state.orders.values();
+    let fetch: BTreeSet<ServerId> = orders
+        .filter(|order| matches!(order.task, Task::CopyImage { root, .. } if root == record.root))
+        .map(|order| order.server)
+        .collect();
+    let state_on = |id: &ServerId, server: &Server| {
+        let looked = server.look.as_ref();
+        let held = looked.and_then(|look| look.images.get(&record.root).copied());
+        held.or_else(|| fetch.contains(id).then_some(CopyState::Copying))
+    };
+    let servers = || seen.state.servers.iter();
+    let copies = servers().filter_map(|(id, server)| {
         Some(ImageCopy {
             server: server.name.clone(),
-            state,
+            state: state_on(id, server)?,
             progress: None,
         })
     });
-    let part = seen.state.servers.values().filter(|server| {
-        let holds = server
-            .look
-            .as_ref()
-            .is_some_and(|look| look.images.contains_key(&record.root));
-        server.state != ServerState::Removed && !holds
+    let absent = servers().filter(|(id, server)| {
+        server.state != ServerState::Removed && state_on(id, server).is_none()
     });
-    let absent = part.map(|server| server.name.clone()).collect();
+    let absent = absent.map(|(_, server)| server.name.clone()).collect();
     Image {
         name: name.clone(),
         version: version.clone(),

@@ -116,9 +116,10 @@ impl Way {
     }
 
     fn step(&self) -> Option<MoveStep> {
-        match &self.desktop().phase {
-            Phase::Migrating { step, .. } => Some(*step),
-            _ => None,
+        if let Phase::Migrating { step, .. } = &self.desktop().phase {
+            Some(*step)
+        } else {
+            None
         }
     }
 

@@ -54,6 +54,8 @@ pub struct Setup {
     pub grid: Option<GridId>,
     /// A guest answers between this and twice this after its start.
     pub boot: Span,
+    /// At so many of a hundred desktops somebody signs in as soon as they are up.
+    pub people: u32,
     /// Processors, memory and the rest; `disk` is the size of its disk.
     pub capacity: Capacity,
     /// Bytes that a new overlay takes.
@@ -72,6 +74,7 @@ impl Default for Setup {
             seed: 0,
             grid: None,
             boot: Span::seconds(2),
+            people: 0,
             capacity: Capacity {
                 cpus: 32,
                 memory: Size::gib(256),

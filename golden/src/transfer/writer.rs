@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coppice_schema::Digest;
 use coppice_schema::units::Size;
@@ -25,6 +25,10 @@ const WAITING: usize = 256;
 
 /// Bytes between two syncs: what a crash may cost, and enough for a disk to run at full speed.
 const BATCH: u64 = 32 << 20;
+
+/// Time between two syncs at most, while something comes: by a slow wire it is long before a batch is full, and what is not
+/// durable is lost with this process, and told to nobody who asks how far it is.
+const OFTEN: Duration = Duration::from_secs(1);
 
 /// What has been written is made durable when nothing came for so long.
 const IDLE: Duration = Duration::from_millis(200);
@@ -93,6 +97,7 @@ impl Writer {
     }
 
     fn work(&mut self, receiver: &Receiver<Chunk>) -> Result<(), Trouble> {
+        let mut synced = Instant::now();
         loop {
             let next = match receiver.try_recv() {
                 Err(TryRecvError::Empty) if self.clones.is_empty() => {
@@ -118,8 +123,9 @@ impl Writer {
                     }
                 }
             }
-            if self.bytes >= BATCH {
+            if self.bytes >= BATCH || synced.elapsed() >= OFTEN {
                 self.flush()?;
+                synced = Instant::now();
             }
         }
     }

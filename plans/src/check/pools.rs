@@ -87,7 +87,9 @@ pub(super) fn pools(
                 .map(|server| server.state);
             let part = part.unwrap_or(ServerState::Ready);
             let away = part == ServerState::Lost || matches!(desktop.phase, Phase::Unknown { .. });
-            !desktop.personal && (away || part == ServerState::Draining)
+            // One that goes there itself is still there.
+            let leaves = crate::pool::could_leave(known, desktop);
+            !desktop.personal && (away || (part == ServerState::Draining && !leaves))
         };
         let holding = count(&|desktop| !given_up(desktop));
         let new = made.get(name).copied().unwrap_or(0);

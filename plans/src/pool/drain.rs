@@ -6,7 +6,7 @@ use coppice_schema::ids::DesktopId;
 use coppice_schema::known::{GuestState, KnownDesktop, Phase, PowerState, Task};
 
 use super::fate::{self, Deed, TAKEN};
-use super::{Yard, emptied};
+use super::{Yard, emptied, moving};
 use crate::draft::Draft;
 use crate::plan::{Kind, Memory, Reason, Step, Wait};
 
@@ -31,7 +31,11 @@ pub(crate) fn idle(
     };
     let mine: Vec<(&DesktopId, &KnownDesktop)> = yard
         .members()
-        .filter(|(id, desktop)| emptied(yard.known, desktop) && !surplus.contains(*id))
+        .filter(|(id, desktop)| {
+            let goes =
+                emptied(yard.known, desktop) || moving::stuck(yard, desktop, draft).is_some();
+            goes && !surplus.contains(*id)
+        })
         .collect();
     if mine.is_empty() {
         return drained;
@@ -48,6 +52,9 @@ pub(crate) fn idle(
         }
         if people(yard, desktop, draft).is_some() {
             continue;
+        }
+        if let Some(why) = moving::stuck(yard, desktop, draft) {
+            moving::stays_there(yard.known, id, desktop, why, draft);
         }
         let mut waits = fate::asked_waits(yard, id, desktop, draft);
         // One that others switched off can be had again in a moment.
@@ -69,7 +76,8 @@ pub(crate) fn idle(
 /// One that somebody uses goes when they have left. Until then it is looked after like any other.
 pub(crate) fn used(yard: Yard<'_>, id: &DesktopId, desktop: &KnownDesktop, draft: &mut Draft<'_>) {
     let mut waits = fate::asked_waits(yard, id, desktop, draft);
-    waits.extend(people(yard, desktop, draft));
+    // Whoever is waited for no longer is decided about with those that nobody uses.
+    waits.push(people(yard, desktop, draft).unwrap_or(Wait::Successor));
     go(yard, id, desktop, waits, draft);
 }
 

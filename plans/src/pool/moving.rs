@@ -40,7 +40,10 @@ pub(crate) fn could_leave(known: &Known, desktop: &KnownDesktop) -> bool {
         | Phase::Unknown { .. }
         | Phase::Deleting { .. } => false,
     };
-    emptied && worth
+    // Where people are waited for until some time, one failure is enough: another is grown in its place then.
+    let failed = desktop.stayed.failures.count > 0 && !desktop.personal;
+    let hurried = server.is_some_and(|server| server.force_at.is_some());
+    emptied && worth && !(failed && hurried)
 }
 
 /// Plans that `desktop` leaves a server that is being emptied. `false`: it cannot, or there is no server for it, and
@@ -58,9 +61,6 @@ pub(crate) fn leave(
         return false;
     };
     let given_up = is_given_up(yard.known, desktop, draft);
-    if given_up && desktop.stayed.failures.count > 0 {
-        return false;
-    }
     let (to, server) = match destination(yard, desktop, from, draft) {
         Ok(found) => found,
         // In a moment the others are as they should be.
@@ -133,6 +133,29 @@ fn is_given_up(known: &Known, desktop: &KnownDesktop, draft: &Draft<'_>) -> bool
         .filter(|server| server.state == ServerState::Draining)
         .and_then(|server| server.force_at);
     !desktop.personal && until.is_some_and(|until| until <= draft.now)
+}
+
+/// Why one that could leave has no server to go to, where its people are waited for no longer.
+pub(crate) fn stuck(yard: Yard<'_>, desktop: &KnownDesktop, draft: &Draft<'_>) -> Option<String> {
+    let known = yard.known;
+    let from = known.servers.get(&desktop.server)?;
+    if !is_waited_for(known, desktop) || !is_given_up(known, desktop, draft) {
+        return None;
+    }
+    destination(yard, desktop, from, draft).err().flatten()
+}
+
+/// Says of one that is [stuck] why.
+pub(crate) fn stays_there(
+    known: &Known,
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+    why: String,
+    draft: &mut Draft<'_>,
+) {
+    if let Some(from) = known.servers.get(&desktop.server) {
+        stays(id, from, None, why, 0, draft);
+    }
 }
 
 /// Says of one that did not get away why, and that it runs on.

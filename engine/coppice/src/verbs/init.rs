@@ -36,24 +36,24 @@ Examples:
 pub(crate) struct Args {
     /// An empty directory, or one that is yet to be made
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// This server's name; without it, the host name
     #[arg(long)]
-    name: Option<ServerName>,
+    pub(super) name: Option<ServerName>,
     /// Where the API answers
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443", value_parser = address)]
-    listen: SocketAddr,
+    pub(super) listen: SocketAddr,
     /// Other names and addresses under which clients reach this server, for its certificate
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = reachable)]
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
     /// What runs the desktops; without it, qemu:///embed?root=DIR/h
     #[arg(long, value_name = "URI")]
-    hypervisor: Option<String>,
+    pub(super) hypervisor: Option<String>,
 }
 
 /// What was made.
 #[derive(serde::Serialize)]
-struct Made {
+pub(super) struct Made {
     grid: GridId,
     server: ServerName,
     config: PathBuf,
@@ -64,19 +64,24 @@ struct Made {
 }
 
 pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
-    let data = absolute(&args.data)?;
-    let layout = Layout::new(&data);
-    let name = args.name.map_or_else(host_name, Ok)?;
-    let uri = hypervisor_uri(args.hypervisor, &layout)?;
-    begin::claim(&data, &layout, &[])?;
-    let names = args.names.into_iter().collect();
-    let made = found(&layout, name, args.listen, &names, uri).await?;
+    let made = make(args).await?;
     screen.value(&made)?;
     screen.text(&told(&made, screen));
     if !screen.automation {
         screen.text(&next(&made));
     }
     Ok(Exit::Done)
+}
+
+/// Makes a grid.
+pub(super) async fn make(args: Args) -> Result<Made, Failure> {
+    let data = absolute(&args.data)?;
+    let layout = Layout::new(&data);
+    let name = args.name.map_or_else(host_name, Ok)?;
+    let uri = hypervisor_uri(args.hypervisor, &layout)?;
+    begin::claim(&data, &layout, &[])?;
+    let names = args.names.into_iter().collect();
+    found(&layout, name, args.listen, &names, uri).await
 }
 
 async fn found(

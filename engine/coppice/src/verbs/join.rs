@@ -94,7 +94,7 @@ fn advertised(text: &str) -> Result<String, String> {
 
 /// What came of it.
 #[derive(serde::Serialize)]
-struct Joined {
+pub(super) struct Joined {
     grid: GridId,
     server: ServerName,
     id: Option<ServerId>,
@@ -106,7 +106,8 @@ struct Joined {
 }
 
 pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
-    enter(args, None, settings, screen).await
+    let joined = enter(args, None, settings, screen).await?;
+    told(&joined, screen)
 }
 
 /// As the member of that name, come back without its log, in a directory that holds what is in `kept` beside.
@@ -116,22 +117,24 @@ pub(crate) async fn run_again(
     settings: &Settings,
     screen: &Screen,
 ) -> Ended {
-    enter(args, Some(kept), settings, screen).await
+    let joined = enter(args, Some(kept), settings, screen).await?;
+    told(&joined, screen)
 }
 
-async fn enter(
+/// Joins; where a machine is a member already, that is all.
+pub(super) async fn enter(
     args: Args,
     former: Option<&[PathBuf]>,
     settings: &Settings,
     screen: &Screen,
-) -> Ended {
+) -> Result<Joined, Failure> {
     let again = former.is_some();
     let kept = former.unwrap_or_default();
     let token = read_token(&args)?;
     let data = absolute(&args.data)?;
     let layout = Layout::new(&data);
     if let Some(joined) = member_already(&layout, &token)? {
-        return told(&joined, screen);
+        return Ok(joined);
     }
     let name = args.name.clone().map_or_else(host_name, Ok)?;
     let hypervisor = match token.role {
@@ -173,7 +176,7 @@ async fn enter(
         hypervisor: hypervisor.as_deref(),
     });
     keep(&layout, &enrolment, &answer, &text).await?;
-    let joined = Joined {
+    Ok(Joined {
         grid: answer.grid,
         server: name,
         id: Some(answer.server),
@@ -181,8 +184,7 @@ async fn enter(
         config: layout.config(),
         ca: layout.ca(),
         already: false,
-    };
-    told(&joined, screen)
+    })
 }
 
 fn read_token(args: &Args) -> Result<JoinSecret, Failure> {

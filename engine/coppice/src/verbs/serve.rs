@@ -1,8 +1,10 @@
 //! `coppice serve`: this server's part of the grid.
 
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use rustix::process::{Signal, getppid};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -30,15 +32,20 @@ pub(crate) struct Args {
     /// The server's own file, which `coppice init` wrote
     #[arg(long, value_name = "FILE", default_value = "coppice.toml")]
     config: PathBuf,
+    /// The process of `coppice demo` that started this one. It listens on the socket that is its standard input, and
+    /// ends with that process.
+    #[arg(long, value_name = "PID", hide = true)]
+    child_of: Option<i32>,
 }
 
 pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
+    let listens = args.child_of.map(child_of).transpose()?;
     let config = config::load(&args.config)?;
     begin_log(config.log, screen);
     // Before anything is opened: a signal that comes early must not cut an opening in half.
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
-    let running = Running::start(&config).await?;
+    let running = Running::start(&config, listens).await?;
     let _ = writeln!(terminal::stdout(), "{}", running.ready);
     let _ = terminal::stdout().flush();
     running
@@ -50,6 +57,25 @@ pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
         })
         .await?;
     Ok(Exit::Done)
+}
+
+/// Has this process ended by the kernel when the one that started it ends, however that happens; and takes the socket
+/// that it was given, on a port which nobody else can have taken meanwhile.
+fn child_of(parent: i32) -> Result<std::net::TcpListener, Failure> {
+    let failed =
+        |e: &dyn std::error::Error| Failure::new("cannot be a server of a demo").because(e);
+    let ends = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    ends.map_err(|e| failed(&e))?;
+    // It may have ended before that.
+    if getppid().is_none_or(|now| now.as_raw_nonzero().get() != parent) {
+        return Err(
+            Failure::new("the demo that this server is of has ended").exit(Exit::Interrupted)
+        );
+    }
+    let socket = std::io::stdin().as_fd().try_clone_to_owned();
+    let listener = socket.map(std::net::TcpListener::from);
+    let listener = listener.and_then(|listener| listener.local_addr().map(|_| listener));
+    listener.map_err(|e| failed(&e))
 }
 
 fn signals(kind: SignalKind) -> Result<tokio::signal::unix::Signal, Failure> {

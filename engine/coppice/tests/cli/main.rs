@@ -5,6 +5,8 @@
 mod apply;
 mod connection;
 #[cfg(test)]
+mod demo;
+#[cfg(test)]
 mod exits;
 mod grid;
 mod init;

@@ -14,7 +14,7 @@ use super::mark::{Mark, MarkFile};
 use super::tail::Tail;
 use super::writer::{Batch, COMMITTED, OnFailure, Op, PURGED, VOTE, Writer};
 use super::{Log, LogError, Shared, decode, encode};
-use crate::directory::Directory;
+use crate::directory::{Directory, is_full};
 use crate::types::{GridTypes, Leader, LogEntry, LogId};
 
 impl<C: GridTypes> Log<C> {
@@ -51,7 +51,7 @@ impl<C: GridTypes> Log<C> {
         opening
             .harden(&db, &log, &meta, marked, &tail)
             .and_then(|()| mark_file.write(found))
-            .map_err(|e| opening.unopened(e))?;
+            .map_err(|e| opening.unopened(&e))?;
         tail.shrink(found.last.unwrap_or_default());
         let shared = Arc::new(Shared {
             tail: Mutex::new(tail),
@@ -74,7 +74,7 @@ impl<C: GridTypes> Log<C> {
         std::thread::Builder::new()
             .name("log".to_owned())
             .spawn(move || writer.run(&calls))
-            .map_err(|e| opening.unopened(e))?;
+            .map_err(|e| opening.unopened(&e))?;
         Ok(Self { shared, queue })
     }
 }
@@ -95,11 +95,12 @@ impl Opening<'_> {
         };
         // Some damage it does not report but gives up on.
         match catch_unwind(AssertUnwindSafe(open)) {
-            Ok(opened) => opened.map_err(|e| self.unopened(e)),
+            Ok(opened) => opened.map_err(|e| self.unopened(&io::Error::other(e))),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-                Err(self.unopened(text.unwrap_or("it gave up").replace('\n', " ")))
+                let text = text.unwrap_or("it gave up").replace('\n', " ");
+                Err(self.unopened(&io::Error::other(text)))
             }
         }
     }
@@ -116,7 +117,8 @@ impl Opening<'_> {
         let mut next = first;
         let mut lowest = first;
         for item in log.iter() {
-            let (key, value) = item.into_inner().map_err(|e| self.unopened(e))?;
+            let read = item.into_inner();
+            let (key, value) = read.map_err(|e| self.unopened(&io::Error::other(e)))?;
             let index = <[u8; 8]>::try_from(key.as_ref())
                 .map(u64::from_be_bytes)
                 .map_err(|_| self.unreadable("a key", "it is not an index"))?;
@@ -174,17 +176,20 @@ impl Opening<'_> {
         meta: &Keyspace,
         name: &str,
     ) -> Result<Option<T>, LogError> {
-        let bytes = meta.get(name).map_err(|e| self.unopened(e))?;
+        let bytes = meta.get(name).map_err(io::Error::other);
+        let bytes = bytes.map_err(|e| self.unopened(&e))?;
         bytes
             .map(|bytes| decode(&bytes))
             .transpose()
             .map_err(|e| self.unreadable(name, &e.to_string()))
     }
 
-    fn unopened(&self, why: impl std::fmt::Display) -> LogError {
-        LogError::Unopened {
-            path: self.path.to_owned(),
-            why: why.to_string(),
+    fn unopened(&self, error: &io::Error) -> LogError {
+        let (path, why) = (self.path.to_owned(), error.to_string());
+        if is_full(error) {
+            LogError::Full { path, why }
+        } else {
+            LogError::Unopened { path, why }
         }
     }
 

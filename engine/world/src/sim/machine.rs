@@ -95,12 +95,16 @@ impl SimImage {
     }
 }
 
+/// Tells the chance that somebody signs in from others.
+const PEOPLE: u64 = 0x7065_6f70_6c65;
+
 /// Something that is still to come about.
 pub(super) type Effect = Box<dyn FnOnce(&mut Machine, Timestamp) + Send>;
 
 pub(super) struct Machine {
     pub(super) seed: u64,
     pub(super) boot: Span,
+    pub(super) people: u32,
     pub(super) total: Size,
     /// Bytes that others use.
     pub(super) others: Size,
@@ -131,6 +135,7 @@ impl Machine {
         Self {
             seed: setup.seed,
             boot: setup.boot,
+            people: setup.people,
             total: setup.capacity.disk,
             others: Size(0),
             domains: BTreeMap::new(),
@@ -267,6 +272,7 @@ impl Machine {
         let since = self.fresh_start(at);
         let (low, starts) = (self.boot.0, self.starts);
         let extra = mixed(&[self.seed, starts]).checked_rem(low).unwrap_or(0);
+        let signs_in = mixed(&[self.seed, starts, PEOPLE]) % 100 < u64::from(self.people);
         let Some(domain) = self.domains.get_mut(&uuid) else {
             return Err("it is not defined".to_owned());
         };
@@ -279,6 +285,8 @@ impl Machine {
             .hardware
             .clone()
             .map(|hardware| (domain.hostname.clone(), hardware));
+        // It is seen when its guest answers.
+        domain.users = u32::from(signs_in && domain.mark.is_some());
         let mark = domain.mark.clone();
         self.note(at, by, Deed::Started { uuid, mark });
         Ok(())

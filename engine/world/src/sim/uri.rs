@@ -1,5 +1,5 @@
-//! Simulated servers by URI, for demonstrations: `sim://?seed=7&boot=2s`. With `refuse=start` no domain starts, and
-//! with `away=30s` the hypervisor does not answer in the first 30 s: to see what Coppice makes of that.
+//! Simulated servers by URI, for demonstrations: `sim://?seed=7&boot=2s`. With `people=30` somebody signs in to 30 of a
+//! hundred desktops as soon as they are up; with `refuse=start` no domain starts, and with `away=30s` the hypervisor does not answer in the first 30 s: to see what Coppice makes of that.
 
 use std::str::FromStr;
 
@@ -17,8 +17,9 @@ pub struct BadSimUri {
     pub expected: &'static str,
 }
 
-const KEYS: &str = "known are seed=NUMBER, boot=TIME, cpus=NUMBER, memory=SIZE, disk=SIZE, away=TIME and refuse=OPERATION, joined by '&'";
+const KEYS: &str = "known are seed=NUMBER, boot=TIME, people=PERCENT, cpus=NUMBER, memory=SIZE, disk=SIZE, away=TIME and refuse=OPERATION, joined by '&'";
 const NUMBER: &str = "expected a whole number";
+const PERCENT: &str = "expected how many of a hundred desktops somebody signs in to, 0 to 100";
 const TIME: &str = "expected a time such as 500ms, 2s or 1m";
 const OPERATION: &str = "expected define, start, stop, power-off, undefine, make-overlays, remove-overlay or import-image";
 const SIZE: &str = "expected a size such as 512MiB, 64GiB or 1TiB";
@@ -46,6 +47,10 @@ impl FromStr for Setup {
             match key {
                 "seed" => setup.seed = value.parse().map_err(|_| bad(pair, NUMBER))?,
                 "cpus" => capacity.cpus = value.parse().map_err(|_| bad(pair, NUMBER))?,
+                "people" => {
+                    let people = value.parse().ok().filter(|people| *people <= 100);
+                    setup.people = people.ok_or_else(|| bad(pair, PERCENT))?;
+                }
                 "boot" => setup.boot = Span(scaled(value, &TIMES).ok_or_else(|| bad(pair, TIME))?),
                 "away" => setup.away = Span(scaled(value, &TIMES).ok_or_else(|| bad(pair, TIME))?),
                 "refuse" => {
@@ -92,6 +97,8 @@ mod tests {
             setup.refuse,
             [Operation::Define, Operation::Start].into_iter().collect()
         );
+        let setup: Setup = "sim://?people=30".parse().unwrap();
+        assert_eq!(setup.people, 30);
         assert_eq!("sim://".parse(), Ok(Setup::default()));
     }
 
@@ -104,6 +111,7 @@ mod tests {
                 "sim://?boot=99999999999999999999s",
                 "boot=99999999999999999999s",
             ),
+            ("sim://?people=101", "people=101"),
             ("sim://?refuse=list", "refuse=list"),
             ("sim://host", "host"),
             ("qemu:///system", "qemu:///system"),
