@@ -13,9 +13,15 @@ template "small" {
   display = ["vnc"]
 }
 
+variable "desktops" {
+  type        = number
+  description = "How many desktops there are to be."
+  default     = 6
+}
+
 # Two desktops a server. Where they go is decided by load; when a server is lost, its two grow again elsewhere.
 pool "class" {
   template = template.small
-  desktops = 6
+  desktops = var.desktops
   hostname = "class-{slot:02}"
 }

@@ -117,6 +117,14 @@ serve() {
         sleep 0.2
     done
 }
+# apply ARGUMENTS...: applies this directory, with them.
+apply() {
+    at 1 coppice apply "$here" --var "address=$net.100" --yes --wait "$@" </dev/null 9>&- || {
+        code=$?
+        echo "--- the servers' logs are $grid/*/serve.log" >&2
+        fail "coppice apply ended with code $code; it has said why"
+    }
+}
 for n in $servers; do
     home=$(home "$n")
     mkdir -p "$home"
@@ -156,13 +164,24 @@ if [ ! -e "$grid/imported" ]; then
     sha256sum "$image" >"$grid/imported"
     step import 'tiny, version 1, on host-1; the others copy it from there'
 fi
+if [ ! -e "$grid/grown" ]; then
+    # Desktops are grown where the image is: with all copies there first, each server gets its share at once. They can
+    # also be grown at any time, and levelled afterwards by `coppice server rebalance`.
+    apply --var desktops=0
+    patience=$(($(now) + 120000))
+    until [ "$(at 1 coppice image status --json 2>"$grid/status.log" 9>&- | grep -c '"verified"')" = "$(echo "$servers" | wc -l)" ]; do
+        [ "$(now)" -lt $patience ] || {
+            at 1 coppice image status >&2 || :
+            fail 'after two minutes not every server has a whole copy of the image; they are above'
+        }
+        sleep 0.2
+    done
+    step copies "tiny is whole on each server"
+    : >"$grid/grown"
+fi
 
 # --- the desktops --------------------------------------------------------------------------------------------
-at 1 coppice apply "$here" --var "address=$net.100" --yes --wait </dev/null 9>&- || {
-    code=$?
-    echo "--- the servers' logs are $grid/*/serve.log" >&2
-    fail "coppice apply ended with code $code; it has said why"
-}
+apply
 step apply "$here"
 patience=$(($(now) + 300000))
 while

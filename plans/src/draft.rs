@@ -120,16 +120,19 @@ impl<'a> Draft<'a> {
 
     /// What a desktop that failed has to wait for before it is tried again.
     pub(crate) fn backoff(&mut self, id: &DesktopId, failures: Failures) -> Option<Wait> {
+        let until = self.backs_off(id, failures)?;
+        self.wake(until);
+        Some(Wait::Backoff { until })
+    }
+
+    /// Until when what failed is not tried again, if it is not.
+    pub(crate) fn backs_off(&self, id: &DesktopId, failures: Failures) -> Option<Timestamp> {
         // The first repair is immediate: most failures come alone.
         if failures.count <= 1 {
             return None;
         }
         let until = failures.last.after(pause_of(id, failures.count));
-        if until <= self.now {
-            return None;
-        }
-        self.wake(until);
-        Some(Wait::Backoff { until })
+        (until > self.now).then_some(until)
     }
 
     /// What a roll-out bound to a window waits for.

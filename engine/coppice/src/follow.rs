@@ -62,6 +62,7 @@ pub(crate) async fn follow(
         away: None,
         better: Instant::now(),
         best: (0, 0),
+        stale: None,
         run: None,
     };
     let interrupted = tokio::signal::ctrl_c();
@@ -85,6 +86,9 @@ struct Watcher<'a> {
     better: Instant,
     /// The most that was done, and the most desktops that were ready: headway is when either grows.
     best: (u32, u32),
+    /// Whether the run had finished when it was first looked at, and not everything was as it should be: a revision that
+    /// is applied again has a run of long ago, which says nothing of what is under way.
+    stale: Option<bool>,
     run: Option<RunStatus>,
 }
 
@@ -153,7 +157,9 @@ impl Watcher<'_> {
         progress.set(u64::from(done).min(orders), orders);
         progress.say(&words(self.revision, run.as_ref(), status));
         self.run = run;
-        if status.settled || self.run.as_ref().is_some_and(|run| run.finished.is_some()) {
+        let finished = self.run.as_ref().is_some_and(|run| run.finished.is_some());
+        let stale = *self.stale.get_or_insert(finished);
+        if status.settled || (finished && !stale) {
             return Ok(Some(Ending::Settled));
         }
         self.standstill(status).await

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, Incarnation, ServerId, Slot};
 use coppice_schema::known::{ServerState, Task};
+use coppice_schema::{Digest, Known};
 
 use super::shift::Shift;
 use super::{GROWTH_GUESS, Yard, power, replaced};
@@ -58,6 +58,7 @@ pub(super) fn grow<'a>(
         return 0;
     }
     let mut started = 0;
+    let image = published.as_ref().ok().map(|image| image.record.root);
     let mut growth = Growth {
         yard,
         published,
@@ -66,7 +67,11 @@ pub(super) fn grow<'a>(
     };
     let mut no_room = 0;
     let mut on = power.map(|target| target.running);
-    let mut slots = free_slots(yard, &held, target, gone, draft);
+    let free = free_slots(yard, &held, target, gone, draft);
+    let (mut slots, tired): (Vec<Slot>, Vec<Slot>) = free
+        .into_iter()
+        .partition(|slot| !is_tired(yard, *slot, image, draft));
+    slots.extend(tired);
     let new = usize::try_from(target.saturating_sub(all)).unwrap_or(usize::MAX);
     let mut reasons = std::iter::repeat_n(Reason::NotPresent, new).chain(reasons);
     slots.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
@@ -128,7 +133,22 @@ pub(super) fn grow<'a>(
     started
 }
 
-/// Free slots, lowest first, that no stray, foreign name or back-off keeps. `gone` are held by desktops that others are
+/// Whether what failed there, and is to be tried again after a while only, was its server's trouble: a desktop made of
+/// `image` was well there, or it was never tried. Then any other slot is as good, and better now. Where the image
+/// itself is to blame, another slot would only fail as well.
+fn is_tired(yard: Yard<'_>, slot: Slot, image: Option<Digest>, draft: &Draft<'_>) -> bool {
+    let id = DesktopId {
+        pool: yard.name.clone(),
+        slot,
+    };
+    let Some(memory) = yard.known.slots.get(&id) else {
+        return false;
+    };
+    let blamed = image.is_some_and(|image| memory.failed.contains(&image));
+    !blamed && draft.backs_off(&id, memory.failures).is_some()
+}
+
+/// Free slots, lowest first, that no stray or foreign name keeps. `gone` are held by desktops that others are
 /// grown in place of.
 fn free_slots(
     yard: Yard<'_>,
