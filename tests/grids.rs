@@ -108,7 +108,9 @@ fn every_grid_becomes_one() {
         .iter()
         .fold(Tally::default(), |all, end| all + end.tally);
     println!("{count} grids: {all:?}");
-    if count < 100 {
+    // So few prove little about what comes about seldom.
+    if count < 40 {
+        println!("that is too few to say what came about");
         return;
     }
     // What does not happen is not tested.

@@ -345,7 +345,8 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
 
 /// A person wants it done to that desktop, whoever is there. Nobody who lets desktops move does.
 fn asked(state: &State, member: &Member) -> bool {
-    match state.requests.get(&member.desktop) {
+    let request = state.requests.get(&member.desktop);
+    match request.filter(|request| request.member() == member) {
         Some(Request::Restart(_) | Request::Regrow(_) | Request::Discard { .. }) => true,
         Some(Request::Move { .. }) | None => false,
     }

@@ -9,7 +9,7 @@ mod witness;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use coppice_grid::{Grid, GridKey, KeyFiles, keeper};
+use coppice_grid::{Grid, GridKey, keeper};
 use coppice_portal::App;
 use coppice_reconcile::scrub;
 use coppice_reconcile::server::{Carrier, Description, Ports, Server};
@@ -108,8 +108,8 @@ impl Running {
                     agreement: Arc::clone(&agreement),
                     clock: Arc::clone(&clock),
                     vault: key,
+                    keys: Arc::new(shown.gate.clone()),
                     admission: Arc::new(shown.gate),
-                    keys: Arc::new(KeyFiles::of(layout.identity(), grid.id())),
                     hypervisor: Arc::clone(&world.hypervisor),
                     disks: Arc::clone(&world.disks),
                     server,

@@ -13,13 +13,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{GridId, ServerId, ServerName};
+use coppice_schema::ids::{GridId, ServerId};
 use coppice_schema::known::ServerState;
 use coppice_schema::units::Timestamp;
 use coppice_state::Agreement;
 use coppice_state::admission::{Admission, AdmissionError};
 use coppice_state::authority::Successor;
 use coppice_state::join::Role;
+use coppice_state::secret::Keyring;
 use coppice_world::clock::Clock;
 use coppice_world::hypervisor::ByteStream;
 use coppice_world::peers::{Peers, Purpose, Serves};
@@ -28,6 +29,7 @@ use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{self, AuthorityError, Enrolment, Renewal, Subject};
+use crate::keys::KeyFiles;
 use crate::vault::GridKey;
 use crate::wire::{WIRE, WIRE_OLDEST, read_frame, write_frame};
 
@@ -292,6 +294,14 @@ fn files(why: &AuthorityError) -> AdmissionError {
     AdmissionError::Failed(why.to_string())
 }
 
+/// The keys for a backup: read while nobody changes them.
+impl Keyring for Gate {
+    fn seal(&self, passphrase: &str) -> Result<Vec<u8>, String> {
+        let _hand = self.hand();
+        KeyFiles::of(self.0.identity.clone(), self.0.grid).seal(passphrase)
+    }
+}
+
 impl Serves for Gate {
     fn serve(&self, from: ServerId, mut stream: ByteStream) -> BoxFuture<'static, ()> {
         let gate = self.clone();
@@ -350,7 +360,6 @@ impl Admission for Gate {
         &self,
         request: String,
         server: ServerId,
-        _: ServerName,
         names: BTreeSet<String>,
     ) -> BoxFuture<'_, Result<String, AdmissionError>> {
         async move {

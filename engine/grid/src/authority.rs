@@ -106,7 +106,7 @@ pub enum AuthorityError {
     /// Only a server that has the authority's key can make a certificate, and this is none.
     #[error(
         "this server has no certificate that is valid now, and not the key of the grid's authority to make one: \
-             remove it from the grid, and let it join again in an empty directory"
+             let it join again, which keeps its images and desktops: coppice server rejoin ADDRESS TOKEN"
     )]
     NoKey,
     /// A certificate that does not fit the key that was drawn for it, or that another authority signed.

@@ -27,7 +27,7 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 const WITHIN: Duration = Duration::from_millis(500);
 
 /// What is known of others' clocks. It passes: it is never agreed on. Clones are the same.
-pub struct Clocks<C: GridTypes>(Arc<Mutex<Seen<C>>>);
+pub(crate) struct Clocks<C: GridTypes>(Arc<Mutex<Seen<C>>>);
 
 struct Seen<C: GridTypes> {
     /// What each clock showed, by raft id, and when.
@@ -59,19 +59,31 @@ impl<C: GridTypes> fmt::Debug for Clocks<C> {
 
 impl<C: GridTypes> Clocks<C> {
     /// The clock of the server with that raft id showed `time` at `moment`.
-    pub fn note(&self, raft_id: u64, time: Timestamp, moment: InstantOf<C>) {
+    pub(crate) fn note(&self, raft_id: u64, time: Timestamp, moment: InstantOf<C>) {
         self.all().others.insert(raft_id, (time, moment));
     }
 
     /// How far each is ahead of a clock that shows `mine` now, in milliseconds, by raft id.
-    #[must_use]
-    pub fn ahead(&self, mine: Timestamp) -> BTreeMap<u64, i64> {
+    pub(crate) fn ahead(&self, mine: Timestamp) -> BTreeMap<u64, i64> {
         let now = C::now();
         let all = self.all();
         let others = all.others.iter();
         others
             .map(|(id, seen)| (*id, ahead_of::<C>(mine, *seen, now)))
             .collect()
+    }
+
+    /// As [`ahead`](Self::ahead), of those of `ids` whose clock is known.
+    pub(crate) fn ahead_among(&self, ids: impl Iterator<Item = u64>, mine: Timestamp) -> Vec<i64> {
+        let now = C::now();
+        let all = self.all();
+        let known = ids.filter_map(|id| all.others.get(&id));
+        known.map(|seen| ahead_of::<C>(mine, *seen, now)).collect()
+    }
+
+    /// Whether the clock of that server is known.
+    pub(crate) fn knows(&self, raft_id: u64) -> bool {
+        self.all().others.contains_key(&raft_id)
     }
 
     /// How far the time of the grid, whose last entry is of `last`, is ahead of a clock that shows `mine` now, in

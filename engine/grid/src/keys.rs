@@ -15,8 +15,7 @@ use coppice_state::secret::Keyring;
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{CA_CERTIFICATE, CA_KEY};
-use crate::directory::create_private;
-use crate::directory::{DirectoryError, replace};
+use crate::directory::{DirectoryError, create_private, replace};
 use crate::private::{self, PrivateFileError};
 use crate::vault::{self, random};
 

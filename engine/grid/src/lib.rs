@@ -18,7 +18,7 @@
 
 pub mod admission;
 pub mod authority;
-pub mod clocks;
+mod clocks;
 mod dial;
 pub mod directory;
 pub mod grid;
@@ -46,7 +46,7 @@ pub use admission::{Gate, Means};
 pub use authority::{Enrolment, Identity, Renewal, Subject};
 pub use grid::{Founding, Grid, GridError};
 pub use introduction::{Introduction, Member};
-pub use keys::{KeyFiles, Keys};
+pub use keys::Keys;
 pub use link::Link;
 pub use recovery::Survey;
 pub use replica::{Former, Members, MembersError, Replica};

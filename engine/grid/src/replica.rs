@@ -411,8 +411,7 @@ impl<C: GridTypes> Replica<C> {
     }
 
     /// What is known of others' clocks.
-    #[must_use]
-    pub fn clocks(&self) -> &Clocks<C> {
+    pub(crate) fn clocks(&self) -> &Clocks<C> {
         &self.clocks
     }
 
@@ -423,9 +422,8 @@ impl<C: GridTypes> Replica<C> {
     /// How far the clocks of the other voters are ahead of one that shows `mine`, as far as that is known. Where two
     /// could differ and nobody would know which is right, the grid's own time since its `last` entry is a third.
     fn others_ahead(&self, last: Timestamp, mine: Timestamp) -> Vec<i64> {
-        let known = self.clocks.ahead(mine);
         let voters = self.raft.voter_ids().filter(|id| *id != self.id);
-        let mut ahead: Vec<i64> = voters.filter_map(|id| known.get(&id).copied()).collect();
+        let mut ahead = self.clocks.ahead_among(voters, mine);
         let reckoned = self.clocks.reckon(last, mine);
         if ahead.len() % 2 == 1 {
             ahead.push(reckoned);
@@ -441,12 +439,12 @@ impl<C: GridTypes> Replica<C> {
 
     /// Whether a majority of the voters' clocks is known, this server's among them.
     fn knows_time(&self) -> bool {
-        let known = self.clocks.ahead(self.clock.now());
-        let voters: Vec<u64> = self.raft.voter_ids().collect();
-        let known = voters
-            .iter()
-            .filter(|id| **id == self.id || known.contains_key(id));
-        known.count() * 2 > voters.len()
+        let (mut voters, mut known) = (0, 0);
+        for id in self.raft.voter_ids() {
+            voters += 1;
+            known += usize::from(id == self.id || self.clocks.knows(id));
+        }
+        known * 2 > voters
     }
 
     /// Here, if this server leads: the index up to which one must have applied to see all that is agreed on.

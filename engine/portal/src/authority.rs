@@ -46,7 +46,8 @@ pub(crate) async fn rotate(
         author: who.author(),
     };
     portal.propose(entry).await?;
-    let state = portal.look_surely().await?.state;
+    // What was agreed on is applied here.
+    let state = portal.app.agreement.local();
     Ok(axum::Json(info(&portal, &state)))
 }
 
@@ -87,7 +88,8 @@ pub(crate) async fn finish(
         author: who.author(),
     };
     portal.propose(entry).await?;
-    let state = portal.look_surely().await?.state;
+    // What was agreed on is applied here.
+    let state = portal.app.agreement.local();
     Ok(axum::Json(info(&portal, &state)))
 }
 

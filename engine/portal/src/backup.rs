@@ -1,5 +1,7 @@
 //! The grid's memory as a file.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use coppice_state::backup::Backup;
@@ -8,6 +10,7 @@ use crate::api::{BackupRequest, Code, Problem};
 use crate::auth::Who;
 use crate::bodies::Json;
 use crate::portal::Portal;
+use crate::preview;
 
 /// Everything that the grid remembers, as one file that `coppice restore` goes on from: the newest that was agreed on, or
 /// with `stale` what this server last heard. With a passphrase, the grid's keys are in it, sealed by that.
@@ -28,9 +31,13 @@ pub(crate) async fn make(
     let server = seen
         .server_name(mine)
         .ok_or_else(|| Problem::internal("name this server", &mine))?;
-    // A second of work by intention; it is asked for by admins, and rarely.
-    let seal = |passphrase: &String| portal.app.keys.seal(passphrase);
-    let keys = request.passphrase.as_ref().map(seal).transpose();
+    let ring = Arc::clone(&portal.app.keys);
+    // A second of work by intention.
+    let seal = move || {
+        let sealed = request.passphrase.map(|passphrase| ring.seal(&passphrase));
+        sealed.transpose()
+    };
+    let keys = preview::aside("seal the keys", seal).await?;
     let keys = keys.map_err(|why| {
         Problem::new(
             Code::Conflict,
@@ -47,6 +54,7 @@ pub(crate) async fn make(
         state: seen.state.as_ref().clone(),
         keys,
     };
+    let file = preview::aside("write the backup", move || backup.encode()).await?;
     let kind = HeaderValue::from_static("application/octet-stream");
-    Ok(([(header::CONTENT_TYPE, kind)], backup.encode()).into_response())
+    Ok(([(header::CONTENT_TYPE, kind)], file).into_response())
 }

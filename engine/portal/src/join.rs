@@ -197,7 +197,7 @@ pub(crate) async fn join(
     let certificate = portal
         .app
         .admission
-        .certify(request.request, *id, member.name.clone(), request.names)
+        .certify(request.request, *id, request.names)
         .await
         .map_err(|e| not_admitted(&e))?;
     answer(&portal, &state, *id, member, certificate).map(axum::Json)

@@ -121,8 +121,8 @@ pub(crate) struct Drain {
 }
 
 /// Empties a server: nothing new goes there; idle pooled desktops go once others are ready elsewhere, used ones once
-/// their people have left, or after `force_after` milliseconds. Personal desktops stay. Asking again changes how long
-/// people are waited for.
+/// their people have left, or after `force_after` milliseconds. Used and personal ones move while they run, where their
+/// servers can. Asking again changes how long people are waited for.
 #[utoipa::path(post, path = "/api/v1/servers/{name}/drain",
     params(("name" = String, Path), ("force_after" = Option<u64>, Query)), responses(
     (status = 204), (status = 404, body = Problem), (status = 409, body = Problem)))]

@@ -96,27 +96,11 @@ mod tests {
     use super::*;
 
     fn server(raft_id: u64) -> Server {
+        let name = format!("s{raft_id}").parse();
+        let name = name.unwrap_or_else(|_| unreachable!());
         Server {
-            name: format!("s{raft_id}")
-                .parse()
-                .unwrap_or_else(|_| unreachable!()),
-            raft_id,
-            api: String::new(),
-            labels: Default::default(),
-            capacity: Default::default(),
             state: ServerState::Ready,
-            since: Default::default(),
-            before: None,
-            force_at: None,
-            skew: None,
-            spoke: 0,
-            look: None,
-            confirmed_term: 0,
-            feature_level: FEATURE_LEVEL,
-            role: Default::default(),
-            resting: false,
-            parted: false,
-            key: None,
+            ..Server::joining(name, raft_id, String::new(), Default::default())
         }
     }
 

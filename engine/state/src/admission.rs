@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{ServerId, ServerName};
+use coppice_schema::ids::ServerId;
 use coppice_schema::units::Timestamp;
 use futures::future::BoxFuture;
 
@@ -36,12 +36,11 @@ pub trait Admission: Send + Sync {
     /// When it is none.
     fn examine(&self, request: &str) -> Result<Digest, AdmissionError>;
 
-    /// A certificate in PEM for the key of `request`, which says that it is the member `server` called `name`, reached under `names`.
+    /// A certificate in PEM for the key of `request`, which says that it is the member `server`, reached under `names`.
     fn certify(
         &self,
         request: String,
         server: ServerId,
-        name: ServerName,
         names: BTreeSet<String>,
     ) -> BoxFuture<'_, Result<String, AdmissionError>>;
 

@@ -14,10 +14,8 @@ mod recovery;
 pub(crate) use observation::deadlines;
 
 use coppice_schema::ids::{Generation, ServerId};
-use coppice_schema::known::{Capacity, ServerState};
 
 use crate::entry::{Entry, Envelope, NewServer, Outcome, Refusal};
-use crate::join::Role;
 use crate::state::{FEATURE_LEVEL, Server, State};
 
 /// Applies the entry at `index` of `term` to `state`.
@@ -181,26 +179,8 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
 }
 
 fn add_server(state: &mut State, server: &NewServer) {
-    let known = Server {
-        name: server.name.clone(),
-        raft_id: server.raft_id,
-        api: server.api.clone(),
-        labels: Default::default(),
-        capacity: Capacity::default(),
-        state: ServerState::Joining,
-        since: state.time,
-        before: None,
-        force_at: None,
-        skew: None,
-        spoke: 0,
-        look: None,
-        confirmed_term: 0,
-        feature_level: FEATURE_LEVEL,
-        role: Role::Server,
-        resting: false,
-        parted: false,
-        key: None,
-    };
+    let (name, api) = (server.name.clone(), server.api.clone());
+    let known = Server::joining(name, server.raft_id, api, state.time);
     state.servers.insert(ServerId(state.index), known);
 }
 

@@ -156,26 +156,14 @@ impl State {
         let open = members.filter(|(id, server)| {
             let member = server.state != ServerState::Removed;
             // Who is away now will accept the others when it is back, and be accepted as long as the old one is trusted.
-            let counts = rotation.step == Step::Show || is_there(server.state);
+            let counts = rotation.step == Step::Show || server.state.takes_part();
             member && counts && !said.contains(id)
         });
         let open: Vec<_> = open.map(|(id, server)| (*id, server.state)).collect();
-        let away = open.iter().filter(|(_, part)| !is_there(*part));
+        let away = open.iter().filter(|(_, part)| !part.takes_part());
         (
             open.iter().map(|(id, _)| *id).collect(),
             away.map(|(id, _)| *id).collect(),
         )
-    }
-}
-
-/// Whether a member can do what is asked of all. One that has joined and was never started cannot.
-fn is_there(part: ServerState) -> bool {
-    match part {
-        ServerState::Ready
-        | ServerState::Cordoned
-        | ServerState::Draining
-        | ServerState::Suspect
-        | ServerState::Reconciling => true,
-        ServerState::Joining | ServerState::Lost | ServerState::Removed => false,
     }
 }

@@ -171,6 +171,33 @@ pub struct Server {
     pub key: Option<Digest>,
 }
 
+impl Server {
+    /// A member from now on, of which nothing is known yet.
+    #[must_use]
+    pub fn joining(name: ServerName, raft_id: u64, api: String, now: Timestamp) -> Self {
+        Self {
+            name,
+            raft_id,
+            api,
+            labels: BTreeSet::new(),
+            capacity: Capacity::default(),
+            state: ServerState::Joining,
+            since: now,
+            before: None,
+            force_at: None,
+            skew: None,
+            spoke: 0,
+            look: None,
+            confirmed_term: 0,
+            feature_level: FEATURE_LEVEL,
+            role: Role::Server,
+            resting: false,
+            parted: false,
+            key: None,
+        }
+    }
+}
+
 /// An apply in progress, or the memory of one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Run {

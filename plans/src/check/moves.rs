@@ -8,6 +8,23 @@ use coppice_schema::known::{
 
 use crate::plan::{Action, Memory, Step};
 
+/// Whether a desktop may go away itself, running, from a server that is being emptied: then none is grown in its place.
+pub(super) fn may_leave(known: &Known, desktop: &KnownDesktop) -> bool {
+    if matches!(desktop.phase, Phase::Migrating { .. }) {
+        return true;
+    }
+    let Some(server) = known.servers.get(&desktop.server) else {
+        return false;
+    };
+    let used = matches!(desktop.phase, Phase::InUse { .. });
+    let kept = desktop.personal && matches!(desktop.phase, Phase::Available { .. });
+    // Where people have a time to leave, one failure is enough.
+    let tried = desktop.stayed.failures.count > 0 && server.force_at.is_some();
+    server.state == ServerState::Draining
+        && server.capacity.moves.is_some()
+        && (kept || (used && (desktop.personal || !tried)))
+}
+
 /// Judges one step of a move.
 pub(super) fn judge(
     action: &Action,

@@ -2,7 +2,7 @@
 
 use coppice_schema::Known;
 use coppice_schema::desired::Pool;
-use coppice_schema::known::{KnownDesktop, Phase};
+use coppice_schema::known::{KnownDesktop, Phase, ServerState};
 use coppice_schema::units::Timestamp;
 
 use crate::plan::{Action, Reason};
@@ -28,8 +28,10 @@ pub(super) fn forced(
     now: Timestamp,
 ) -> bool {
     let server = known.servers.get(&desktop.server);
-    let over = server.and_then(|server| server.force_at.filter(|at| *at <= now));
-    matches!(action.reason, Reason::Draining { .. }) && over.is_some() && !desktop.personal
+    let over = server.is_some_and(|server| {
+        server.state == ServerState::Draining && server.force_at.is_some_and(|at| at <= now)
+    });
+    matches!(action.reason, Reason::Draining { .. }) && over && !desktop.personal
 }
 
 /// The pool's policy says how long people have, and they had it: since they signed in, and since the earliest moment

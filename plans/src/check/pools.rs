@@ -88,7 +88,7 @@ pub(super) fn pools(
             let part = part.unwrap_or(ServerState::Ready);
             let away = part == ServerState::Lost || matches!(desktop.phase, Phase::Unknown { .. });
             // One that goes there itself is still there.
-            let leaves = crate::pool::could_leave(known, desktop);
+            let leaves = super::moves::may_leave(known, desktop);
             !desktop.personal && (away || (part == ServerState::Draining && !leaves))
         };
         let holding = count(&|desktop| !given_up(desktop));

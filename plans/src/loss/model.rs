@@ -250,14 +250,7 @@ impl Spot {
             },
             load,
             room,
-            member: match host.server.state {
-                ServerState::Ready
-                | ServerState::Cordoned
-                | ServerState::Draining
-                | ServerState::Suspect
-                | ServerState::Reconciling => true,
-                ServerState::Joining | ServerState::Lost | ServerState::Removed => false,
-            },
+            member: host.server.state.takes_part(),
             fits,
             lacks_image,
             holds: vec![0; kinds],

@@ -29,12 +29,13 @@ pub(crate) fn idle(
         going: BTreeSet::new(),
         taken: 0,
     };
-    let mine: Vec<(&DesktopId, &KnownDesktop)> = yard
+    let mine: Vec<(&DesktopId, &KnownDesktop, Option<String>)> = yard
         .members()
-        .filter(|(id, desktop)| {
-            let goes =
-                emptied(yard.known, desktop) || moving::stuck(yard, desktop, draft).is_some();
-            goes && !surplus.contains(*id)
+        .filter(|(id, _)| !surplus.contains(*id))
+        .filter_map(|(id, desktop)| {
+            let stuck = moving::stuck(yard, desktop, draft);
+            let goes = stuck.is_some() || emptied(yard.known, desktop);
+            goes.then_some((id, desktop, stuck))
         })
         .collect();
     if mine.is_empty() {
@@ -45,7 +46,7 @@ pub(crate) fn idle(
     });
     let ready = u32::try_from(ready.count()).unwrap_or(u32::MAX);
     let mut spare = ready.saturating_sub(yard.pool.desktops);
-    for (id, desktop) in mine {
+    for (id, desktop, stuck) in mine {
         if matches!(desktop.phase, Phase::Deleting { .. }) || draft.busy.contains(id) {
             drained.going.insert(id.clone());
             continue;
@@ -53,7 +54,7 @@ pub(crate) fn idle(
         if people(yard, desktop, draft).is_some() {
             continue;
         }
-        if let Some(why) = moving::stuck(yard, desktop, draft) {
+        if let Some(why) = stuck {
             moving::stays_there(yard.known, id, desktop, why, draft);
         }
         let mut waits = fate::asked_waits(yard, id, desktop, draft);

@@ -97,6 +97,20 @@ pub enum ServerState {
     Removed,
 }
 
+impl ServerState {
+    /// It does its part now: one that has joined and was never started does not yet, one that is lost or was removed does
+    /// not any more.
+    #[must_use]
+    pub fn takes_part(self) -> bool {
+        match self {
+            Self::Ready | Self::Cordoned | Self::Draining | Self::Suspect | Self::Reconciling => {
+                true
+            }
+            Self::Joining | Self::Lost | Self::Removed => false,
+        }
+    }
+}
+
 /// Where a clock is that is not where it should be.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -43,7 +43,8 @@ pub(super) async fn live(grid: Arc<Grid>) {
             if !leads_first {
                 lead(&grid, server).await;
             }
-            SimRuntime::sleep(STEP).await;
+            // A time that stands still is noticed too.
+            SimRuntime::sleep(2 * STEP).await;
             let told = grid.access(server).map(|(_, access)| access);
             if let Some(access) = told.filter(|access| access.replica.raft().is_leader()) {
                 let (time, now) = (access.replica.local().time, true_time());

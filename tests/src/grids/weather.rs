@@ -135,7 +135,8 @@ impl Grid {
             self.deed(format!("{nanos} ns pass on {server} alone"));
             lives::jump(server, nanos);
         } else {
-            // A leader's clock that is far ahead takes the grid's time with it, which then waits for the others.
+            // One clock that is wrong moves nobody (see `clocks`). Several at once do, as they do here: the grid's time goes with
+            // most of them and waits for the rest, longer than anybody watches who waits for a server's rounds.
             let most: u64 = if self.rounds { 2_000 } else { 3_600_000 };
             let ahead =
                 self.draw(|chance| chance.below(2 * most)).cast_signed() - most.cast_signed();

@@ -11,7 +11,7 @@ use hyper::Method;
 use crate::begin;
 use crate::client::Client;
 use crate::exit::Exit;
-use crate::failure::Ended;
+use crate::failure::{Ended, Failure};
 use crate::screen::Screen;
 use crate::settings::Settings;
 use crate::terminal::Colours;
@@ -35,7 +35,8 @@ the old one is valid. `coppice ca update` puts the new one into your file; brows
 made before are good until the old authority is dropped.
 
 Do it well before the authority ends (status and doctor say so), and when its key may be known to somebody: after a server \
-that voted was stolen, for one.
+that voted was stolen, for one. After that, copy ca.pem from a server by hand, and do not fetch it: whoever has the old key can \
+pretend to be the grid to everybody who knows the old authority.
 
 Examples:
   coppice ca rotate
@@ -107,6 +108,13 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         Verb::Update => {
             let info: AuthorityInfo = client.get("/authority").await?;
             let file = settings.ca_file()?;
+            let told = coppice_grid::authority::fingerprints(info.certificates.as_bytes());
+            if !told.contains(&info.fingerprint) {
+                return Err(
+                    Failure::new("the grid's answer does not hold its authority")
+                        .hint("ask another server: coppice ca update --server HOST"),
+                );
+            }
             let kept = std::fs::read(file).unwrap_or_default();
             let (done, what) = if kept == info.certificates.as_bytes() {
                 ("unchanged", "holds the grid's present authority already")

@@ -90,7 +90,8 @@ Examples:
   coppice server drain host-1 --force-after 2h   people have two hours, and are cut off then
   coppice server undrain host-1                  take it back
 
-Personal desktops stay: their disks are on that server alone.")]
+Used and personal desktops move while they run, where both servers' embedded hypervisors can: `coppice plan` shows it.
+Personal ones that are off stay, for their disks are on that server alone.")]
     Drain(drain::Args),
     /// Stop emptying a server, and put desktops on it again
     #[command(after_long_help = "Examples:\n  coppice server undrain host-1")]

@@ -42,6 +42,24 @@ fn a_plan_is_applied_once_and_then_there_is_nothing_to_do() {
 }
 
 #[test]
+fn applied_again_it_waits_for_what_is_under_way_now() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=2s");
+    place.write("c/a.hcl", &lab(1));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served
+        .run(&["desktop", "regrow", "lab-001", "--yes"])
+        .code(0);
+    // The run of that revision ended before; what is asked for is not there again yet.
+    served
+        .run(&["apply", "c", "--yes", "--wait"])
+        .code(0)
+        .says("settled");
+    let status = served.run(&["status", "--json"]).json();
+    assert_eq!(status["settled"], true);
+}
+
+#[test]
 fn a_saved_plan_is_shown_offline_and_applied_exactly_or_not_at_all() {
     let place = Place::new();
     let served = Served::with_image(&place, "sim://?boot=1ms");

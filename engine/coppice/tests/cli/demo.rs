@@ -64,11 +64,22 @@ fn files(ground: &Path) -> Vec<PathBuf> {
 fn started(
     mut command: Command,
     text: &str,
-) -> (Child, BufReader<std::process::ChildStdout>, String) {
-    let mut child = command.spawn().unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
+) -> (Running, BufReader<std::process::ChildStdout>, String) {
+    let mut child = Running(command.spawn().unwrap());
+    let mut out = BufReader::new(child.0.stdout.take().unwrap());
     let told = read_until(&mut out, text);
     (child, out, told)
+}
+
+/// A demo that does not outlive a test that fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended in order.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -106,7 +117,7 @@ fn a_demo_says_who_would_be_affected_and_then_shows_it_and_leaves_nothing() {
     std::fs::remove_file(file).unwrap();
 
     while rest.read_line(&mut String::new()).unwrap() > 0 {}
-    assert_eq!(other.wait().unwrap().code(), Some(0));
+    assert_eq!(other.0.wait().unwrap().code(), Some(0));
     assert_eq!(files(&ground), Vec::<PathBuf>::new());
     assert_eq!(servers(&ground), Vec::<String>::new());
 }
@@ -125,8 +136,8 @@ fn a_demo_that_stays_can_be_asked_and_no_server_outlives_it_however_it_ends() {
     }
     ran(status).code(0).says("host-1  lost").says("office");
     assert_eq!(servers(&ground).len(), 2);
-    signal(&child, Signal::KILL);
-    child.wait().unwrap();
+    signal(&child.0, Signal::KILL);
+    child.0.wait().unwrap();
     let begun = Instant::now();
     while !servers(&ground).is_empty() {
         assert!(begun.elapsed() < PATIENCE, "{:?}", servers(&ground));
@@ -139,9 +150,9 @@ fn a_demo_that_stays_can_be_asked_and_no_server_outlives_it_however_it_ends() {
     let there = files(&ground);
     assert!(there.len() == 1 && there != left, "{left:?} {there:?}");
     assert!(!servers(&ground).is_empty());
-    signal(&next, Signal::TERM);
+    signal(&next.0, Signal::TERM);
     while out.read_line(&mut String::new()).unwrap() > 0 {}
-    assert_eq!(next.wait().unwrap().code(), Some(130));
+    assert_eq!(next.0.wait().unwrap().code(), Some(130));
     assert_eq!(files(&ground), Vec::<PathBuf>::new());
     assert_eq!(servers(&ground), Vec::<String>::new());
 }

@@ -70,7 +70,8 @@ async fn a_machine_with_a_token_becomes_a_member() {
     assert_eq!(terms.time, world.clock.now());
 
     let member = joined(&world, &asked(&world, &token, "b", "kb")).await;
-    assert_eq!(member.certificate, "b at b.example for request of kb");
+    let certificate = format!("server {} at b.example for request of kb", member.server);
+    assert_eq!(member.certificate, certificate);
     assert_eq!(member.grid_key, Some(Digest([8; 32])));
     assert_eq!(member.members.len(), 1);
     assert_eq!(member.members[0].name.as_str(), "a");

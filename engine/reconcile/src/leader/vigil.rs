@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 
 use coppice_schema::ids::ServerId;
-use coppice_schema::known::{ServerState, Skew};
+use coppice_schema::known::Skew;
 use coppice_schema::units::Span;
 use coppice_state::agreement::{HEARTBEAT, SUSPECT};
 use coppice_state::{
@@ -28,6 +28,7 @@ const PAUSES: u64 = 3;
 const LONGEST: Span = Span::seconds(30);
 /// Nobody is to be watched: a look costs nothing, and a server may join.
 const LONE: Span = Span::seconds(1);
+
 /// What one leader has heard, in its term.
 #[derive(Debug, Default)]
 pub struct Vigil {
@@ -119,16 +120,8 @@ impl Vigil {
     /// Those that could be lost, and for how long each was silent while it was listened to.
     fn silent(&self, standing: &Standing, state: &State) -> impl Iterator<Item = (ServerId, Span)> {
         let watched = state.servers.iter().filter(|(_, server)| {
-            let takes_part = match server.state {
-                ServerState::Ready
-                | ServerState::Cordoned
-                | ServerState::Draining
-                | ServerState::Suspect
-                | ServerState::Reconciling => true,
-                ServerState::Joining | ServerState::Lost | ServerState::Removed => false,
-            };
             // One that takes no part in the log could not be heard.
-            takes_part && standing.parts.contains_key(&server.raft_id)
+            server.state.takes_part() && standing.parts.contains_key(&server.raft_id)
         });
         watched.map(|(id, server)| {
             let heard = self.heard.get(&server.raft_id);

@@ -105,17 +105,12 @@ pub(super) fn lost(
 ) -> Result<Outcome, Refusal> {
     let known = member(state, server)?;
     let name = known.name.clone();
-    match known.state {
-        ServerState::Lost => return Ok(Outcome::Done),
-        // One that does not take part holds nothing that another could take over.
-        ServerState::Joining | ServerState::Removed => {
-            return Err(Refusal::Absent(format!("server {name} that takes part")));
-        }
-        ServerState::Ready
-        | ServerState::Cordoned
-        | ServerState::Draining
-        | ServerState::Suspect
-        | ServerState::Reconciling => {}
+    if known.state == ServerState::Lost {
+        return Ok(Outcome::Done);
+    }
+    // One that does not take part holds nothing that another could take over.
+    if !known.state.takes_part() {
+        return Err(Refusal::Absent(format!("server {name} that takes part")));
     }
     if known.spoke > read {
         return Err(Refusal::Heard(name));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coppice_schema::ids::{Address, DesktopId, ServerId};
-use coppice_schema::known::{Capacity, KnownDesktop, Phase, ServerState};
+use coppice_schema::known::{KnownDesktop, Phase, ServerState};
 
 use crate::entry::{Outcome, Refusal};
 use crate::join::{self, JoinRefusal, JoinToken, Joiner};
@@ -102,25 +102,12 @@ pub(super) fn joined(state: &mut State, joiner: &Joiner) -> Result<Outcome, Refu
         known.feature_level = joiner.feature_level;
         return Ok(Outcome::Done);
     }
+    let raft_id = join::raft_id(state.epoch, state.index);
     let server = Server {
-        name: name.clone(),
-        raft_id: join::raft_id(state.epoch, state.index),
-        api: joiner.api.clone(),
-        labels: Default::default(),
-        capacity: Capacity::default(),
-        state: ServerState::Joining,
-        since: state.time,
-        before: None,
-        force_at: None,
-        skew: None,
-        spoke: 0,
-        look: None,
-        confirmed_term: 0,
         feature_level: joiner.feature_level,
         role: joiner.role,
-        resting: false,
-        parted: false,
         key: Some(joiner.key),
+        ..Server::joining(name.clone(), raft_id, joiner.api.clone(), state.time)
     };
     // What it held is still remembered as its own, and is looked at when it reports.
     let id = parted.unwrap_or(ServerId(state.index));

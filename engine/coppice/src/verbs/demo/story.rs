@@ -183,8 +183,12 @@ async fn bring(site: &Site, client: &Client, screen: &Screen) -> Result<(), Fail
             let copies = image.copies.iter();
             copies.filter(|c| c.state == CopyState::Verified).count()
         };
-        if images.iter().map(whole).max() >= Some(all) || begun.elapsed() > PATIENCE {
+        if images.iter().map(whole).max() >= Some(all) {
             break;
+        }
+        if begun.elapsed() > PATIENCE {
+            let what = "waited until every server has a copy of the image";
+            return Err(Failure::new("it did not come about").during(what.to_owned()));
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -9,6 +9,7 @@ use coppice_grid::{Grid, GridError};
 use coppice_schema::ids::GridId;
 
 use super::recover::{consent, title};
+use crate::begin;
 use crate::client::Target;
 use crate::config::{self, Config};
 use crate::exit::Exit;
@@ -49,18 +50,20 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> Ended {
     let (config, layout) = place(&args)?;
-    let former = match begun(&layout)? {
-        // One that was cut off after the person said yes goes on where it stopped.
-        Some(former) => former,
-        None => {
+    // One that was cut off after the person said yes goes on where it stopped.
+    let begun = begun(&layout)?;
+    if let Some((former, Stage::Returning)) = &begun {
+        return_all(&layout, former)?;
+    }
+    let former = match begun {
+        Some((former, Stage::Gone)) => former,
+        Some((former, Stage::Leaving)) => leave(&layout, former)?,
+        Some((_, Stage::Returning)) | None => {
             look(&args, &layout, screen).await?;
-            put_aside(&layout).map_err(|e| {
-                Failure::new(format!(
-                    "cannot put aside what is in {}",
-                    layout.data().display()
-                ))
-                .because(&e)
-            })?
+            let former = layout.data().join(format!("{FORMER}{}", times::now().0));
+            fs::create_dir(&former).map_err(|e| cannot_leave(&layout, &e))?;
+            mark(&layout, &former, Stage::Leaving)?;
+            leave(&layout, former)?
         }
     };
     let joining = join::Args {
@@ -79,21 +82,11 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     })?;
     let joined = join::run_again(joining, &kept, settings, screen).await;
     if let Err(failure) = joined {
-        take_back(&layout, &former).map_err(|e| {
-            Failure::new(format!(
-                "cannot take back what was put aside in {}",
-                former.display()
-            ))
-            .because(&e)
-            .hint("run the same command again, when that is mended")
-        })?;
+        mark(&layout, &former, Stage::Returning)?;
+        return_all(&layout, &former)?;
         return Err(failure.hint("this server is as it was before"));
     }
-    finish(&layout, &former).map_err(|e| {
-        Failure::new("cannot finish the data directory")
-            .because(&e)
-            .hint("run the same command again")
-    })?;
+    finish(&layout, &former)?;
     screen.note(&format!(
         "what it was before is in {}: remove it when nobody wants to look at it",
         former.display()
@@ -108,21 +101,65 @@ fn place(args: &Args) -> Result<(Config, Layout), Failure> {
         .and_then(|p| p.parent().map(Path::to_path_buf))
         .unwrap_or_else(|| PathBuf::from("."));
     let layout = Layout::new(&folder);
-    let aside = begun(&layout)?.map(|former| former.join(CONFIG));
+    let aside = begun(&layout)?.map(|(former, _)| former.join(CONFIG));
     let file = aside.filter(|file| file.exists());
     let config = config::load(file.as_deref().unwrap_or(&args.config))?;
     let layout = Layout::new(&config.data);
     Ok((config, layout))
 }
 
-/// Where an attempt that was cut off had put things.
-fn begun(layout: &Layout) -> Result<Option<PathBuf>, Failure> {
-    match fs::read_to_string(layout.leaving()) {
-        Ok(name) => Ok(Some(layout.data().join(name.trim()))),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => {
-            Err(Failure::new(format!("cannot read {}", layout.leaving().display())).because(&e))
+/// How far an attempt is. It is durable before anything of it is done, so that one that was cut off anywhere is finished
+/// by the next, or taken back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// What belongs to the former life is being put aside.
+    Leaving,
+    /// All of it is.
+    Gone,
+    /// It did not join, and what was put aside is being taken back.
+    Returning,
+}
+
+impl Stage {
+    const ALL: [(Self, &str); 3] = [
+        (Self::Leaving, "leaving"),
+        (Self::Gone, "gone"),
+        (Self::Returning, "returning"),
+    ];
+}
+
+/// How the directories begin in which former lives lie.
+const FORMER: &str = "former-";
+
+/// Says how far the attempt is that puts things in `former`.
+fn mark(layout: &Layout, former: &Path, stage: Stage) -> Result<(), Failure> {
+    let name = former.file_name().unwrap_or_default().to_string_lossy();
+    let word = Stage::ALL.iter().find(|(one, _)| *one == stage);
+    let word = word.map_or("", |(_, word)| word);
+    begin::replace(&layout.leaving(), &format!("{name} {word}\n"), 0o600)
+}
+
+/// Where an attempt that was cut off puts things, and how far it is.
+fn begun(layout: &Layout) -> Result<Option<(PathBuf, Stage)>, Failure> {
+    let file = layout.leaving();
+    let text = match fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Failure::new(format!("cannot read {}", file.display())).because(&e)),
+    };
+    let (name, word) = text.trim().split_once(' ').unwrap_or_default();
+    let stage = Stage::ALL.iter().find(|(_, known)| *known == word);
+    match stage {
+        Some((stage, _)) if name.starts_with(FORMER) && !name.contains('/') => {
+            Ok(Some((layout.data().join(name), *stage)))
         }
+        Some(_) | None => Err(Failure::new(format!(
+            "{} does not say where the former life of this server was put",
+            file.display()
+        ))
+        .hint(format!(
+            "look into {FORMER}* beside it: put back what is missing here, and remove that file"
+        ))),
     }
 }
 
@@ -170,16 +207,34 @@ fn parts(layout: &Layout) -> [PathBuf; 6] {
     ]
 }
 
-fn put_aside(layout: &Layout) -> io::Result<PathBuf> {
-    let name = format!("former-{}", times::now().0);
-    let former = layout.data().join(&name);
-    fs::create_dir(&former)?;
-    fs::write(layout.leaving(), &name)?;
-    sync(&layout.data())?;
-    shift(layout, &layout.data(), &former)?;
-    fs::write(layout.begun(), "")?;
-    sync(&layout.data())?;
+fn cannot_leave(layout: &Layout, error: &io::Error) -> Failure {
+    let what = format!("cannot put aside what is in {}", layout.data().display());
+    Failure::new(what)
+        .because(error)
+        .hint("run the same command again, when that is mended")
+}
+
+/// Puts aside what is not there yet; from then on the directory is one that a server begins in.
+fn leave(layout: &Layout, former: PathBuf) -> Result<PathBuf, Failure> {
+    shift(layout, &layout.data(), &former)
+        .and_then(|()| fs::write(layout.begun(), ""))
+        .and_then(|()| sync(&former))
+        .and_then(|()| sync(&layout.data()))
+        .map_err(|e| cannot_leave(layout, &e))?;
+    mark(layout, &former, Stage::Gone)?;
     Ok(former)
+}
+
+/// Takes back what was put aside, in place of what was begun anew.
+fn return_all(layout: &Layout, former: &Path) -> Result<(), Failure> {
+    take_back(layout, former).map_err(|e| {
+        Failure::new(format!(
+            "cannot take back what was put aside in {}",
+            former.display()
+        ))
+        .because(&e)
+        .hint("run the same command again, when that is mended")
+    })
 }
 
 fn take_back(layout: &Layout, former: &Path) -> io::Result<()> {
@@ -189,21 +244,34 @@ fn take_back(layout: &Layout, former: &Path) -> io::Result<()> {
             remove(&part)?;
         }
     }
-    shift(layout, former, &layout.data())?;
+    if former.exists() {
+        shift(layout, former, &layout.data())?;
+    }
     remove(&layout.begun())?;
+    match fs::remove_dir(former) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Ok(()) | Err(_) => {}
+    }
+    sync(&layout.data())?;
     remove(&layout.leaving())?;
-    fs::remove_dir(former)?;
     sync(&layout.data())
 }
 
 /// The server's own file says more than a new one.
-fn finish(layout: &Layout, former: &Path) -> io::Result<()> {
-    let file = former.join(CONFIG);
-    if file.exists() {
-        fs::copy(&file, layout.config())?;
+fn finish(layout: &Layout, former: &Path) -> Result<(), Failure> {
+    let failed = |e: io::Error| {
+        Failure::new("cannot finish the data directory")
+            .because(&e)
+            .hint("run the same command again")
+    };
+    match fs::read_to_string(former.join(CONFIG)) {
+        Ok(text) => begin::replace(&layout.config(), &text, 0o644)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
     }
-    remove(&layout.leaving())?;
-    sync(&layout.data())
+    remove(&layout.leaving())
+        .and_then(|()| sync(&layout.data()))
+        .map_err(failed)
 }
 
 fn shift(layout: &Layout, from: &Path, to: &Path) -> io::Result<()> {
@@ -246,4 +314,92 @@ fn remove(path: &Path) -> io::Result<()> {
 
 fn sync(directory: &Path) -> io::Result<()> {
     fs::File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server with all that belongs to its life, each saying what it is, and a disk beside it.
+    fn server(data: &Path) -> Layout {
+        let layout = Layout::new(data);
+        for part in parts(&layout) {
+            let name = part.file_name().unwrap().to_string_lossy().into_owned();
+            if [layout.grid(), layout.identity(), layout.stamps()].contains(&part) {
+                fs::create_dir(&part).unwrap();
+                fs::write(part.join("its"), name).unwrap();
+            } else {
+                fs::write(&part, name).unwrap();
+            }
+        }
+        fs::write(data.join("a disk"), "its bytes").unwrap();
+        layout
+    }
+
+    fn is_whole(layout: &Layout) -> bool {
+        let says = |part: &PathBuf| {
+            let file = if part.is_dir() {
+                part.join("its")
+            } else {
+                part.clone()
+            };
+            let name = part.file_name().unwrap().to_string_lossy().into_owned();
+            fs::read_to_string(file).is_ok_and(|text| text == name)
+        };
+        parts(layout).iter().all(says) && layout.data().join("a disk").exists()
+    }
+
+    #[test]
+    fn what_was_cut_off_anywhere_is_finished_and_taken_back() {
+        for moved in 0..=6 {
+            for taken_back in 0..=6 {
+                let data = tempfile::tempdir().unwrap();
+                let layout = server(data.path());
+                let former = data.path().join("former-7");
+                fs::create_dir(&former).unwrap();
+                mark(&layout, &former, Stage::Leaving).unwrap();
+                for part in parts(&layout).iter().take(moved) {
+                    fs::rename(part, former.join(part.file_name().unwrap())).unwrap();
+                }
+                // It was cut off here; the next attempt goes on.
+                assert_eq!(
+                    begun(&layout).unwrap(),
+                    Some((former.clone(), Stage::Leaving))
+                );
+                leave(&layout, former.clone()).unwrap();
+                assert_eq!(begun(&layout).unwrap(), Some((former.clone(), Stage::Gone)));
+                assert!(parts(&layout).iter().all(|part| !part.exists()));
+                // It joined in part, and that came to nothing; taking back is cut off too.
+                fs::create_dir(layout.identity()).unwrap();
+                fs::write(layout.config(), "a new one").unwrap();
+                mark(&layout, &former, Stage::Returning).unwrap();
+                for part in parts(&layout).iter().take(taken_back) {
+                    remove(part).unwrap();
+                    fs::rename(former.join(part.file_name().unwrap()), part).unwrap();
+                }
+                return_all(&layout, &former).unwrap();
+                assert!(is_whole(&layout), "{moved} {taken_back}");
+                assert_eq!(begun(&layout).unwrap(), None);
+                assert!(!former.exists() && !layout.begun().exists());
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_that_says_nothing_is_not_believed() {
+        let data = tempfile::tempdir().unwrap();
+        let layout = server(data.path());
+        for text in [
+            "",
+            "former-7",
+            "gone",
+            " gone",
+            ". gone",
+            "former-7/.. gone",
+        ] {
+            fs::write(layout.leaving(), text).unwrap();
+            assert!(begun(&layout).is_err(), "{text:?}");
+        }
+        assert!(is_whole(&layout));
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{ServerId, ServerName};
+use coppice_schema::ids::ServerId;
 use coppice_schema::units::Timestamp;
 use coppice_state::admission::{Admission, AdmissionError};
 use coppice_state::authority::{Authority, Successor};
@@ -56,12 +56,15 @@ impl Admission for Gate {
     fn certify(
         &self,
         request: String,
-        _: ServerId,
-        name: ServerName,
+        server: ServerId,
         names: BTreeSet<String>,
     ) -> BoxFuture<'_, Result<String, AdmissionError>> {
         let names: Vec<String> = names.into_iter().collect();
-        ready(Ok(format!("{name} at {} for {request}", names.join(", ")))).boxed()
+        ready(Ok(format!(
+            "server {server} at {} for {request}",
+            names.join(", ")
+        )))
+        .boxed()
     }
 
     fn grid_key(&self) -> Option<Vec<u8>> {

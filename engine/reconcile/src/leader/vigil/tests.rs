@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use coppice_schema::ids::Epoch;
-use coppice_schema::ids::GridId;
+use coppice_schema::ids::{Epoch, GridId};
+use coppice_schema::known::ServerState;
 use coppice_state::entry::NewServer;
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Envelope, Part, apply};
