@@ -65,6 +65,8 @@ fn started(
     mut command: Command,
     text: &str,
 ) -> (Running, BufReader<std::process::ChildStdout>, String) {
+    // Why it ends, if it does, is for whoever reads the test's words.
+    command.stderr(std::process::Stdio::inherit());
     let mut child = Running(command.spawn().unwrap());
     let mut out = BufReader::new(child.0.stdout.take().unwrap());
     let told = read_until(&mut out, text);

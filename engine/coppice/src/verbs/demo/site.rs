@@ -142,9 +142,10 @@ impl Server {
         let State::Prepared(listens) = std::mem::replace(&mut self.state, State::Ended) else {
             return Ok(());
         };
-        let program = std::env::current_exe().map_err(|e| failed(&e))?;
         let log = File::create(&self.log).map_err(|e| failed(&e))?;
-        let mut child = Command::new(program)
+        // Not by its path: this user may be one who cannot look into the directory that the program is in.
+        let mut child = Command::new("/proc/self/exe")
+            .arg0("coppice")
             .args(["--color", "never", "serve", "--config"])
             .arg(self.layout.config())
             .arg("--child-of")
