@@ -27,5 +27,7 @@ mod parted;
 mod site;
 #[path = "skip.rs"]
 mod skip;
+#[path = "grid/two_of_five.rs"]
+mod two_of_five;
 #[path = "grid/writes.rs"]
 mod writes;
