@@ -9,6 +9,8 @@ mod alone;
 mod apart;
 #[path = "grid/authority.rs"]
 mod authority;
+#[path = "grid/churn.rs"]
+mod churn;
 #[path = "grid/desktops.rs"]
 mod desktops;
 #[path = "grid/full.rs"]
