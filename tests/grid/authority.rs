@@ -1,10 +1,12 @@
 //! Another certificate authority takes over while everything goes on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::site::Site;
+use crate::site::{Server, Site};
 
 /// What server `n` says of the authority.
 fn authority(site: &Site, n: u32) -> Value {
@@ -130,6 +132,76 @@ fn the_authority_is_replaced_while_clients_ask_and_servers_come_and_go() {
     assert!(!told.contains("coppice ca update"), "{told}");
 }
 
+/// Waits until server `other` is lost by what server `n` says.
+#[track_caller]
+fn until_lost(site: &Site, n: u32, other: u32) {
+    let name = format!("host-{other}");
+    site.until(&format!("{name} is lost"), || {
+        let servers = site.servers(n);
+        let lost = servers
+            .iter()
+            .any(|s| s["name"] == *name && s["state"] == "lost");
+        lost.then_some(()).ok_or_else(|| format!("{servers:?}"))
+    });
+}
+
+/// Waits until every server that is there has followed, and these alone have not, by what server `n` says.
+#[track_caller]
+fn until_waits_for(site: &Site, n: u32, away: &[u32]) {
+    let away: BTreeSet<String> = away.iter().map(|n| format!("host-{n}")).collect();
+    site.until(&format!("it waits for {away:?} alone"), || {
+        let now = authority(site, n);
+        let rotation = &now["rotation"];
+        let waits = rotation["waits_for"] == serde_json::json!(away) && rotation["step"] == "show";
+        waits.then_some(()).ok_or_else(|| now.to_string())
+    });
+}
+
+#[test]
+fn another_authority_takes_over_though_whoever_leads_is_killed_meanwhile() {
+    let site = Site::new();
+    let mut servers: BTreeMap<u32, Server> = BTreeMap::from([(1, site.found())]);
+    for n in 2..=4 {
+        site.join(n, 1).code(0);
+        servers.insert(n, site.serve(n));
+    }
+    site.until_vote(1, &[1, 2, 3], &[4]);
+    let old = authority(&site, 1);
+    let (leader, away) = (site.leader(1), 4);
+    servers.remove(&away).unwrap().kill();
+    until_lost(&site, 1, away);
+    // One stands still, so that the first step is not over before whoever leads is killed.
+    let (other, still) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    servers[&still].signal(Signal::STOP);
+    site.ask(leader, &["ca", "rotate"]).code(0);
+    servers.remove(&leader).unwrap().kill();
+    servers[&still].signal(Signal::CONT);
+    until_waits_for(&site, other, &[leader, away]);
+    assert_ne!(site.leader(other), leader);
+    // The one that led is back, whatever it had done of it before, and follows under another leader.
+    servers.insert(leader, site.serve(leader));
+    until_waits_for(&site, leader, &[away]);
+
+    // Killed once more, whoever leads now; those that are left do not wait, and it can follow no more.
+    let second = site.leader(leader);
+    servers.remove(&second).unwrap().kill();
+    let other = second % 3 + 1;
+    until_lost(&site, other, second);
+    site.ask(other, &["ca", "rotate", "--finish"]).code(0);
+    let new = until_taken_over(&site, other, &old);
+    servers.insert(second, site.serve(second));
+    for n in [other, second] {
+        site.until("the new authority alone is trusted", || {
+            let now = authority(&site, n);
+            let file = std::fs::read_to_string(site.path(&format!("{n}/ca.pem"))).unwrap();
+            let same = now["fingerprint"] == new["fingerprint"] && now["certificates"] == *file;
+            let alone = same && file.matches("BEGIN CERTIFICATE").count() == 1;
+            alone.then_some(()).ok_or_else(|| now.to_string())
+        });
+    }
+    site.until_vote(second, &[1, 2, 3], &[4]);
+}
+
 #[test]
 fn a_server_that_is_away_holds_up_the_last_step_until_it_is_back_or_somebody_does_not_wait() {
     let site = Site::new();
@@ -140,22 +212,10 @@ fn a_server_that_is_away_holds_up_the_last_step_until_it_is_back_or_somebody_doe
     let (second, third, away) = (site.serve(2), site.serve(3), site.serve(4));
     site.until_vote(1, &[1, 2, 3], &[4]);
     away.kill();
-    site.until("it is lost", || {
-        let servers = site.servers(1);
-        let lost = servers.iter().any(|s| s["state"] == "lost");
-        lost.then_some(()).ok_or_else(|| format!("{servers:?}"))
-    });
+    until_lost(&site, 1, 4);
     let old = authority(&site, 1);
     site.ask(1, &["ca", "rotate"]).code(0);
-    let waits = |site: &Site| {
-        site.until("it waits for the one that is away alone", || {
-            let now = authority(site, 2);
-            let waits = now["rotation"]["waits_for"] == serde_json::json!(["host-4"])
-                && now["rotation"]["step"] == "show";
-            waits.then_some(()).ok_or_else(|| now.to_string())
-        });
-    };
-    waits(&site);
+    until_waits_for(&site, 2, &[4]);
     site.ask(1, &["status"])
         .code(0)
         .says("coppice ca rotate --finish");
@@ -166,19 +226,41 @@ fn a_server_that_is_away_holds_up_the_last_step_until_it_is_back_or_somebody_doe
     let away = site.serve(4);
     let new = until_taken_over(&site, 4, &old);
 
-    // Again, and nobody waits: it is out then, and is told how it comes back.
+    // Again, and nobody waits: it is out then.
     away.kill();
-    site.until("it is lost again", || {
-        let servers = site.servers(1);
-        let lost = servers.iter().any(|s| s["state"] == "lost");
-        lost.then_some(()).ok_or_else(|| format!("{servers:?}"))
-    });
+    until_lost(&site, 1, 4);
     site.ask(2, &["ca", "rotate"]).code(0);
-    waits(&site);
+    until_waits_for(&site, 2, &[4]);
     site.ask(3, &["ca", "rotate", "--finish"]).code(0);
     until_taken_over(&site, 1, &new);
     site.ask(3, &["ca", "rotate", "--finish"])
         .code(1)
         .says("there is no authority that takes over");
-    drop((first, second, third));
+
+    // It is back, and is let in by nobody; both sides say how it joins again.
+    let away = site.serve(4);
+    for n in [4, site.leader(1)] {
+        site.until("it says how that one joins again", || {
+            let log = site.log(n);
+            let told = log.lines().any(|line| {
+                let why = line.contains("another authority signed it");
+                why && line.contains("coppice server rejoin ADDRESS TOKEN")
+            });
+            told.then_some(()).ok_or(log)
+        });
+    }
+    let status = site.ask(1, &["status", "--json"]).code(0);
+    let status: Value = serde_json::from_str(&status.out).unwrap();
+    let (grid, token) = (status["grid"]["name"].as_str(), site.token("server"));
+    let (to, grid) = (site.address(2), grid.unwrap());
+    let rejoin = ["server", "rejoin", &to, &token, "--confirm", grid];
+    let rejoin = [&rejoin[..], &["--config", "4/coppice.toml"]].concat();
+    site.run(&rejoin).code(1).says("stop `coppice serve`");
+    drop(away);
+    site.run(&rejoin).code(0).says("as server host-4");
+    let away = site.serve(4);
+    site.until_vote(4, &[1, 2, 3], &[4]);
+    let name = |n: u32| authority(&site, n)["fingerprint"].clone();
+    assert_eq!(name(4), name(1));
+    drop((first, second, third, away));
 }

@@ -185,7 +185,9 @@ pub(crate) fn alert(error: &io::Error) -> Option<String> {
     // An authority of the same name has another key.
     let stranger = [AlertDescription::UnknownCA, AlertDescription::DecryptError];
     Some(if stranger.contains(alert) {
-        "another authority signed it than the one of the grid that answers there".to_owned()
+        "another authority signed it than the one of the grid that answers there. If that took over while this server was \
+         away, this one joins again, once `coppice serve` is stopped on it: coppice server rejoin ADDRESS TOKEN"
+            .to_owned()
     } else if *alert == AlertDescription::CertificateExpired {
         "by the clock there it is over, or not yet begun: set both servers' clocks".to_owned()
     } else {
@@ -204,7 +206,9 @@ pub(crate) fn distrust(error: &io::Error) -> Option<String> {
     ];
     let untimely = [CertificateError::Expired, CertificateError::NotValidYet];
     Some(if stranger.contains(why) {
-        "another authority signed it than this grid's".to_owned()
+        "another authority signed it than this grid's. If that took over while one of the two was away, that one joins \
+         again: coppice server rejoin ADDRESS TOKEN"
+            .to_owned()
     } else if untimely.contains(why) || is_untimely(why) {
         "by the clock here it is over, or not yet begun: set both servers' clocks".to_owned()
     } else {

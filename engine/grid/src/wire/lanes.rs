@@ -75,6 +75,8 @@ struct Inner<C: GridTypes> {
     dial: OnceLock<Arc<dyn Dial>>,
     /// A member said that this server is none.
     expelled: AtomicBool,
+    /// Where a certificate, ours or theirs, was not accepted, and why. Said once: it is tried again all the time.
+    noted: Mutex<BTreeMap<String, String>>,
     cables: Mutex<Laid<C>>,
 }
 
@@ -120,6 +122,7 @@ impl<C: GridTypes> Wire<C> {
             roster,
             dial: OnceLock::new(),
             expelled: AtomicBool::new(false),
+            noted: Mutex::default(),
             cables: Mutex::default(),
         }))
     }
@@ -190,13 +193,32 @@ impl<C: GridTypes> Wire<C> {
     async fn open(self, callee: Callee, opens: Opens) -> Result<Greeted, LinkError> {
         let address = callee.address.clone();
         let opening = self.greeted(callee, opens);
-        C::timeout(CONNECT, opening).await.unwrap_or_else(|_| {
+        let opened = C::timeout(CONNECT, opening).await.unwrap_or_else(|_| {
             let why = format!("{address} does not answer within {CONNECT:?}");
             Err(LinkError::Unreachable(why))
-        })
+        });
+        self.note(address, opened.as_ref().err());
+        opened
     }
 
-    async fn greeted(self, callee: Callee, opens: Opens) -> Result<Greeted, LinkError> {
+    /// Says what only a person can mend. What else comes in between passes, or is a finding.
+    fn note(&self, address: String, why: Option<&LinkError>) {
+        let mut noted = self.0.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let lasts = |r: &Rejection| matches!(r, Rejection::Certificate(_));
+        match why {
+            None => drop(noted.remove(&address)),
+            Some(why @ (LinkError::Rejected(r) | LinkError::Distrusted(r))) if lasts(r) => {
+                let why = why.to_string();
+                if noted.get(&address) != Some(&why) {
+                    tracing::warn!(address, why, "there is no connection to a server");
+                    noted.insert(address, why);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    async fn greeted(&self, callee: Callee, opens: Opens) -> Result<Greeted, LinkError> {
         let roster = &self.0.roster;
         let dial = self.0.dial.get().ok_or_else(|| {
             LinkError::Unreachable("this server is not connected to others yet".to_owned())
