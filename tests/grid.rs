@@ -13,6 +13,8 @@ mod authority;
 mod churn;
 #[path = "grid/desktops.rs"]
 mod desktops;
+#[path = "grid/example.rs"]
+mod example;
 #[path = "grid/full.rs"]
 mod full;
 #[path = "grid/images.rs"]
@@ -23,6 +25,8 @@ mod joining;
 mod killed;
 #[path = "grid/leaving.rs"]
 mod leaving;
+#[path = "desktops/machine.rs"]
+mod machine;
 #[path = "grid/parted.rs"]
 mod parted;
 #[path = "grid/site.rs"]

@@ -103,7 +103,7 @@ grids() {
         --workspace --locked --quiet --test grids -- every_grid
 }
 
-if [ -n "$install" ]; then stage packages sh examples/lab/packages.sh shellcheck strace genisoimage; fi
+if [ -n "$install" ]; then stage packages sh examples/lab/packages.sh shellcheck strace genisoimage iproute2 iputils-arping util-linux; fi
 stage scripts scripts
 stage fmt cargo fmt --all --check
 stage clippy cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -200,6 +200,22 @@ do
     sleep 0.5
 done
 step desktops "$available of $desired are available"
+# Whoever joins learns for a while before it votes. Until enough vote, the grid does not outlive whoever leads.
+case $(echo "$servers" | wc -l) in
+    1) votes=1 ;;
+    2) votes=2 ;;
+    3 | 4) votes=3 ;;
+    *) votes=5 ;;
+esac
+patience=$(($(now) + 60000))
+until [ "$(at 1 coppice server list --json 2>"$grid/status.log" 9>&- | grep -c '"part": "\(leader\|voter\)"')" = $votes ]; do
+    [ "$(now)" -lt $patience ] || {
+        at 1 coppice server list >&2 || :
+        fail "after a minute not $votes servers vote; the list is above, their logs are */serve.log in $grid"
+    }
+    sleep 0.2
+done
+step votes "$votes servers vote"
 # shellcheck disable=SC2034  # for step
 step_begun=$begun
 step all "$grid"

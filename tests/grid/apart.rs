@@ -25,12 +25,30 @@ const NOWHERE: &str = "02:00:00:00:00:01";
 
 /// Runs `story` on a site for as many servers, or says why this machine cannot.
 pub(crate) fn apart(servers: u32, story: impl FnOnce(&Site)) {
+    alone(|files| {
+        make(servers);
+        story(&Site::apart(files));
+    });
+}
+
+/// Whether this is the run of a test that is apart already.
+pub(crate) fn is_inside() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// Runs `story` with an empty directory in memory, with no network, and with no other process, or says why this machine
+/// cannot.
+pub(crate) fn alone(story: impl FnOnce(&Path)) {
     if let Some(files) = std::env::var_os(INSIDE) {
-        make(Path::new(&files), servers);
-        story(&Site::apart(Path::new(&files)));
-        return;
+        let files = Path::new(&files);
+        mount(files, "32g"); // as much memory as is written
+        mount(Path::new("/run"), "1m"); // where `ip netns` keeps names
+        ip("link set lo up");
+        return story(files);
     }
-    let files = tempfile::Builder::new().prefix("apart-").tempdir().unwrap();
+    // In /tmp whatever TMPDIR says: guests have sockets below it, whose paths hold 107 bytes.
+    let files = tempfile::Builder::new().prefix("apart-").tempdir_in("/tmp");
+    let files = files.unwrap();
     if let Err(why) = tried(&files) {
         skip(&format!(
             "it needs network namespaces, which are not to be had here: {why}"
@@ -39,7 +57,9 @@ pub(crate) fn apart(servers: u32, story: impl FnOnce(&Site)) {
     }
     let test = std::thread::current();
     let test = test.name().expect("a test has a name");
-    let mut run = alone();
+    let mut run = unshared();
+    // The first process has to look after those that nobody waits for, as a shell does.
+    run.args(["sh", "-c", "\"$@\"; exit $?", "sh"]);
     run.arg(std::env::current_exe().unwrap());
     run.args([test, "--exact", "--nocapture", "--test-threads=1"]);
     let ran = run.env(INSIDE, files.path()).output().unwrap();
@@ -50,25 +70,25 @@ pub(crate) fn apart(servers: u32, story: impl FnOnce(&Site)) {
 
 /// What runs the rest of its arguments with processes, mounts and networks of its own, which end with it; and it ends
 /// with us.
-fn alone() -> Command {
-    let mut alone = Command::new("setpriv");
-    alone.args(["--pdeathsig", "KILL", "unshare"]);
+fn unshared() -> Command {
+    let mut unshared = Command::new("setpriv");
+    unshared.args(["--pdeathsig", "KILL", "unshare"]);
     if !rustix::process::geteuid().is_root() {
-        alone.arg("--map-root-user");
+        unshared.arg("--map-root-user");
     }
-    alone.args(["--mount", "--net", "--pid", "--fork"]);
-    alone.args(["--kill-child", "--mount-proc"]);
-    alone.env("PATH", path()).stdin(Stdio::null());
-    alone
+    unshared.args(["--mount", "--net", "--pid", "--fork"]);
+    unshared.args(["--kill-child", "--mount-proc"]);
+    unshared.env("PATH", path()).stdin(Stdio::null());
+    unshared
 }
 
 /// Debian keeps some programs where ordinary users do not look.
-fn path() -> String {
+pub(crate) fn path() -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{path}:/usr/sbin:/sbin")
 }
 
-fn words(output: &Output) -> String {
+pub(crate) fn words(output: &Output) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b));
     format!("{out}{err}")
 }
@@ -77,7 +97,7 @@ fn words(output: &Output) -> String {
 fn tried(files: &TempDir) -> Result<(), String> {
     let all = "mount -t tmpfs coppice-test \"$0\" && mount -t tmpfs coppice-test /run && ip netns add h && \
                ip link add br0 type bridge && ip link add v type veth peer name e netns h && command -v nsenter arping";
-    let mut probe = alone();
+    let mut probe = unshared();
     probe.args(["sh", "-c", all]).arg(files.path());
     match probe.output() {
         Ok(output) if output.status.success() => Ok(()),
@@ -86,14 +106,11 @@ fn tried(files: &TempDir) -> Result<(), String> {
     }
 }
 
-/// Memory for files, and a bridge with a namespace behind it for each server.
-fn make(files: &Path, servers: u32) {
-    mount(files, "32g"); // as much memory as is written
-    mount(Path::new("/run"), "1m"); // where `ip netns` keeps names
+/// A bridge with a namespace behind it for each server.
+fn make(servers: u32) {
     ip("link add br0 type bridge");
     ip(&format!("address add {NET}.1/24 dev br0"));
     ip("link set br0 up");
-    ip("link set lo up");
     for n in 1..=servers {
         ip(&format!("netns add h{n}"));
         ip(&format!(
