@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use coppice_schema::Digest;
 use coppice_schema::ids::{GridId, ServerId};
 use coppice_schema::known::ServerState;
-use coppice_schema::units::Timestamp;
+use coppice_schema::units::{Span, Timestamp};
 use coppice_state::Agreement;
 use coppice_state::admission::{Admission, AdmissionError};
 use coppice_state::authority::Successor;
@@ -25,7 +25,7 @@ use coppice_world::clock::Clock;
 use coppice_world::hypervisor::ByteStream;
 use coppice_world::peers::{Peers, Purpose, Serves};
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{self, AuthorityError, Enrolment, Renewal, Subject};
@@ -35,6 +35,9 @@ use crate::wire::{WIRE, WIRE_OLDEST, read_frame, write_frame};
 
 /// Requests and certificates have one or two kilobytes.
 const FRAME_MOST: u64 = 64 << 10;
+
+/// An answer takes no longer, also of a server that is busy: one that stands still is not waited for, another is asked.
+const WITHIN: Span = Span::seconds(10);
 
 /// What a server asks another.
 #[derive(Serialize, Deserialize)]
@@ -225,23 +228,13 @@ impl Gate {
             .collect();
         others.sort_unstable();
         for (_, server) in others {
-            match self.ask(server, ask).await {
+            match asked(&*self.0.peers, &*self.0.clock, server, ask).await {
                 Ok(Told::Refused(refused)) => why = refused,
                 Ok(told) => return Ok(told),
                 Err(error) => why = error,
             }
         }
         Err(AdmissionError::Unreachable(why))
-    }
-
-    async fn ask(&self, server: ServerId, ask: &Ask) -> Result<Told, String> {
-        let opened = self.0.peers.connect(server, Purpose::Keys).await;
-        let mut stream = opened.map_err(|e| e.to_string())?;
-        let sent = write_frame(&mut stream, ask, FRAME_MOST).await;
-        sent.map_err(|e| e.to_string())?;
-        let told = read_frame(&mut stream, FRAME_MOST).await;
-        let told: Option<Told> = told.map_err(|e| e.to_string())?;
-        told.ok_or_else(|| format!("server {server} did not answer"))
     }
 
     fn answer(&self, from: ServerId, ask: Ask) -> Told {
@@ -279,6 +272,28 @@ impl Gate {
             }
         };
         certified.map_or_else(|e| Told::Refused(e.to_string()), Told::Certificate)
+    }
+}
+
+/// Asks one server, and gives up by itself.
+async fn asked(
+    peers: &dyn Peers,
+    clock: &dyn Clock,
+    server: ServerId,
+    ask: &Ask,
+) -> Result<Told, String> {
+    let exchange = async {
+        let opened = peers.connect(server, Purpose::Keys).await;
+        let mut stream = opened.map_err(|e| e.to_string())?;
+        let sent = write_frame(&mut stream, ask, FRAME_MOST).await;
+        sent.map_err(|e| e.to_string())?;
+        let told = read_frame(&mut stream, FRAME_MOST).await;
+        let told: Option<Told> = told.map_err(|e| e.to_string())?;
+        told.ok_or_else(|| format!("server {server} did not answer"))
+    };
+    match select(std::pin::pin!(exchange), clock.sleep(WITHIN)).await {
+        Either::Left((told, _)) => told,
+        Either::Right(((), _)) => Err(format!("server {server} did not answer within {WITHIN}")),
     }
 }
 
@@ -386,5 +401,76 @@ impl Admission for Gate {
 
     fn grid_key(&self) -> Option<Vec<u8>> {
         self.0.grid_key.as_ref().map(|key| key.for_member())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use coppice_world::peers::PeerError;
+    use futures::{AsyncRead, AsyncWrite};
+
+    use super::*;
+
+    /// Takes everything, and says nothing.
+    struct Frozen;
+
+    impl AsyncRead for Frozen {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut [u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Frozen {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Peers for Frozen {
+        fn connect(&self, _: ServerId, _: Purpose) -> BoxFuture<'_, Result<ByteStream, PeerError>> {
+            async { Ok(Box::pin(Self) as ByteStream) }.boxed()
+        }
+    }
+
+    /// All time is over at once.
+    struct Over;
+
+    impl Clock for Over {
+        fn now(&self) -> Timestamp {
+            Timestamp(0)
+        }
+
+        fn sleep(&self, _: Span) -> BoxFuture<'static, ()> {
+            async {}.boxed()
+        }
+    }
+
+    #[test]
+    fn a_server_that_stands_still_is_not_waited_for() {
+        let asked = asked(&Frozen, &Over, ServerId(3), &Ask::Key);
+        let told = asked.now_or_never().expect("it gives up");
+        let Err(why) = told else {
+            panic!("nobody answered");
+        };
+        assert!(why.contains("within 10"), "{why}");
     }
 }
