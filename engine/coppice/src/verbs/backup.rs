@@ -72,7 +72,13 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
         passphrase: phrase.transpose().inspect_err(|_| forget(&args))?,
         stale: args.stale,
     };
-    let answer = client.post_for_bytes("/backup", &request).await;
+    let answer = tokio::select! {
+        answer = client.post_for_bytes("/backup", &request) => answer,
+        _ = tokio::signal::ctrl_c() => {
+            forget(&args);
+            return Ok(Exit::Interrupted);
+        }
+    };
     let bytes = answer
         .map_err(Failure::from)
         .inspect_err(|_| forget(&args))?;

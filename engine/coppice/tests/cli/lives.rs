@@ -1,8 +1,11 @@
 //! Backups, and grids that go on from them.
 
+use std::io::Read;
+use std::net::TcpListener;
+
 use serde_json::Value;
 
-use crate::place::{Place, Ran, Served, lab};
+use crate::place::{Place, Ran, Served, lab, signal};
 
 const PHRASE: &str = "a horse in the attic\n";
 
@@ -165,4 +168,26 @@ fn what_cannot_be_restored_says_why_and_changes_nothing() {
     )
     .code(1)
     .says("not empty");
+}
+
+#[test]
+fn a_backup_that_is_called_off_leaves_no_file_that_looks_like_one() {
+    let place = Place::new();
+    place.init("sim://");
+    // It takes the connection, and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let mut backup = place.command(&["backup", "off.backup", "--timeout", "2m"]);
+    let mut backup = backup
+        .env("COPPICE_SERVER", url)
+        .env("COPPICE_CA_FILE", place.path("g/ca.pem"))
+        .env("COPPICE_TOKEN_FILE", place.path("g/admin.token"))
+        .spawn()
+        .unwrap();
+    let (mut asked, _) = silent.accept().unwrap();
+    asked.read_exact(&mut [0]).unwrap();
+    assert!(place.path("off.backup").exists());
+    signal(&backup, rustix::process::Signal::INT);
+    assert_eq!(backup.wait().unwrap().code(), Some(130));
+    assert!(!place.path("off.backup").exists());
 }
