@@ -162,7 +162,7 @@ async fn found(
         server: NewServer {
             name: name.clone(),
             raft_id: join::raft_id(epoch, before.index.saturating_add(1)),
-            api: args.listen.to_string(),
+            api: crate::names::reached_at(args.listen),
         },
         off: BTreeSet::new(),
         author: "coppice restore".to_owned(),
