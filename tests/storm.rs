@@ -6,12 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coppice_tests::plants::Plant;
-use coppice_tests::storm::{Ended, Failed, run};
+use coppice_tests::storm::{Ended, Failed, Tally, run};
 
 /// In every run of the tests.
 const SEEDS: u64 = 1_000;
 /// A bug that takes more seeds to be found would be found too late.
 const FEW: u64 = 30;
+/// In so many, everything comes about.
+const ENOUGH: u64 = 40;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -83,8 +85,13 @@ fn every_storm_settles() {
     }
     let crashes: u64 = all.values().map(|end| end.crashes).sum();
     let entries: usize = all.values().map(|end| end.entries).sum();
-    println!("{seeds} storms, {crashes} daemons killed, {entries} entries");
+    let tally: Tally = all.values().map(|end| end.tally).sum();
+    println!("{seeds} storms, {crashes} daemons killed, {entries} entries, {tally:?}");
     assert!(crashes > seeds, "storms in which nobody dies prove little");
+    let common = seeds < ENOUGH || (tally.lost > 0 && tally.levelled > 0);
+    // A move seldom comes to its end in a storm.
+    let rare = seeds < 5 * ENOUGH || tally.moved > 0;
+    assert!(common && rare, "what never happens is not tried: {tally:?}");
 }
 
 #[test]

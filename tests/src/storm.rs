@@ -2,6 +2,7 @@
 
 pub(crate) mod calm;
 mod hands;
+mod tally;
 
 use coppice_plans::plan::{Bounds, GateKind};
 use coppice_schema::known::Capacity;
@@ -20,6 +21,8 @@ use crate::judge::{
 use crate::plants::Plant;
 use crate::world::World;
 
+pub use self::tally::Tally;
+
 /// Steps of a storm before the calm.
 const STEPS: u64 = 60;
 /// Desktops of a pool at most.
@@ -34,6 +37,8 @@ pub struct Ended {
     pub entries: usize,
     /// Daemons that were killed.
     pub crashes: u64,
+    /// What else came about.
+    pub tally: Tally,
 }
 
 /// What did not hold.
@@ -327,6 +332,7 @@ impl Storm {
             trace: Digest::of(all.as_bytes()),
             entries: self.world.log.len(),
             crashes: self.crashes,
+            tally: Tally::of(&self.world.log.since(0)),
         }
     }
 }
