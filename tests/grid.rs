@@ -35,5 +35,7 @@ mod site;
 mod skip;
 #[path = "grid/two_of_five.rs"]
 mod two_of_five;
+#[path = "grid/watching.rs"]
+mod watching;
 #[path = "grid/writes.rs"]
 mod writes;

@@ -29,7 +29,7 @@ pool "class" {
 
 impl Site {
     /// Commits that there are to be so many desktops; says what is wrong if that cannot be.
-    fn wants(&self, desktops: u64) {
+    pub(crate) fn wants(&self, desktops: u64) {
         let text = WANTED.replace("DESKTOPS", &desktops.to_string());
         std::fs::create_dir_all(self.path("wanted")).unwrap();
         std::fs::write(self.path("wanted/grid.hcl"), text).unwrap();
@@ -37,12 +37,17 @@ impl Site {
         self.ask(1, &apply).code(0);
     }
 
-    /// Servers that run, with a whole image on each, and desktops on all of them.
-    fn with_desktops(&self, servers: u32) -> Vec<Server> {
-        let running = self.gather(servers);
+    /// The image that is wanted is in the grid.
+    pub(crate) fn imports(&self) {
         std::fs::write(self.path("tiny.raw"), [7; 65_536]).unwrap();
         let import = ["image", "import", "tiny", "tiny.raw", "--version", "1"];
         self.ask(1, &import).code(0);
+    }
+
+    /// Servers that run, with a whole image on each, and desktops on all of them.
+    fn with_desktops(&self, servers: u32) -> Vec<Server> {
+        let running = self.gather(servers);
+        self.imports();
         self.wants(0);
         self.until("each server has the image", || {
             let listed = self.ask(1, &["image", "status", "--json"]);
@@ -59,7 +64,7 @@ impl Site {
     /// Waits until as many desktops are available as there are to be, and none is anything else, by what server `n` says;
     /// how many each server has.
     #[track_caller]
-    fn until_available(&self, n: u32) -> BTreeMap<u32, u32> {
+    pub(crate) fn until_available(&self, n: u32) -> BTreeMap<u32, u32> {
         self.until("all desktops are available", || {
             let listed = self.ask(n, &["desktop", "list", "--json"]);
             let listed: Value = serde_json::from_str(&listed.out).unwrap_or_default();

@@ -7,15 +7,13 @@ use coppice_plans::text;
 use coppice_portal::api::{DriftReport, RunStatus, Status};
 use coppice_schema::ids::Revision;
 
-use crate::client::{Client, ClientError, Lines};
+use crate::client::{Client, ClientError};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::present::{self, Holding};
 use crate::progress::Progress;
 use crate::screen::Screen;
-
-/// How often the grid is asked when it says nothing by itself.
-const PULSE: Duration = Duration::from_secs(2);
+use crate::watch::Watch;
 
 /// How a run ended, as far as it was followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,8 +56,7 @@ pub(crate) async fn follow(
         revision,
         patience,
         client,
-        events: None,
-        away: None,
+        watch: Watch::new(client, patience),
         better: Instant::now(),
         best: (0, 0),
         stale: None,
@@ -81,8 +78,7 @@ struct Watcher<'a> {
     revision: Revision,
     patience: Duration,
     client: &'a Client,
-    events: Option<Lines>,
-    away: Option<Instant>,
+    watch: Watch<'a>,
     better: Instant,
     /// The most that was done, and the most desktops that were ready: headway is when either grows.
     best: (u32, u32),
@@ -100,32 +96,22 @@ impl Watcher<'_> {
             {
                 return Ok(ending);
             }
-            self.wait().await;
+            self.watch.wait().await;
         }
     }
 
     /// The status, or nothing while the server is away for a while.
     async fn status(&mut self, progress: &Progress) -> Result<Option<Status>, Failure> {
-        match self.client.get("/status").await {
-            Ok(status) => {
-                self.away = None;
-                Ok(Some(status))
-            }
-            Err(error) if error.passes() => {
-                self.events = None;
-                let since = *self.away.get_or_insert_with(Instant::now);
-                if since.elapsed() > self.patience {
-                    return Err(self.lost(error));
-                }
-                progress.say(&format!(
-                    "revision {}: {} does not answer, trying again",
-                    self.revision,
-                    self.client.target()
-                ));
-                Ok(None)
-            }
-            Err(error) => Err(self.lost(error)),
+        let found = self.watch.look("/status").await;
+        let found = found.map_err(|error| self.lost(error))?;
+        if found.is_none() {
+            progress.say(&format!(
+                "revision {}: {} does not answer, trying again",
+                self.revision,
+                self.client.target()
+            ));
         }
+        Ok(found)
     }
 
     fn lost(&self, error: ClientError) -> Failure {
@@ -205,23 +191,6 @@ impl Watcher<'_> {
             }
             Holding::Trouble(_) | Holding::Nothing => None,
         })
-    }
-
-    /// Until the grid says that something happened, or a little while.
-    async fn wait(&mut self) {
-        if self.events.is_none() && self.away.is_none() {
-            self.events = self.client.lines(hyper::Method::GET, "/events").await.ok();
-        }
-        let Some(events) = &mut self.events else {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            return;
-        };
-        let came = tokio::time::timeout(PULSE, events.next_event()).await;
-        if matches!(came, Ok(Ok(None) | Err(_))) {
-            self.events = None;
-        }
-        // Many things happen at once: one look serves them all.
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -26,6 +26,7 @@ mod times;
 mod upload;
 mod variables;
 mod verbs;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -6,7 +6,6 @@ use coppice_portal::api::AuthorityInfo;
 use coppice_schema::ids::ServerName;
 use coppice_schema::units::Timestamp;
 use coppice_state::authority::Step;
-use hyper::Method;
 
 use crate::begin;
 use crate::client::Client;
@@ -16,6 +15,7 @@ use crate::screen::Screen;
 use crate::settings::Settings;
 use crate::terminal::Colours;
 use crate::times;
+use crate::watch::{PATIENCE, Watch};
 
 /// What can be asked of the authority.
 #[derive(clap::Subcommand, Debug)]
@@ -72,8 +72,8 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
         }
         Verb::Rotate { finish, watch } => {
             // Whoever looks on must not miss what happens first.
-            let events = if watch {
-                Some(client.lines(Method::GET, "/events").await?)
+            let watch = if watch {
+                Some(Watch::begin(&client, PATIENCE).await?)
             } else {
                 None
             };
@@ -83,14 +83,14 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                 "/authority/rotate"
             };
             let info: AuthorityInfo = client.post(path, &()).await?;
-            let Some(mut events) = events else {
+            let Some(mut watch) = watch else {
                 screen.value(&info)?;
                 screen.text(&text(&info, settings, times::now(), screen.colours));
                 return Ok(Exit::Done);
             };
             let mut last = String::new();
             loop {
-                let info: AuthorityInfo = client.get("/authority").await?;
+                let info: AuthorityInfo = watch.get("/authority", screen).await?;
                 let told = text(&info, settings, times::now(), screen.colours);
                 if told != last {
                     screen.line(&info)?;
@@ -100,9 +100,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
                 if info.rotation.is_none() {
                     return Ok(Exit::Done);
                 }
-                if events.next_event().await?.is_none() {
-                    events = client.lines(Method::GET, "/events").await?;
-                }
+                watch.wait().await;
             }
         }
         Verb::Update => {

@@ -17,6 +17,7 @@ use crate::settings::Settings;
 use crate::table::{Cell, Table, Tone};
 use crate::times;
 use crate::upload::{self, Sending};
+use crate::watch::Watch;
 
 /// What can be asked of images.
 #[derive(clap::Subcommand, Debug)]
@@ -100,7 +101,7 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
             screen.text(&versions(&images).render(screen.colours));
         }
         Verb::Status { name, watch } => {
-            status(name.as_ref(), &client, screen).await?;
+            status(name.as_ref(), client.get("/images").await?, screen)?;
             if watch {
                 watch_status(name.as_ref(), &client, screen).await?;
             }
@@ -124,23 +125,28 @@ pub(crate) async fn run(verb: Verb, settings: &Settings, screen: &Screen) -> End
 /// How often a copy that is on its way is looked at: what passes has no events.
 const EACH: Duration = Duration::from_secs(1);
 
-/// Until Ctrl-C, or until the grid does not answer any more.
+/// Until Ctrl-C.
 async fn watch_status(
     name: Option<&ImageName>,
     client: &Client,
     screen: &Screen,
 ) -> Result<(), Failure> {
+    let mut watch = Watch::new(client, Duration::MAX);
     loop {
         tokio::time::sleep(EACH).await;
+        let images = watch.get("/images", screen).await?;
         if screen.colours.any() {
             screen.text("\x1b[2J\x1b[H");
         }
-        status(name, client, screen).await?;
+        status(name, images, screen)?;
     }
 }
 
-async fn status(name: Option<&ImageName>, client: &Client, screen: &Screen) -> Result<(), Failure> {
-    let mut images: Vec<Image> = client.get("/images").await?;
+fn status(
+    name: Option<&ImageName>,
+    mut images: Vec<Image>,
+    screen: &Screen,
+) -> Result<(), Failure> {
     images.retain(|image| name.is_none_or(|name| image.name == *name));
     if let (Some(name), true) = (name, images.is_empty()) {
         return Err(

@@ -1,6 +1,7 @@
 //! `coppice status`: how the grid stands.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use coppice_portal::api::{PoolStatus, Status};
 use coppice_schema::units::Timestamp;
@@ -14,6 +15,7 @@ use crate::table::{Cell, Table, Tone};
 use crate::terminal::Colours;
 use crate::times;
 use crate::verbs::{explain, server};
+use crate::watch::Watch;
 
 /// Show how the grid stands: servers, pools, what is under way and what is wrong
 #[derive(clap::Args, Debug)]
@@ -38,8 +40,9 @@ pub(crate) async fn run(args: Args, settings: &Settings, screen: &Screen) -> End
     watch(&client, status, screen).await
 }
 
+/// Until Ctrl-C; a server that is started again, or a grid without a majority, is waited for.
 async fn watch(client: &Client, mut status: Status, screen: &Screen) -> Ended {
-    let mut events = client.lines(hyper::Method::GET, "/events").await?;
+    let mut watch = Watch::begin(client, Duration::MAX).await?;
     let clear = if screen.colours.any() {
         "\x1b[2J\x1b[H"
     } else {
@@ -51,10 +54,14 @@ async fn watch(client: &Client, mut status: Status, screen: &Screen) -> Ended {
             "{clear}{}\n",
             text(&status, times::now(), screen.colours)
         ));
-        if events.next_event().await?.is_none() {
-            events = client.lines(hyper::Method::GET, "/events").await?;
+        // Looked at also in between: nobody says that the server is gone.
+        loop {
+            let happened = watch.wait().await;
+            status = watch.get("/status", screen).await?;
+            if happened {
+                break;
+            }
         }
-        status = client.get("/status").await?;
     }
 }
 

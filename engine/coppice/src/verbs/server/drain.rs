@@ -12,6 +12,7 @@ use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
 use crate::screen::Screen;
 use crate::times;
+use crate::watch::{PATIENCE, Watch};
 
 /// What is emptied, and how.
 #[derive(clap::Args, Debug)]
@@ -35,13 +36,13 @@ pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
     let query = force_after.map_or(String::new(), |span| format!("?force_after={}", span.0));
     let path = format!("/servers/{}/drain{query}", segment(name.as_str()));
     // Whoever looks on must not miss what happens first.
-    let events = if watch {
-        Some(client.lines(Method::GET, "/events").await?)
+    let watch = if watch {
+        Some(Watch::begin(client, PATIENCE).await?)
     } else {
         None
     };
     client.act(Method::POST, &path).await?;
-    let Some(mut events) = events else {
+    let Some(mut watch) = watch else {
         screen.done(&name, "draining")?;
         let people = match force_after {
             Some(span) => format!("people there have {}", times::length(span)),
@@ -54,8 +55,8 @@ pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
     };
     let mut last = String::new();
     loop {
-        let server = look(client, &name).await?;
-        let told = told(client, &server).await?;
+        let server = look(&mut watch, &name, screen).await?;
+        let told = told(&mut watch, &server, screen).await?;
         if told != last {
             screen.line(&server)?;
             screen.text(&format!("{told}\n"));
@@ -64,29 +65,30 @@ pub(crate) async fn run(args: Args, client: &Client, screen: &Screen) -> Ended {
         if server.desktops == 0 {
             return Ok(Exit::Done);
         }
-        if events.next_event().await?.is_none() {
-            events = client.lines(Method::GET, "/events").await?;
-        }
+        watch.wait().await;
     }
 }
 
-async fn look(client: &Client, name: &ServerName) -> Result<Server, Failure> {
-    let servers: Vec<Server> = client.get("/servers").await?;
+async fn look(
+    watch: &mut Watch<'_>,
+    name: &ServerName,
+    screen: &Screen,
+) -> Result<Server, Failure> {
+    let servers: Vec<Server> = watch.get("/servers", screen).await?;
     let mut mine = servers.into_iter();
     mine.find(|server| server.status.name == *name)
         .ok_or_else(|| Failure::new(format!("server {name} is no member any more")))
 }
 
 /// How far it is, in a line.
-async fn told(client: &Client, server: &Server) -> Result<String, Failure> {
+async fn told(watch: &mut Watch<'_>, server: &Server, screen: &Screen) -> Result<String, Failure> {
     let name = &server.status.name;
     if server.desktops == 0 {
         return Ok(format!("server {name} is empty"));
     }
     let address = Address::Server(name.clone()).to_string();
-    let explained: Explanation = client
-        .get(&format!("/explain/{}", segment(&address)))
-        .await?;
+    let path = format!("/explain/{}", segment(&address));
+    let explained: Explanation = watch.get(&path, screen).await?;
     let findings = explained.findings.iter();
     let mut mine = findings.filter(|found| matches!(found.kind, FindingKind::Draining { .. }));
     let how = mine.next().map(|found| text::finding(&found.kind));
