@@ -355,13 +355,11 @@ impl Grid {
     #[must_use]
     pub fn server(&self) -> Option<ServerId> {
         let state = self.local();
-        let mine = |s: &coppice_state::state::Server| {
-            s.raft_id == self.format.raft_id && s.state != ServerState::Removed
-        };
-        let found = state.servers.iter().find(|(_, s)| mine(s));
+        let found = state.server_by_raft_id(self.format.raft_id);
+        let found = found.filter(|(_, server)| server.state != ServerState::Removed);
         // Ids are indexes of the log: the entry that made this server a member may not have come yet.
         let told = Some(self.format.server).filter(|told| told.0 > state.index);
-        found.map(|(id, _)| *id).or(told)
+        found.map(|(id, _)| id).or(told)
     }
 
     /// Resolves with the reason when nothing can be agreed on here any more, because storage failed or the grid was

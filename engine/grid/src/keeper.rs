@@ -21,7 +21,7 @@ use openraft::type_config::alias::InstantOf;
 use crate::clocks;
 use crate::replica::{Former, Members, MembersError, Replica};
 use crate::types::GridTypes;
-use crate::voters::{self, BEHIND, Change, Pulse, Seat, THERE};
+use crate::voters::{self, Change, Pulse, Seat};
 
 /// How often it is looked how the others are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -61,13 +61,10 @@ pub async fn wake<C: GridTypes>(replica: Replica<C>) {
     loop {
         let state = replica.local();
         let me = replica.raft_id();
-        let resting = state
-            .servers
-            .iter()
-            .find(|(_, server)| server.raft_id == me && server.resting);
-        if let Some((server, _)) = resting {
+        let mine = state.server_by_raft_id(me);
+        if let Some((server, _)) = mine.filter(|(_, server)| server.resting) {
             let awake = Entry::ServerRests {
-                server: *server,
+                server,
                 rests: false,
             };
             if let Err(error) = replica.propose(awake).await {
@@ -92,12 +89,11 @@ pub async fn rest<C: GridTypes>(replica: &Replica<C>) {
         return;
     }
     let state = replica.local();
-    let mine = state.servers.iter().find(|(_, s)| s.raft_id == me);
-    let Some((server, _)) = mine else {
+    let Some((server, _)) = state.server_by_raft_id(me) else {
         return;
     };
     let rests = Entry::ServerRests {
-        server: *server,
+        server,
         rests: true,
     };
     let farewell = async {
@@ -157,8 +153,7 @@ impl<C: GridTypes> Memory<C> {
         for (id, part) in &standing.parts {
             let silent = part.heard.unwrap_or(led);
             let behind = part.holds.map(|holds| standing.last.saturating_sub(holds));
-            let fine = part.heard.is_some_and(|heard| heard <= THERE)
-                && behind.is_some_and(|behind| behind <= BEHIND);
+            let fine = part.there() && part.caught_up(standing.last);
             if !fine {
                 self.well.remove(id);
             }
@@ -250,8 +245,8 @@ async fn carry_out<C: GridTypes>(
     change: &Change,
 ) -> Result<(), MembersError> {
     let name = |id: &u64| {
-        let server = state.servers.values().find(|s| s.raft_id == *id);
-        server.map_or_else(|| format!("raft id {id}"), |server| server.name.to_string())
+        let server = state.server_by_raft_id(*id);
+        server.map_or_else(|| format!("raft id {id}"), |(_, it)| it.name.to_string())
     };
     match change {
         Change::Vote(voters) => {

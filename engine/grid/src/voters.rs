@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::units::Span;
+use coppice_state::agreement::{BEHIND, THERE};
 
 use crate::replica::Members;
 
@@ -20,10 +21,6 @@ use crate::replica::Members;
 pub const SILENT: Span = Span::seconds(30);
 /// A learner gets a seat after it was well for so long.
 pub const PROVEN: Span = Span::seconds(10);
-/// Whoever answered within that time is there: a few signs of life may be late.
-pub const THERE: Span = Span(1_500);
-/// A learner that has so many entries fewer than the leader is caught up: the rest comes while it votes.
-pub const BEHIND: u64 = 250;
 
 /// A member, as the state has it. One that was removed is none.
 #[derive(Clone, PartialEq, Eq, Debug)]

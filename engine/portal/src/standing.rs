@@ -1,7 +1,7 @@
 //! What only the server that was asked can say: that no majority answers it, and whom it met of other lives of the grid.
 
 use coppice_plans::plan::{Finding, FindingKind, Severity};
-use coppice_schema::ids::{Address, Kin, ServerName};
+use coppice_schema::ids::{Address, Kin};
 use coppice_schema::known::ServerState;
 use coppice_schema::units::Timestamp;
 use coppice_state::State;
@@ -96,10 +96,12 @@ fn others(portal: &Portal, state: &State) -> String {
 }
 
 fn name(state: &State, raft_id: u64) -> String {
-    let mut members = state.servers.values();
-    let found = members.find(|s| s.raft_id == raft_id && s.state != ServerState::Removed);
-    let name: Option<&ServerName> = found.map(|server| &server.name);
-    name.map_or_else(|| format!("raft id {raft_id}"), ToString::to_string)
+    let found = state.server_by_raft_id(raft_id);
+    let member = found.filter(|(_, server)| server.state != ServerState::Removed);
+    member.map_or_else(
+        || format!("raft id {raft_id}"),
+        |(_, it)| it.name.to_string(),
+    )
 }
 
 fn ways_out(others: &str) -> String {

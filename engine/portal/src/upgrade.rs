@@ -1,17 +1,12 @@
 //! `GET upgrade`: whether the next server may be stopped for a newer version.
 
 use coppice_schema::known::ServerState;
-use coppice_state::Standing;
 use coppice_state::state::{FEATURE_LEVEL, Server, State};
+use coppice_state::{Part, Standing};
 
 use crate::api::{ServerUpgrade, UpgradeCheck};
 use crate::portal::Portal;
 use crate::servers;
-
-/// Whoever has fewer entries than that less counts as caught up.
-const BEHIND: u64 = 250;
-/// Whoever answered within that time, in milliseconds, is there.
-const THERE: u64 = 1_500;
 
 /// Whether each server may be stopped now, and what all can apply.
 #[utoipa::path(get, path = "/api/v1/upgrade", responses((status = 200, body = UpgradeCheck)))]
@@ -71,13 +66,8 @@ fn holds(server: &Server, standing: &Standing, quorum: bool) -> Option<String> {
     }
     let of = voters.len();
     voters.retain(|(id, _)| **id != server.raft_id);
-    let left = voters.iter().filter(|(_, part)| {
-        let there = part.heard.is_some_and(|heard| heard.0 <= THERE);
-        let has = part
-            .holds
-            .is_some_and(|holds| standing.last.saturating_sub(holds) <= BEHIND);
-        there && has
-    });
+    let well = |part: &Part| part.there() && part.caught_up(standing.last);
+    let left = voters.iter().filter(|(_, part)| well(part));
     // Of two, one that stops as planned leaves the other alone, and that one decides alone.
     let needed = if of == 2 { 1 } else { of / 2 + 1 };
     let left = left.count();
@@ -91,7 +81,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use coppice_schema::units::Span;
-    use coppice_state::Part;
+    use coppice_state::agreement::{BEHIND, THERE};
 
     use super::*;
 
@@ -130,12 +120,12 @@ mod tests {
         let may = |voters: &[(u64, u64)], id| holds(&server(id), &standing(voters), true).is_none();
         assert!(may(&[(0, 0), (10, 0), (10, 0)], 2));
         // Another is silent, or far behind.
-        assert!(!may(&[(0, 0), (THERE + 1, 0), (10, 0)], 3));
-        assert!(may(&[(0, 0), (THERE + 1, 0), (10, 0)], 2));
+        assert!(!may(&[(0, 0), (THERE.0 + 1, 0), (10, 0)], 3));
+        assert!(may(&[(0, 0), (THERE.0 + 1, 0), (10, 0)], 2));
         assert!(!may(&[(0, 0), (10, BEHIND + 1), (10, 0)], 3));
         // Of two, the other goes on alone, if it can.
         assert!(may(&[(0, 0), (10, 0)], 1));
-        assert!(!may(&[(0, 0), (THERE + 1, 0)], 1));
+        assert!(!may(&[(0, 0), (THERE.0 + 1, 0)], 1));
         assert!(!may(&[(0, 0)], 1), "it is alone");
         assert!(may(&[(0, 0)], 99), "a learner");
         assert!(holds(&server(99), &standing(&[(0, 0)]), false).is_some());

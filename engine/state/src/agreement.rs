@@ -77,6 +77,12 @@ pub const HEARTBEAT: Span = Span(250);
 /// So long without an answer, and a server is shown as silent.
 pub const SUSPECT: Span = Span(3 * HEARTBEAT.0);
 
+/// Whoever answered within that time is there: a few signs of life may be late.
+pub const THERE: Span = Span(6 * HEARTBEAT.0);
+
+/// Whoever has no more entries fewer than the leader is caught up: the rest comes while it votes.
+pub const BEHIND: u64 = 250;
+
 /// One replica's part in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Part {
@@ -86,6 +92,21 @@ pub struct Part {
     pub heard: Option<Span>,
     /// Index of the last entry that it is known to have on its disk.
     pub holds: Option<u64>,
+}
+
+impl Part {
+    /// Whether it is there, by the last answer that the leader heard.
+    #[must_use]
+    pub fn there(&self) -> bool {
+        self.heard.is_some_and(|heard| heard <= THERE)
+    }
+
+    /// Whether it is caught up with a log that goes to the entry `last`; where that is not known, it is not.
+    #[must_use]
+    pub fn caught_up(&self, last: u64) -> bool {
+        let behind = self.holds.map(|holds| last.saturating_sub(holds));
+        behind.is_some_and(|behind| behind <= BEHIND)
+    }
 }
 
 /// Who leads a grid.

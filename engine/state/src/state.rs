@@ -328,6 +328,14 @@ impl State {
             .map(|(id, s)| (*id, s))
     }
 
+    /// Whoever has or had that number in raft, also one that was removed: no number is given twice.
+    #[must_use]
+    pub fn server_by_raft_id(&self, raft_id: u64) -> Option<(ServerId, &Server)> {
+        let mut all = self.servers.iter();
+        let found = all.find(|(_, server)| server.raft_id == raft_id);
+        found.map(|(id, server)| (*id, server))
+    }
+
     /// The generation of an address; 0 when it does not exist.
     #[must_use]
     pub fn generation(&self, address: &Address) -> Generation {

@@ -68,11 +68,10 @@ pub(super) async fn removed(grid: Arc<Grid>, clock: Arc<dyn Clock>) -> Failure {
     let mut watch = grid.watch();
     loop {
         let state = grid.local();
-        let mine = |s: &&coppice_state::state::Server| s.raft_id == grid.raft_id();
-        let me = state.servers.values().find(mine);
-        let removed = me.is_some_and(|me| me.state == ServerState::Removed);
+        let me = state.server_by_raft_id(grid.raft_id());
+        let removed = me.is_some_and(|(_, me)| me.state == ServerState::Removed);
         if removed || grid.expelled() {
-            let name = me.map_or_else(String::new, |me| format!(" {}", me.name));
+            let name = me.map_or_else(String::new, |(_, me)| format!(" {}", me.name));
             return out(&name, &grid.id().to_string());
         }
         let moved = async {

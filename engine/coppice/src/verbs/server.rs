@@ -8,7 +8,7 @@ mod rejoin;
 use coppice_portal::api::{LogPart, LogRole, Server, ServerStatus, UpgradeCheck};
 use coppice_schema::ids::ServerName;
 use coppice_schema::known::{DiskLevel, ServerState};
-use coppice_schema::units::Span;
+use coppice_state::agreement::{BEHIND, THERE};
 use hyper::Method;
 
 use crate::client::{Client, segment};
@@ -19,11 +19,6 @@ use crate::settings::Settings;
 use crate::table::{Cell, Table, Tone};
 use crate::terminal::Colours;
 use crate::times;
-
-/// Whoever lacks more entries than that does not vote soon.
-const MUCH: u64 = 250;
-/// Whoever answered within that time is there.
-const LATELY: Span = Span(1_500);
 
 /// What can be asked of servers.
 #[derive(clap::Subcommand, Debug)]
@@ -289,7 +284,7 @@ pub(crate) fn log(server: &ServerStatus) -> Cell {
 /// How many entries it lacks.
 pub(crate) fn behind(server: &ServerStatus) -> Cell {
     match server.log.and_then(|log| log.behind) {
-        Some(behind) if behind > MUCH => Cell::number(behind).tone(Tone::Warn),
+        Some(behind) if behind > BEHIND => Cell::number(behind).tone(Tone::Warn),
         Some(behind) => Cell::number(behind),
         None => Cell::number("?").tone(Tone::Faint),
     }
@@ -301,7 +296,7 @@ pub(crate) fn heard(server: &ServerStatus) -> Cell {
         Some(log) if log.part == LogRole::Leader => Cell::from("").tone(Tone::Faint),
         Some(LogPart {
             heard: Some(ago), ..
-        }) if ago > LATELY => Cell::from(format!("{} ago", times::length(ago))).tone(Tone::Bad),
+        }) if ago > THERE => Cell::from(format!("{} ago", times::length(ago))).tone(Tone::Bad),
         Some(LogPart { heard: Some(_), .. }) => Cell::from("now"),
         Some(LogPart { heard: None, .. }) | None => Cell::from("?").tone(Tone::Faint),
     }

@@ -161,7 +161,7 @@ impl Vigil {
 fn skewed(standing: &Standing, state: &State) -> Vec<(ServerId, Option<Skew>)> {
     let voter = |id| standing.parts.get(&id).is_some_and(|part| part.voter);
     let servers = || state.servers.iter();
-    let before = |id| servers().find_map(|(_, s)| (s.raft_id == id).then_some(s.skew)?);
+    let before = |id| state.server_by_raft_id(id)?.1.skew;
     let judged = clocks::judge(&standing.clocks, voter, before);
     let other = servers().filter_map(|(id, server)| {
         let skew = *judged.get(&server.raft_id)?;

@@ -146,10 +146,13 @@ pub(crate) async fn run(args: Args, screen: &Screen) -> Ended {
         ))
         .hint(format!("coppice serve --config {}", args.config.display())));
     }
-    let me = by_raft_id(&survey.state, survey.raft_id).ok_or_else(|| {
-        Failure::new("this server's log does not list it as a member of the grid")
-            .hint("restore the grid from a backup: coppice restore FILE --data DIR")
-    })?;
+    let me = survey
+        .state
+        .server_by_raft_id(survey.raft_id)
+        .ok_or_else(|| {
+            Failure::new("this server's log does not list it as a member of the grid")
+                .hint("restore the grid from a backup: coppice restore FILE --data DIR")
+        })?;
     let server = NewServer {
         name: me.1.name.clone(),
         raft_id: survey.raft_id,
@@ -220,14 +223,9 @@ fn unopened(config: &Config, error: &GridError) -> Failure {
 
 type Peers = BTreeMap<ServerId, Server>;
 
-fn by_raft_id(state: &State, raft_id: u64) -> Option<(ServerId, &Server)> {
-    let mut servers = state.servers.iter();
-    let found = servers.find(|(_, server)| server.raft_id == raft_id);
-    found.map(|(id, server)| (*id, server))
-}
-
 fn name_of(state: &State, raft_id: u64) -> Option<ServerName> {
-    by_raft_id(state, raft_id).map(|(_, server)| server.name.clone())
+    let found = state.server_by_raft_id(raft_id);
+    found.map(|(_, server)| server.name.clone())
 }
 
 fn peers(state: &State, me: ServerId) -> Peers {
