@@ -57,7 +57,7 @@ impl Site {
         let name = format!("host-{n}");
         let asked = self.ask(through, &["server", "remove", &name]);
         if asked.code != 0 {
-            // Whoever leads may be gone before it says that it is.
+            // Whoever leads may be out, for others, before it says that it is.
             asked.says("may still come about");
         }
         assert_ne!(server.ends(), 0, "it ended as if all were well");

@@ -19,6 +19,9 @@ use crate::failure::Failure;
 /// How often it is looked whether others still take this server for a member.
 const LOOK_EVERY: Span = Span::seconds(1);
 
+/// How long a server that is out goes on answering.
+const ANSWERS: Span = Span(500);
+
 /// How long a start waits for the grid's state.
 const PATIENCE: Span = Span::seconds(20);
 
@@ -71,6 +74,8 @@ pub(super) async fn removed(grid: Arc<Grid>, clock: Arc<dyn Clock>) -> Failure {
         let me = state.server_by_raft_id(grid.raft_id());
         let removed = me.is_some_and(|(_, me)| me.state == ServerState::Removed);
         if removed || grid.expelled() {
+            // Whoever asked for it by way of this server, which led until now, is to be answered yet.
+            clock.sleep(ANSWERS).await;
             let name = me.map_or_else(String::new, |(_, me)| format!(" {}", me.name));
             return out(&name, &grid.id().to_string());
         }
