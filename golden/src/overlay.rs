@@ -5,13 +5,14 @@
 //! somebody's.
 
 mod batch;
-mod header;
+pub(crate) mod header;
 mod list;
 mod mark;
 
 use coppice_schema::ids::Member;
 use coppice_schema::units::Size;
 
+pub(crate) use batch::check_size;
 pub use batch::{OverlaySpec, Written};
 pub use header::SIZE_MAX;
 pub use list::{Fault, Foreign, LinkedClone, Listing, Reason};

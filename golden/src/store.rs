@@ -10,6 +10,9 @@
 //! incoming/copy-*          half images from other servers, resumed
 //! overlays/MEMBER.qcow2    a linked clone
 //! overlays/MEMBER.mark     whose it is
+//! replicas/MEMBER.SLOT.qcow2  what the overlay of a desktop of another server held
+//! replicas/MEMBER.label    whose it is, and which slot counts
+//! outgoing/MEMBER.qcow2    what an overlay here holds, on its way to another server; removed at the next start
 //! ```
 //!
 //! An image exists when its `.raw` has its final name: the manifest gets its own before. All of it is on one file
@@ -128,6 +131,10 @@ pub struct Store {
     pub(crate) images: Dir,
     pub(crate) incoming: Dir,
     pub(crate) overlays: Dir,
+    pub(crate) replicas: Dir,
+    pub(crate) outgoing: Dir,
+    /// Which arrival of a copy counts, for each desktop.
+    pub(crate) arrivals: Mutex<BTreeMap<Member, u64>>,
     /// Held while names appear or go that others depend on: an image being dropped gets no new overlay.
     names: Mutex<()>,
     flows: Flows,
@@ -159,7 +166,9 @@ impl Store {
         let images = root.open_or_make("images")?;
         let incoming = root.open_or_make("incoming")?;
         let overlays = root.open_or_make("overlays")?;
-        for part in [&images, &incoming, &overlays] {
+        let replicas = root.open_or_make("replicas")?;
+        let outgoing = root.open_or_make("outgoing")?;
+        for part in [&images, &incoming, &overlays, &replicas, &outgoing] {
             if device(part)? != device(&root)? {
                 return Err(StoreError::Split(part.path().to_owned()));
             }
@@ -169,6 +178,9 @@ impl Store {
             images,
             incoming,
             overlays,
+            replicas,
+            outgoing,
+            arrivals: Mutex::default(),
             names: Mutex::new(()),
             flows: Flows::default(),
             cleaned: Vec::new(),
@@ -323,10 +335,11 @@ impl Store {
     /// Removes the image `root`; says whether there was anything. Durable on return.
     ///
     /// # Errors
-    /// [`StoreError::ImageInUse`] while any overlay here is based on it, marked or not.
+    /// [`StoreError::ImageInUse`] while any overlay or copy of one here is based on it, marked or not.
     pub fn drop_image(&self, root: Digest) -> Result<bool, StoreError> {
         let _names = self.lock_names();
-        let users = self.overlays_on(root)?;
+        let mut users = self.overlays_on(root)?;
+        users.extend(self.replicas_on(root)?);
         if !users.is_empty() {
             return Err(StoreError::ImageInUse { root, users });
         }

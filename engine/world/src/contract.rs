@@ -8,6 +8,8 @@ use std::fmt;
 pub mod hypervisor;
 pub mod images;
 pub mod moves;
+pub mod replicas;
+pub mod watchdog;
 
 /// What became of a contract.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

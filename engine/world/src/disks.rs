@@ -14,6 +14,7 @@ use futures::future::BoxFuture;
 use crate::hypervisor::Mark;
 use crate::peers::Peers;
 
+pub(crate) use self::local::Arriving;
 pub use self::local::LocalDisks;
 
 /// Images and overlays on this server.

@@ -11,8 +11,10 @@ pub mod hypervisor;
 pub mod libvirt;
 pub mod moves;
 pub mod peers;
+pub mod replicas;
 pub mod sim;
 #[cfg(test)]
 #[path = "../../../tests/skip.rs"]
 mod skip;
 pub mod stamps;
+pub mod watchdog;

@@ -4,9 +4,11 @@
 //! deadline of ours; per domain at most one changing call and one question to the guest is under way; and what
 //! tells us what there is uses only calls that no guest can hold up.
 
+mod copying;
 mod embedded;
 mod facts;
 mod ffi;
+mod frozen;
 mod gate;
 mod guest;
 mod inventory;
@@ -45,6 +47,7 @@ use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
 use crate::hypervisor::{ByteStream, Definition, Domain, Hypervisor, HypervisorError};
+pub(crate) use copying::Copying;
 use gate::{Gates, Way};
 use inventory::{Looker, Memory};
 use link::Link;

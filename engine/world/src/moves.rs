@@ -73,6 +73,12 @@ pub enum Opening {
         /// Which.
         member: Member,
     },
+    /// What the disk of a desktop holds comes, to be kept as a copy; what follows is for
+    /// [`Replicas::take`](crate::replicas::Replicas::take).
+    Copy {
+        /// Of which.
+        member: Member,
+    },
 }
 
 /// Why a desktop does not move.

@@ -16,8 +16,10 @@ mod journal;
 mod machine;
 mod moves;
 mod peers;
+mod replicas;
 mod stamps;
 mod uri;
+mod watchdog;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -35,10 +37,11 @@ pub use self::clock::SimClock;
 pub use self::copies::PARTS;
 pub use self::fault::{CrashPoint, Fault, Moment, Operation, Weather};
 pub use self::journal::{Change, Deed, Hand};
-pub use self::machine::{SimDomain, SimImage, SimOverlay};
+pub use self::machine::{SimDomain, SimImage, SimOverlay, SimReplica};
 pub use self::peers::{SimPeers, SimWires};
 pub use self::stamps::SimStamps;
 pub use self::uri::BadSimUri;
+pub use self::watchdog::SimWatchdog;
 
 use self::copies::Copies;
 use self::fault::Faults;
@@ -162,6 +165,12 @@ impl SimServer {
         machine.overlays.iter().map(each).collect()
     }
 
+    /// Every copy of another server's overlay, as it truly is.
+    #[must_use]
+    pub fn copies_kept(&self) -> Vec<SimReplica> {
+        self.settled().replicas.values().cloned().collect()
+    }
+
     /// Everything that was changed on it, oldest first, by us and by others.
     #[must_use]
     pub fn journal(&self) -> Vec<Change> {
@@ -205,9 +214,9 @@ impl SimServer {
 
     /// The machine, after everything that was to come about by now has.
     fn settled(&self) -> MutexGuard<'_, Machine> {
-        let now = self.clock.now();
+        let (now, passed) = (self.clock.now(), self.clock.passed());
         let mut machine = self.machine();
-        machine.come_about(now);
+        machine.settle(now, passed);
         machine
     }
 }

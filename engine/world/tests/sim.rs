@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use coppice_schema::ids::GridId;
+use coppice_schema::ids::{GridId, Member};
 use coppice_schema::known::{GuestState, PowerState};
 use coppice_schema::units::{Size, Span};
 use coppice_world::clock::SystemClock;
 use coppice_world::contract::Outcome;
 use coppice_world::contract::hypervisor::{Means, Subject, run};
 use coppice_world::contract::moves::{self, Receiver};
+use coppice_world::contract::replicas;
 use coppice_world::disks::{Disks, NewOverlay};
 use coppice_world::hypervisor::{ByteStream, Definition, Hypervisor, Mark};
 use coppice_world::moves::{Moves, Road};
 use coppice_world::peers::PeerError;
+use coppice_world::replicas::Replicas;
 use coppice_world::sim::{Setup, SimServer};
 use futures::executor::block_on;
 use futures::future::BoxFuture;
@@ -96,7 +98,7 @@ impl Road for Way<'_> {
     fn open(&self) -> BoxFuture<'_, Result<ByteStream, PeerError>> {
         let (mine, theirs) = tokio::io::duplex(1 << 10);
         let (sim, guest) = (Arc::clone(self.sim), self.guest.clone());
-        tokio::spawn(async move { sim.take(&guest, Box::pin(theirs.compat())).await });
+        tokio::spawn(async move { Moves::take(&*sim, &guest, Box::pin(theirs.compat())).await });
         Box::pin(async move { Ok(Box::pin(mine.compat()) as ByteStream) })
     }
 }
@@ -194,4 +196,104 @@ async fn desktops_move_between_simulated_servers() {
     assert!(report.holds(), "{report}");
     assert_eq!(report.skipped, []);
     assert_eq!(receiver.domains(), []);
+}
+
+/// Copies between two servers in this process.
+struct Copies {
+    home: Arc<SimServer>,
+    holder: Arc<SimServer>,
+}
+
+struct CopyWay<'a> {
+    holder: &'a Arc<SimServer>,
+    mark: Mark,
+}
+
+impl Road for CopyWay<'_> {
+    fn open(&self) -> BoxFuture<'_, Result<ByteStream, PeerError>> {
+        let (mine, theirs) = tokio::io::duplex(1 << 10);
+        let (holder, mark) = (Arc::clone(self.holder), self.mark.clone());
+        tokio::spawn(
+            async move { Replicas::take(&*holder, &mark, Box::pin(theirs.compat())).await },
+        );
+        Box::pin(async move { Ok(Box::pin(mine.compat()) as ByteStream) })
+    }
+}
+
+impl replicas::Means for Copies {
+    fn road<'a>(&'a self, mark: &'a Mark) -> Box<dyn Road + 'a> {
+        Box::new(CopyWay {
+            holder: &self.holder,
+            mark: mark.clone(),
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        guest: &'a Definition,
+        written: u64,
+    ) -> BoxFuture<'a, Result<(), Outcome>> {
+        self.home.write_to_overlay(&guest.mark.member, written);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn read<'a>(&'a self, guest: &'a Definition) -> BoxFuture<'a, Result<u64, Outcome>> {
+        let files = self.holder.overlay_files();
+        let found = files.into_iter().find(|(path, _)| *path == guest.overlay);
+        let written = found.map(|(_, overlay)| overlay.written);
+        let none = || Outcome::Failed("it has no disk".to_owned());
+        Box::pin(async move { written.ok_or_else(none) })
+    }
+
+    fn clear<'a>(&'a self, member: &'a Member) -> BoxFuture<'a, Result<(), Outcome>> {
+        Box::pin(async move {
+            for sim in [&self.home, &self.holder] {
+                let gone = sim.remove_overlay(member).await;
+                gone.map_err(|e| Outcome::Failed(words(e)))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test]
+async fn disks_are_copied_between_simulated_servers() {
+    let server = || {
+        let setup = Setup {
+            grid: Some(OURS),
+            boot: Span(20),
+            ..Setup::default()
+        };
+        SimServer::new(setup, Arc::new(SystemClock))
+    };
+    let (home, holder) = (server(), server());
+    let means = Hands(Arc::clone(&home));
+    let guests = (1..).take(replicas::GUESTS).map(|number| {
+        let mut guest = replicas::guest(OURS, number);
+        let (mark, size) = (&guest.mark, guest.spec.hardware.disk);
+        holder.put_image(mark.image, size, Size(0));
+        guest.overlay = means.overlay(mark, size).unwrap();
+        guest
+    });
+    let guests: Vec<Definition> = guests.collect();
+    let foreign = Uuid::from_u128(0xf0);
+    home.define_foreign("foreign", foreign, None);
+    let subject = replicas::Subject {
+        hypervisor: Arc::clone(&home) as _,
+        home: Arc::clone(&home) as _,
+        elsewhere: Arc::clone(&holder) as _,
+        holder: Arc::clone(&holder) as _,
+        means: Box::new(Copies {
+            home: Arc::clone(&home),
+            holder: Arc::clone(&holder),
+        }),
+        guests,
+        foreign: Some(foreign),
+    };
+    let report = replicas::run(&subject).await;
+    assert!(report.holds(), "{report}");
+    assert_eq!(report.skipped, []);
+    assert_eq!(holder.copies_kept(), []);
+    assert_eq!(home.misuse(), Vec::<String>::new());
+    assert_eq!(holder.misuse(), Vec::<String>::new());
 }

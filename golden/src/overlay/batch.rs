@@ -151,7 +151,7 @@ impl Store {
         }
     }
 
-    fn image_len(&self, image: Digest) -> Result<Option<u64>, OverlayError> {
+    pub(crate) fn image_len(&self, image: Digest) -> Result<Option<u64>, OverlayError> {
         let name = raw_name(image);
         let Some(file) = self.images.read(&name)? else {
             return Ok(None);
@@ -197,7 +197,7 @@ impl Store {
     }
 
     /// Whether the overlay that is there is the one that is wanted.
-    fn compare(&self, spec: &OverlaySpec) -> Result<(), OverlayError> {
+    pub(crate) fn compare(&self, spec: &OverlaySpec) -> Result<(), OverlayError> {
         let taken = |what: String| {
             Err(OverlayError::Taken {
                 member: spec.member.clone(),
@@ -264,7 +264,7 @@ impl Store {
     }
 }
 
-fn check_size(spec: &OverlaySpec, image: u64) -> Result<(), OverlayError> {
+pub(crate) fn check_size(spec: &OverlaySpec, image: u64) -> Result<(), OverlayError> {
     let wrong = |what: String| {
         Err(OverlayError::Size {
             member: spec.member.clone(),

@@ -39,7 +39,7 @@ const PATH_MAX: usize = 1023;
 
 /// The path of an image as an overlay names it: from the overlay's own directory, so that a store can be moved
 /// and is alike on every server.
-pub(super) fn backing_path(image: Digest) -> String {
+pub(crate) fn backing_path(image: Digest) -> String {
     format!("../images/{image}.raw")
 }
 
@@ -52,13 +52,19 @@ fn l1_entries(size: u64) -> u64 {
     size.div_ceil(PER_L1).max(1)
 }
 
-/// Writes an overlay of `image` with a disk of `size` bytes into the empty `file`. `size` is at most [`SIZE_MAX`].
-pub(super) fn write(file: &File, image: Digest, size: u64) -> io::Result<()> {
-    let path = backing_path(image);
-    let entries = u32::try_from(l1_entries(size)).map_err(io::Error::other)?;
-    let length = u32::try_from(path.len()).map_err(io::Error::other)?;
-    let clusters = 3 + l1_clusters(size);
+/// Where the tables of an overlay are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tables {
+    entries: u32,
+    l1: u64,
+    refcounts: u64,
+    refcount_clusters: u32,
+}
 
+/// A whole header, with nothing in it but what an overlay of ours needs.
+fn head(image: Digest, size: u64, tables: Tables) -> io::Result<Vec<u8>> {
+    let path = backing_path(image);
+    let length = u32::try_from(path.len()).map_err(io::Error::other)?;
     let mut head = Vec::with_capacity(256);
     head.extend(MAGIC);
     head.extend(3u32.to_be_bytes());
@@ -68,10 +74,10 @@ pub(super) fn write(file: &File, image: Digest, size: u64) -> io::Result<()> {
     head.extend(CLUSTER_BITS.to_be_bytes());
     head.extend(size.to_be_bytes());
     head.extend(0u32.to_be_bytes()); // not encrypted
-    head.extend(entries.to_be_bytes());
-    head.extend((3 * CLUSTER).to_be_bytes()); // L1 table
-    head.extend(CLUSTER.to_be_bytes()); // refcount table
-    head.extend(1u32.to_be_bytes()); // clusters of the refcount table
+    head.extend(tables.entries.to_be_bytes());
+    head.extend(tables.l1.to_be_bytes());
+    head.extend(tables.refcounts.to_be_bytes());
+    head.extend(tables.refcount_clusters.to_be_bytes());
     head.extend([0; 12]); // no snapshots
     head.extend([0; 24]); // no feature bits
     head.extend(REFCOUNT_ORDER.to_be_bytes());
@@ -81,27 +87,83 @@ pub(super) fn write(file: &File, image: Digest, size: u64) -> io::Result<()> {
     head.extend(b"raw\0\0\0\0\0");
     head.extend([0; 8]); // end of extensions
     head.extend(path.as_bytes());
+    Ok(head)
+}
 
+/// Writes an overlay of `image` with a disk of `size` bytes into the empty `file`. `size` is at most [`SIZE_MAX`].
+pub(crate) fn write(file: &File, image: Digest, size: u64) -> io::Result<()> {
+    let tables = Tables {
+        entries: u32::try_from(l1_entries(size)).map_err(io::Error::other)?,
+        l1: 3 * CLUSTER,
+        refcounts: CLUSTER,
+        refcount_clusters: 1,
+    };
+    let clusters = 3 + l1_clusters(size);
     // One block counts 32,768 clusters; the largest disk needs 19.
     let counts = 1u16
         .to_be_bytes()
         .repeat(usize::try_from(clusters).map_err(io::Error::other)?);
-    file.write_all_at(&head, 0)?;
+    file.write_all_at(&head(image, size, tables)?, 0)?;
     file.write_all_at(&(2 * CLUSTER).to_be_bytes(), CLUSTER)?;
     file.write_all_at(&counts, 2 * CLUSTER)?;
     file.set_len(clusters * CLUSTER)
 }
 
+/// Makes a qcow2 file that another server wrote an overlay of `image`: of its header only the size and the places of its
+/// tables are kept, so it names no file but that image, whatever it named before. Not synced.
+pub(crate) fn adopt(file: &File, image: Digest, size: u64) -> Result<(), Fault> {
+    let unreadable = |e: io::Error| Fault::Unreadable(e.to_string());
+    let found = read(file)?;
+    if found.size != size {
+        return Err(Fault::Size {
+            found: Size(found.size),
+            expected: Size(size),
+        });
+    }
+    let bytes = peek(file, 0, 104).map_err(unreadable)?;
+    let word = |at| be32(&bytes, at).unwrap_or(u32::MAX);
+    let long = |at| be64(&bytes, at).unwrap_or(u64::MAX);
+    if long(72) != 0 || word(32) != 0 {
+        return Err(Fault::Damaged("it needs features that overlays have not"));
+    }
+    if word(60) != 0 {
+        return Err(Fault::Damaged("it has snapshots"));
+    }
+    if word(96) != REFCOUNT_ORDER {
+        return Err(Fault::Damaged("its reference counts have another size"));
+    }
+    let tables = Tables {
+        entries: word(36),
+        l1: long(40),
+        refcounts: long(48),
+        refcount_clusters: word(56),
+    };
+    let len = file.metadata().map_err(unreadable)?.len();
+    let end = u64::from(tables.refcount_clusters)
+        .saturating_mul(CLUSTER)
+        .saturating_add(tables.refcounts);
+    if !tables.l1.is_multiple_of(CLUSTER) || !tables.refcounts.is_multiple_of(CLUSTER) {
+        return Err(Fault::Damaged("its tables are not where they can be"));
+    }
+    if tables.refcount_clusters == 0 || end > len.next_multiple_of(CLUSTER) {
+        return Err(Fault::Damaged("it is shorter than its tables"));
+    }
+    let mut whole = head(image, size, tables).map_err(unreadable)?;
+    // What else was in the first cluster is read by nobody, and would only be found by whoever looks.
+    whole.resize(usize::try_from(CLUSTER).unwrap_or_default(), 0);
+    file.write_all_at(&whole, 0).map_err(unreadable)
+}
+
 /// What an overlay's header says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Header {
-    pub(super) size: u64,
+pub(crate) struct Header {
+    pub(crate) size: u64,
     /// The path of what it is based on, as written; empty for none.
-    pub(super) backing: String,
+    pub(crate) backing: String,
 }
 
 /// Reads the header of `file`, ours or as QEMU has rewritten it since.
-pub(super) fn read(file: &File) -> Result<Header, Fault> {
+pub(crate) fn read(file: &File) -> Result<Header, Fault> {
     let unreadable = |e: io::Error| Fault::Unreadable(e.to_string());
     let len = file.metadata().map_err(unreadable)?.len();
     let head = peek(file, 0, 104).map_err(unreadable)?;

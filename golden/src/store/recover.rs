@@ -10,7 +10,13 @@ use crate::overlay::{MARK, OVERLAY};
 /// Removes files under temporary names and marks whose overlay was never named; returns their paths.
 pub(super) fn clean(store: &Store) -> Result<Vec<PathBuf>, StoreError> {
     let mut gone = Vec::new();
-    for dir in [&store.root, &store.images, &store.overlays, &store.incoming] {
+    for dir in [
+        &store.root,
+        &store.images,
+        &store.overlays,
+        &store.incoming,
+        &store.replicas,
+    ] {
         sweep(dir, |name| Ok(name.starts_with(TEMPORARY)), &mut gone)?;
     }
     // A conversion cannot be continued, only begun again.
@@ -25,6 +31,14 @@ pub(super) fn clean(store: &Store) -> Result<Vec<PathBuf>, StoreError> {
         None => Ok(false),
     };
     sweep(&store.overlays, lonely, &mut gone)?;
+    // A copy that did not leave is taken anew.
+    sweep(
+        &store.outgoing,
+        |name| Ok(name.ends_with(OVERLAY)),
+        &mut gone,
+    )?;
+    let unnamed = |name: &str| store.is_left_of_a_replica(name);
+    sweep(&store.replicas, unnamed, &mut gone)?;
     Ok(gone)
 }
 

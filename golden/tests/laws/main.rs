@@ -23,6 +23,8 @@ mod manifests;
 #[cfg(test)]
 mod pipes;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod scratch;
 #[cfg(test)]
 #[path = "../../../tests/skip.rs"]

@@ -2,10 +2,11 @@
 //! system saw it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use coppice_golden::upload::Expected;
 use coppice_golden::{Cancel, Store, Upload};
-use coppice_schema::units::Size;
+use coppice_schema::units::{Size, Timestamp};
 
 use crate::durable::{judge, tracing};
 use crate::scratch::{GRID, KIB, MIB, Scratch, member, noise, options, qemu_img, text};
@@ -51,7 +52,7 @@ fn names_are_given_to_what_is_on_the_disk() {
 /// Everything that a store does, said to be settled after each step.
 fn act(dir: &Path) {
     let settled = || std::fs::write(dir.join("settled"), "SETTLED").unwrap();
-    let store = Store::open(&dir.join("acting")).unwrap();
+    let store = Arc::new(Store::open(&dir.join("acting")).unwrap());
     settled();
     let import = |name: &str| {
         let path = dir.join(name);
@@ -68,6 +69,27 @@ fn act(dir: &Path) {
     let written = store.write_overlays(&specs).unwrap();
     settled();
     assert!(written.iter().all(Result::is_ok));
+    // A copy of one comes twice, one that breaks off goes, and what came becomes another's overlay.
+    let bytes = std::fs::read(store.overlay_path(&member("lab-002@1"))).unwrap();
+    let come = || {
+        let mark = scratch.spec("pc-001@1", image, MIB);
+        let arrival = store.begin_replica(mark, Size(0)).unwrap();
+        arrival.write(0, &bytes).unwrap();
+        arrival
+    };
+    for taken in 1..=2 {
+        come().finish(bytes.len() as u64, Timestamp(taken)).unwrap();
+        settled();
+    }
+    drop(come());
+    store
+        .restore_replica(&member("pc-001@1"), &scratch.spec("pc-001@2", image, MIB))
+        .unwrap();
+    settled();
+    come().finish(bytes.len() as u64, Timestamp(3)).unwrap();
+    store.remove_replica(GRID, &member("pc-001@1")).unwrap();
+    settled();
+    store.remove_overlay(GRID, &member("pc-001@2")).unwrap();
     store.remove_overlay(GRID, &member("lab-001@1")).unwrap();
     settled();
     store.drop_image(other).unwrap();

@@ -1,6 +1,6 @@
 //! The contract of [`Moves`].
 
-mod cut;
+pub(super) mod cut;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! The disks of this machine: a [`Store`] behind the port. Its calls block, so each runs where blocking is allowed.
 
 mod copies;
+mod replicas;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ use super::{
 };
 use crate::hypervisor::Mark;
 use crate::peers::Peers;
+
+pub(crate) use self::replicas::Arriving;
 
 /// Images and overlays in a directory of this machine.
 ///

@@ -17,11 +17,13 @@ pub(super) struct Gates {
     gates: Mutex<BTreeMap<Uuid, Arc<Gate>>>,
 }
 
-/// The gates of one domain: one for calls that change it, one for questions that its guest can hold up.
+/// The gates of one domain: one for calls that change it, one for questions that its guest can hold up, and one for what
+/// copies its disk, which takes longer than either.
 #[derive(Default)]
 pub(super) struct Gate {
     changing: Lane,
     asking: Lane,
+    copying: Lane,
 }
 
 #[derive(Default)]
@@ -37,6 +39,8 @@ pub(super) enum Way {
     Change,
     /// Asks its guest.
     Ask,
+    /// Copies its disk.
+    Copy,
 }
 
 /// A call is under way. It goes with the call into its thread, so the gate opens when the call really ends.
@@ -86,11 +90,13 @@ impl Gate {
         match way {
             Way::Change => &self.changing,
             Way::Ask => &self.asking,
+            Way::Copy => &self.copying,
         }
     }
 
     fn is_busy(&self) -> bool {
-        self.changing.turn.try_lock().is_err() || self.asking.turn.try_lock().is_err()
+        let lanes = [&self.changing, &self.asking, &self.copying];
+        lanes.iter().any(|lane| lane.turn.try_lock().is_err())
     }
 }
 

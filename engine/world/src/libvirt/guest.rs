@@ -39,7 +39,13 @@ impl Libvirt {
             self.live("ask", uuid).await?;
             return Err(HypervisorError::Lacks(Feature::Agent));
         }
-        let said = self.inquire(uuid, question).await?;
+        // Whoever was to let its file systems go on may have died before.
+        let frozen = self.frozen(uuid);
+        let asked = move |domain: &Domain| {
+            frozen.release(domain);
+            question(domain)
+        };
+        let said = self.inquire(uuid, asked).await?;
         Ok(said.unwrap_or(GuestState::Silent))
     }
 
@@ -51,7 +57,7 @@ impl Libvirt {
     }
 
     /// Puts questions to a guest. `None`: it cannot be asked, or did not answer in time.
-    async fn inquire<T: Send + 'static>(
+    pub(super) async fn inquire<T: Send + 'static>(
         &self,
         uuid: Uuid,
         questions: impl FnOnce(&Domain) -> T + Send + 'static,

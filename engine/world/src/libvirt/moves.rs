@@ -14,7 +14,7 @@ mod monitor;
 mod tunnel;
 mod visit;
 
-pub(super) use monitor::Status;
+pub(super) use monitor::{Status, put};
 pub(super) use visit::Visits;
 
 use std::path::PathBuf;
@@ -105,7 +105,7 @@ impl Moves for Libvirt {
 
 impl Libvirt {
     /// The domain's turn for a change that takes many calls.
-    async fn turn(&self, uuid: Uuid) -> Result<Passage, HypervisorError> {
+    pub(super) async fn turn(&self, uuid: Uuid) -> Result<Passage, HypervisorError> {
         let limit = self.shared.limits.change;
         let gate = self.shared.gates.of(uuid);
         let turn = gate.pass(Way::Change, duration(limit)).await;
@@ -117,7 +117,7 @@ impl Libvirt {
     }
 
     /// What it is doing, and whether it is defined or only as long as it does.
-    async fn standing(&self, uuid: Uuid) -> Result<(PowerState, bool), HypervisorError> {
+    pub(super) async fn standing(&self, uuid: Uuid) -> Result<(PowerState, bool), HypervisorError> {
         let shared = self.shared.clone();
         self.look(move || {
             let (_, domain) = shared.link.domain(WHAT, uuid)?;

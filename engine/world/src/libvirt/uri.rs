@@ -49,6 +49,18 @@ impl HypervisorUri {
         }
     }
 
+    /// Whether its domains are processes of QEMU on this machine.
+    #[must_use]
+    pub fn is_local_qemu(&self) -> bool {
+        match self {
+            Self::Sim(_) => false,
+            Self::Embedded { .. } => true,
+            Self::Libvirt(text) => {
+                text.starts_with("qemu:///") || text.starts_with("qemu+unix:///")
+            }
+        }
+    }
+
     /// Where libvirt keeps the process ids of its domains, where that is known.
     pub(super) fn pid_files(&self) -> Option<PathBuf> {
         match self {

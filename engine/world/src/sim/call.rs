@@ -10,6 +10,7 @@ use super::fault::{Fate, Fault, Operation};
 use super::machine::Machine;
 use crate::disks::DiskError;
 use crate::hypervisor::HypervisorError;
+use crate::replicas::ReplicaError;
 
 /// Errors that any call may end with.
 pub(super) trait Trouble: Send + 'static {
@@ -62,6 +63,32 @@ impl Trouble for DiskError {
         Self::Io {
             what: format!("{} of {object}", operation.verb()),
             cause: "the simulation says so".to_owned(),
+        }
+    }
+}
+
+impl Trouble for ReplicaError {
+    fn away(operation: Operation) -> Self {
+        if operation.is_of_hypervisor() {
+            HypervisorError::away(operation).into()
+        } else {
+            DiskError::away(operation).into()
+        }
+    }
+
+    fn stuck(operation: Operation, object: &str) -> Self {
+        if operation.is_of_hypervisor() {
+            HypervisorError::stuck(operation, object).into()
+        } else {
+            DiskError::stuck(operation, object).into()
+        }
+    }
+
+    fn refused(operation: Operation, object: &str) -> Self {
+        if operation.is_of_hypervisor() {
+            HypervisorError::refused(operation, object).into()
+        } else {
+            DiskError::refused(operation, object).into()
         }
     }
 }
@@ -153,6 +180,8 @@ impl SimServer {
             let mut machine = self.settled();
             let before = machine.journal.len();
             let result = act(&mut machine, now);
+            // What was started too late has ended before anybody sees it run.
+            machine.settle(now, self.clock.passed());
             if machine.journal.len() > before {
                 machine.wake();
             }

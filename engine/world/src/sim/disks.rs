@@ -119,6 +119,12 @@ impl Disks for SimServer {
                 machine.scold(format!("drop of {what}, which {by} uses"));
                 return Err(DiskError::InUse { what, by });
             }
+            let mut copies = machine.replicas.values().map(|r| &r.mark);
+            if let Some(mark) = copies.find(|m| uses(m)) {
+                let what = format!("image {}", root.short());
+                let by = format!("the copy of {}", mark.member);
+                return Err(DiskError::InUse { what, by });
+            }
             if machine.images.remove(&root).is_some() {
                 machine.note(now, Hand::Ours, Deed::ImageGone(root));
             }
@@ -210,6 +216,7 @@ fn make_overlay(
         readable: true,
         size: new.size,
         allocated: bytes,
+        written: 0,
     };
     machine.overlays.insert(path.clone(), overlay);
     let made = path.clone();

@@ -50,6 +50,7 @@ pub enum Operation {
     MakeRoom,
     TakeIn,
     Enter,
+    Copy,
     Space,
     Overlays,
     MakeOverlays,
@@ -60,6 +61,11 @@ pub enum Operation {
     ImportImage,
     ScrubImage,
     ReceiveImage,
+    OfferCopy,
+    TakeCopy,
+    Replicas,
+    Restore,
+    RemoveCopy,
 }
 
 /// How often each fault happens, in a thousand calls.
@@ -211,7 +217,7 @@ impl Faults {
 
 impl Operation {
     pub(super) fn is_of_hypervisor(self) -> bool {
-        self <= Self::Enter
+        self <= Self::Copy
     }
 
     pub(super) fn changes_domain(self) -> bool {
@@ -220,7 +226,7 @@ impl Operation {
 
     pub(super) fn changes(self) -> bool {
         self.changes_domain()
-            || (Self::Send..=Self::Enter).contains(&self)
+            || (Self::Send..=Self::Copy).contains(&self)
             || matches!(
                 self,
                 Self::MakeOverlays
@@ -228,6 +234,10 @@ impl Operation {
                     | Self::DropImage
                     | Self::ImportImage
                     | Self::ReceiveImage
+                    | Self::OfferCopy
+                    | Self::TakeCopy
+                    | Self::Restore
+                    | Self::RemoveCopy
             )
     }
 
@@ -241,10 +251,14 @@ impl Operation {
             ("undefine", Self::Undefine),
             ("send", Self::Send),
             ("enter", Self::Enter),
+            ("copy", Self::Copy),
             ("make-overlays", Self::MakeOverlays),
             ("remove-overlay", Self::RemoveOverlay),
             ("import-image", Self::ImportImage),
             ("receive-image", Self::ReceiveImage),
+            ("take-copy", Self::TakeCopy),
+            ("restore", Self::Restore),
+            ("remove-copy", Self::RemoveCopy),
         ];
         let found = all.into_iter().find(|(word, _)| *word == name);
         found.map(|(_, operation)| operation)
@@ -269,6 +283,7 @@ impl Operation {
             Self::MakeRoom => "make room",
             Self::TakeIn => "take in",
             Self::Enter => "let in",
+            Self::Copy => "copy the disk of",
             Self::Space => "measure space",
             Self::Overlays => "list overlays",
             Self::MakeOverlays => "make overlays",
@@ -279,6 +294,11 @@ impl Operation {
             Self::ImportImage => "import an image",
             Self::ScrubImage => "read an image back",
             Self::ReceiveImage => "copy an image",
+            Self::OfferCopy => "make room for a copy",
+            Self::TakeCopy => "keep a copy",
+            Self::Replicas => "list copies",
+            Self::Restore => "restore a copy",
+            Self::RemoveCopy => "remove a copy",
         }
     }
 

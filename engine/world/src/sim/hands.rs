@@ -149,6 +149,7 @@ impl SimServer {
                 readable: true,
                 size,
                 allocated: size,
+                written: 0,
             };
             machine.overlays.insert(path.clone(), overlay);
             machine.note(now, Hand::Other, Deed::OverlayMade { path, mark });
@@ -183,6 +184,22 @@ impl SimServer {
             if let Some(overlay) = machine.overlays.get_mut(&overlay_path(member)) {
                 overlay.allocated.0 += bytes.0.min(free.0);
             }
+        });
+    }
+
+    /// Its guest writes that: whoever has its disk, or a copy of it from then on, can tell.
+    pub fn write_to_overlay(&self, member: &Member, written: u64) {
+        self.meddle(|machine| {
+            if let Some(overlay) = machine.overlays.get_mut(&overlay_path(member)) {
+                overlay.written = written;
+            }
+        });
+    }
+
+    /// Deletes the copy of a desktop.
+    pub fn delete_replica(&self, member: &Member) {
+        self.meddle(|machine| {
+            machine.replicas.remove(member);
         });
     }
 
@@ -224,6 +241,17 @@ impl SimServer {
                 machine.silent.remove(&root);
             }
         });
+    }
+
+    /// Starts a domain past the ports.
+    ///
+    /// # Errors
+    /// Why it does not start.
+    pub fn start_by_hand(&self, uuid: Uuid) -> Result<(), String> {
+        let now = self.clock.now();
+        let mut outcome = Ok(());
+        self.meddle(|machine| outcome = machine.switch_on(uuid, now, Hand::Other));
+        outcome
     }
 
     fn end_by_hand(&self, uuid: Uuid, left: PowerState) {

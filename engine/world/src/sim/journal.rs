@@ -26,6 +26,8 @@ pub enum Hand {
     Ours,
     /// Somebody else, or chance.
     Other,
+    /// The watchdog.
+    Watchdog,
 }
 
 /// Kinds of change. The mark is the object's, `None` when it is not ours.

@@ -16,6 +16,7 @@ use super::fault::Operation;
 use super::journal::{Change, Deed, Hand};
 use super::moves::Way;
 use crate::hypervisor::Mark;
+use crate::watchdog::{Guard, WatchdogError};
 
 /// A domain on a simulated server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -55,6 +56,24 @@ pub struct SimOverlay {
     pub size: Size,
     /// Bytes on the medium.
     pub allocated: Size,
+    /// What its guest wrote last, as far as a simulation has that: see
+    /// [`write_to_overlay`](super::SimServer::write_to_overlay).
+    pub written: u64,
+}
+
+/// A copy of another server's overlay on a simulated server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SimReplica {
+    /// Of what.
+    pub mark: Mark,
+    /// When it was that.
+    pub taken: Timestamp,
+    /// Virtual size.
+    pub size: Size,
+    /// Bytes on the medium.
+    pub allocated: Size,
+    /// What the guest had written last.
+    pub written: u64,
 }
 
 /// An image on a simulated server.
@@ -111,6 +130,9 @@ pub(super) struct Machine {
     pub(super) domains: BTreeMap<Uuid, SimDomain>,
     pub(super) overlays: BTreeMap<PathBuf, SimOverlay>,
     pub(super) images: BTreeMap<Digest, SimImage>,
+    pub(super) replicas: BTreeMap<Member, SimReplica>,
+    /// Which arrival of a copy counts, for each desktop.
+    pub(super) arrivals: BTreeMap<Member, u64>,
     /// Images whose guests never answer.
     pub(super) silent: BTreeSet<Digest>,
     pub(super) journal: Vec<Change>,
@@ -128,6 +150,10 @@ pub(super) struct Machine {
     pub(super) starts: u64,
     /// When a domain was started last: no two starts are at one time, so that they can be told apart.
     pub(super) last_start: Timestamp,
+    /// What the watchdog holds, and when it ends it; it goes with the power.
+    pub(super) guard: Guard,
+    /// Why there is no watchdog.
+    pub(super) no_watchdog: Option<WatchdogError>,
 }
 
 impl Machine {
@@ -141,6 +167,8 @@ impl Machine {
             domains: BTreeMap::new(),
             overlays: BTreeMap::new(),
             images: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
             silent: BTreeSet::new(),
             journal: Vec::new(),
             misuse: Vec::new(),
@@ -152,11 +180,37 @@ impl Machine {
             watchers: Vec::new(),
             starts: 0,
             last_start: Timestamp(0),
+            guard: Guard::default(),
+            no_watchdog: None,
+        }
+    }
+
+    /// Does what was to come about by `now`, which is the moment `passed`, and what the watchdog did meanwhile.
+    pub(super) fn settle(&mut self, now: Timestamp, passed: Span) {
+        let overdue = passed.0.checked_sub(self.guard.until.0);
+        if let Some(overdue) = overdue.filter(|_| !self.guard.domains.is_empty()) {
+            let moment = Timestamp(now.0.saturating_sub(overdue));
+            self.come_about(moment);
+            self.end_guarded(moment);
+            self.come_about(now);
+            self.end_guarded(now);
+        } else {
+            self.come_about(now);
+        }
+    }
+
+    fn end_guarded(&mut self, at: Timestamp) {
+        let guarded = self.guard.domains.iter();
+        let running = guarded.filter(|uuid| self.domains.get(uuid).is_some_and(SimDomain::runs));
+        let running: Vec<Uuid> = running.copied().collect();
+        for uuid in running {
+            self.switch_off(uuid, PowerState::Crashed, at, Hand::Watchdog);
+            self.wake();
         }
     }
 
     /// Does what was to come about by `now`, each at its own time.
-    pub(super) fn come_about(&mut self, now: Timestamp) {
+    fn come_about(&mut self, now: Timestamp) {
         while let Some(first) = self
             .late
             .iter()
@@ -175,12 +229,9 @@ impl Machine {
     pub(super) fn used(&self) -> Size {
         let overlays: u64 = self.overlays.values().map(|o| o.allocated.0).sum();
         let images: u64 = self.images.values().map(|i| i.stored().0).sum();
-        Size(
-            self.others
-                .0
-                .saturating_add(overlays)
-                .saturating_add(images),
-        )
+        let replicas: u64 = self.replicas.values().map(|r| r.allocated.0).sum();
+        let ours = [overlays, images, replicas];
+        Size(ours.into_iter().fold(self.others.0, u64::saturating_add))
     }
 
     pub(super) fn free(&self) -> Size {
@@ -220,6 +271,13 @@ impl Machine {
             change.by == Hand::Other
                 && matches!(change.deed, Deed::Defined { uuid: u, .. } if u == uuid)
         })
+    }
+
+    /// The number of what comes next as a copy of `member`. What came before counts no more.
+    pub(super) fn announce(&mut self, member: &Member) -> u64 {
+        let number = self.arrivals.entry(member.clone()).or_default();
+        *number += 1;
+        *number
     }
 
     /// Keeps what a correct program never asks, in words.
@@ -298,6 +356,7 @@ impl Machine {
         self.busy.clear();
         self.called.clear();
         self.ways.clear();
+        self.guard = Guard::default();
         let running = self.domains.values().filter(|domain| domain.runs());
         let running: Vec<Uuid> = running.map(|domain| domain.uuid).collect();
         for uuid in running {

@@ -35,6 +35,8 @@ struct Guest {
     users: u32,
     /// Bytes of its overlay.
     allocated: Size,
+    /// What it wrote last.
+    written: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -239,6 +241,7 @@ fn stop(uuid: Uuid) -> impl FnOnce(&mut Machine, Timestamp) -> Result<Guest, Hyp
             answers_at,
             users,
             allocated: overlay.map_or(Size(0), |overlay| overlay.allocated),
+            written: overlay.map_or(0, |overlay| overlay.written),
         })
     }
 }
@@ -317,6 +320,7 @@ fn take_in(
     domain.users = guest.users;
     if let Some(overlay) = machine.overlays.get_mut(&domain.disk) {
         overlay.allocated = guest.allocated;
+        overlay.written = guest.written;
     }
     machine.ways.insert(uuid, Way::Came);
     Ok(())

@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod adoption;
 #[cfg(test)]
+mod copying;
+#[cfg(test)]
 mod daemon;
 #[cfg(test)]
 mod embedded;

@@ -105,9 +105,19 @@ pub(crate) fn overlay(image: &Path, path: &Path) -> Result<(), Outcome> {
 
 /// What the shell of a domain's guest says to a command, which must end well.
 pub(crate) async fn run_in(address: String, uuid: Uuid, command: String) -> Result<String, String> {
+    let open = move || Connect::open(Some(&address)).map_err(|error| error.to_string());
+    let connection = tokio::task::spawn_blocking(open).await;
+    run_on(connection.map_err(|e| e.to_string())??, uuid, command).await
+}
+
+/// The same along a connection that is there: of an embedded hypervisor a process opens only so many.
+pub(crate) async fn run_on(
+    connection: Connect,
+    uuid: Uuid,
+    command: String,
+) -> Result<String, String> {
     let work = move || {
         let text = |error: virt::error::Error| error.to_string();
-        let connection = Connect::open(Some(&address)).map_err(text)?;
         let domain = connection.lookup_domain_by_uuid(uuid).map_err(text)?;
         let ask = |question: Value| -> Result<Value, String> {
             let said = domain.qemu_agent_command(&question.to_string(), 5, 0);

@@ -16,7 +16,7 @@ use crate::moves::Road;
 use crate::peers::PeerError;
 
 /// The road.
-pub(super) struct Cut<'a> {
+pub(in crate::contract) struct Cut<'a> {
     road: Box<dyn Road + 'a>,
     count: Arc<Count>,
 }
@@ -30,7 +30,7 @@ struct Count {
 
 impl<'a> Cut<'a> {
     /// One that breaks, all streams at once, when so many bytes have passed.
-    pub(super) fn after(road: Box<dyn Road + 'a>, most: u64) -> Self {
+    pub(in crate::contract) fn after(road: Box<dyn Road + 'a>, most: u64) -> Self {
         let count = Count {
             most,
             ..Count::default()
@@ -41,17 +41,17 @@ impl<'a> Cut<'a> {
         }
     }
 
-    pub(super) fn never(road: Box<dyn Road + 'a>) -> Self {
+    pub(in crate::contract) fn never(road: Box<dyn Road + 'a>) -> Self {
         Self::after(road, u64::MAX)
     }
 
     /// Bytes that have passed, both ways.
-    pub(super) fn passed(&self) -> u64 {
+    pub(in crate::contract) fn passed(&self) -> u64 {
         self.count.passed.load(Ordering::SeqCst)
     }
 
     /// Until so many bytes have passed.
-    pub(super) async fn until(&self, limit: u64) {
+    pub(in crate::contract) async fn until(&self, limit: u64) {
         poll_fn(|context: &mut Context<'_>| {
             self.count.changed.register(context.waker());
             if self.passed() > limit {

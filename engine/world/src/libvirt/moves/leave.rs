@@ -69,8 +69,10 @@ impl Libvirt {
     }
 
     async fn try_to_leave(&self, uuid: Uuid, road: &dyn Road) -> Result<(), MoveError> {
-        // What an earlier attempt left that was cut off.
+        // What an earlier attempt left that was cut off; and a copy that is being made comes to nothing, since QEMU
+        // copies a disk for one purpose at a time.
         self.undo(uuid).await?;
+        self.end_copy(uuid).await?;
         let form = self.form(uuid).await?;
         let disk = form::movable(uuid, &form)?;
         let lost = |error: std::io::Error| broken(uuid, error);

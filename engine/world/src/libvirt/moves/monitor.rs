@@ -52,12 +52,12 @@ pub(super) struct Ram {
 /// Background work of QEMU: `query-jobs`.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Job {
-    pub(super) id: String,
+pub(in crate::libvirt) struct Job {
+    pub(in crate::libvirt) id: String,
     /// `running`, `ready`, `concluded` and others.
-    pub(super) status: String,
-    pub(super) current_progress: u64,
-    pub(super) error: Option<String>,
+    pub(in crate::libvirt) status: String,
+    pub(in crate::libvirt) current_progress: u64,
+    pub(in crate::libvirt) error: Option<String>,
 }
 
 /// A disk as QEMU has it: `query-block`.
@@ -97,7 +97,7 @@ struct Complaint {
 
 impl Libvirt {
     /// Puts one command to a domain's QEMU. The caller has the domain's turn.
-    pub(super) async fn put(
+    pub(in crate::libvirt) async fn put(
         &self,
         uuid: Uuid,
         command: &'static str,
@@ -140,13 +140,21 @@ impl Libvirt {
     }
 
     /// The work of that name, while it is remembered.
-    pub(super) async fn job(&self, uuid: Uuid, id: &str) -> Result<Option<Job>, HypervisorError> {
+    pub(in crate::libvirt) async fn job(
+        &self,
+        uuid: Uuid,
+        id: &str,
+    ) -> Result<Option<Job>, HypervisorError> {
         let jobs: Vec<Job> = self.query(uuid, "query-jobs").await?;
         Ok(jobs.into_iter().find(|job| job.id == id))
     }
 
     /// QEMU's name for the disk that is `file`.
-    pub(super) async fn node(&self, uuid: Uuid, file: &Path) -> Result<String, HypervisorError> {
+    pub(in crate::libvirt) async fn node(
+        &self,
+        uuid: Uuid,
+        file: &Path,
+    ) -> Result<String, HypervisorError> {
         let blocks: Vec<Block> = self.query(uuid, "query-block").await?;
         let inserted: Vec<Inserted> = blocks
             .into_iter()
@@ -193,7 +201,11 @@ fn is_of(name: &str, file: &Path) -> bool {
 }
 
 /// `Ok(Err(…))`: QEMU understood, and did not do it; in its words.
-fn put(domain: &Domain, command: &str, arguments: Value) -> Result<Result<Value, String>, Error> {
+pub(in crate::libvirt) fn put(
+    domain: &Domain,
+    command: &str,
+    arguments: Value,
+) -> Result<Result<Value, String>, Error> {
     let line = json!({"execute": command, "arguments": arguments}).to_string();
     let said = domain.qemu_monitor_command(&line, 0)?;
     Ok(understand(&said))
