@@ -8,6 +8,8 @@
 
 #[path = "desktops/bad_input.rs"]
 mod bad_input;
+#[path = "desktops/copies.rs"]
+mod copies;
 #[path = "desktops/crash.rs"]
 mod crash;
 #[path = "desktops/drift.rs"]

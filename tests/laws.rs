@@ -50,10 +50,16 @@ fn running<'a>(
     known.committed.pools.iter().filter_map(|(name, pool)| {
         let power = pool.policy.power.as_ref()?;
         let mine = |id: &DesktopId| id.pool == *name;
+        // What is being stopped counts as it will be.
+        let stopped = |id: &DesktopId| {
+            let mut orders = known.orders.values();
+            orders
+                .any(|order| matches!(&order.task, Task::Stop { member } if member.desktop == *id))
+        };
         let phases = known
             .desktops
             .iter()
-            .filter(|(id, _)| mine(id))
+            .filter(|(id, _)| mine(id) && !stopped(id))
             .map(|(_, d)| &d.phase);
         let runs = |phase: &&Phase| match phase {
             Phase::Available { .. }
@@ -74,6 +80,7 @@ fn running<'a>(
                     mine(&member.desktop) && matches!(phase, Some(Phase::Off { .. }))
                 }
                 Task::Restart { .. }
+                | Task::Restore { .. }
                 | Task::Redefine { .. }
                 | Task::Stop { .. }
                 | Task::Remove { .. }

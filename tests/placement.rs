@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "placement/copies.rs"]
+mod copies;
 #[path = "placement/even.rs"]
 mod even;
 #[path = "placement/loss.rs"]

@@ -267,6 +267,7 @@ fn a_former_life_must_be_gone_first() {
         images: Default::default(),
         foreign: Default::default(),
         quarantine: Default::default(),
+        replicas: Default::default(),
         disk: look.disk,
         hypervisor: Health::Well,
     };

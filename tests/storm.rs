@@ -89,8 +89,8 @@ fn every_storm_settles() {
     println!("{seeds} storms, {crashes} daemons killed, {entries} entries, {tally:?}");
     assert!(crashes > seeds, "storms in which nobody dies prove little");
     let common = seeds < ENOUGH || (tally.lost > 0 && tally.levelled > 0);
-    // A move seldom comes to its end in a storm.
-    let rare = seeds < 5 * ENOUGH || tally.moved > 0;
+    // A move, or a copy that takes over, seldom comes to its end in a storm.
+    let rare = seeds < 5 * ENOUGH || (tally.moved > 0 && tally.restored > 0);
     assert!(common && rare, "what never happens is not tried: {tally:?}");
 }
 

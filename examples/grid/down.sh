@@ -43,6 +43,14 @@ for pid in $desktops; do kill -TERM "$pid" 2>/dev/null || :; done
 for pid in $desktops; do end "$pid" 10; done
 if [ -n "$desktops" ]; then echo "grid: stopped the desktops, processes $desktops"; fi
 
+# What ends desktops whose server was given up: it outlives the server.
+for home in "$grid"/[0-9]*; do
+    if pid=$(runs "$home/data/watchdog.pid"); then
+        end "$pid" 10
+        echo "grid: stopped the watchdog of ${home##*/}, process $pid"
+    fi
+done
+
 for home in "$grid"/[0-9]*; do
     space=$(space "${home##*/}")
     if [ -e "/run/netns/$space" ]; then

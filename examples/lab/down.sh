@@ -37,5 +37,11 @@ for pid in $desktops; do kill -TERM "$pid" 2>/dev/null || :; done
 for pid in $desktops; do end "$pid" 10; done
 if [ -n "$desktops" ]; then echo "lab: stopped the desktops, processes $desktops"; fi
 
+# What ends desktops whose server was given up: it outlives the server.
+if pid=$(runs "$lab/data/watchdog.pid"); then
+    end "$pid" 10
+    echo "lab: stopped the watchdog, process $pid"
+fi
+
 rm -rf --one-file-system -- "$lab" || fail "$lab could not be removed completely: is something mounted in it?"
 echo "lab: removed $lab"

@@ -5,6 +5,7 @@ mod moves;
 mod people;
 mod places;
 mod pools;
+mod restored;
 mod reviewed;
 
 use std::collections::BTreeSet;
@@ -81,6 +82,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
     let gets = known.orders.values().filter_map(|order| match &order.task {
         Task::CopyImage { root, .. } => Some((order.server, *root)),
         Task::Create { .. }
+        | Task::Restore { .. }
         | Task::Redefine { .. }
         | Task::Start { .. }
         | Task::Stop { .. }
@@ -149,6 +151,7 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
             let ends = match step.task {
                 Task::Remove { .. } | Task::Stop { .. } | Task::Restart { .. } => true,
                 Task::Create { .. }
+                | Task::Restore { .. }
                 | Task::Redefine { .. }
                 | Task::Start { .. }
                 | Task::Receive { .. }
@@ -356,6 +359,21 @@ fn one(
             );
         }
         (Task::Create { .. }, _) => judge(false, object, "a desktop that is made is remembered"),
+        (Task::Restore { spec, from }, Memory::Restored { spec: remembered }) => {
+            restored::judge(action, (spec, from), remembered, present, known, judge);
+        }
+        (Task::Restore { spec, from }, Memory::Unchanged) => judge(
+            present.is_some_and(|desktop| {
+                desktop.restored_from.as_ref() == Some(from) && desktop.spec == *spec
+            }) && belongs(present, action, member.incarnation),
+            object,
+            "a restoration is tried again as it was begun",
+        ),
+        (Task::Restore { .. }, _) => judge(
+            false,
+            object,
+            "a desktop that is brought back is remembered as that",
+        ),
         (Task::Remove { .. }, Memory::Leaving) => {
             judge(
                 belongs(present, action, member.incarnation),
@@ -396,7 +414,7 @@ fn one(
             let superseded = last > member.incarnation.0 && present.is_some_and(|d| !d.personal);
             let left = moves::is_elsewhere(present, member.incarnation, server.0, known);
             let look = server.1.look.as_ref();
-            let apart = look.is_some_and(|look| look.quarantine.contains_key(member));
+            let apart = look.is_some_and(|look| look.holds_apart(member, present));
             let given_up = known.requests.get(id)
                 == Some(&Request::Discard {
                     member: member.clone(),
@@ -428,6 +446,7 @@ fn one(
                 Memory::Rewritten { spec } => Some(spec.as_ref()),
                 Memory::Unchanged => present.map(|desktop| &desktop.spec),
                 Memory::Grown { .. }
+                | Memory::Restored { .. }
                 | Memory::Leaving
                 | Memory::Moving { .. }
                 | Memory::Copying

@@ -112,6 +112,7 @@ impl Stock<'_> {
         let about = |task: &Task| match task {
             Task::VerifyImage { root } | Task::DropImage { root } => *root == self.root,
             Task::Create { .. }
+            | Task::Restore { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::Stop { .. }

@@ -77,6 +77,7 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     let cloned = known.desktops.values().map(|desktop| desktop.spec.image);
     let ordered = known.orders.values().filter_map(|order| match &order.task {
         Task::Create { spec, .. }
+        | Task::Restore { spec, .. }
         | Task::Redefine { spec }
         | Task::Receive { spec }
         | Task::Enter { spec } => Some(spec.image),

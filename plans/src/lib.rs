@@ -21,6 +21,7 @@ mod place;
 pub mod placement;
 pub mod plan;
 mod pool;
+pub mod replicas;
 mod review;
 mod servers;
 mod specs;
@@ -71,6 +72,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     pool::kept_pools(desired, known, &mut draft);
     pool::forgotten_pools(desired, known, &mut draft);
     pool::strays(known, &mut draft);
+    replicas::survey(desired, known, &mut draft);
     pool::quarantine(known, &mut draft);
     images::collect(desired, known, &mut draft);
     servers::farewell(known, &mut draft);

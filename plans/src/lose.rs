@@ -31,8 +31,15 @@ pub struct Lost {
 pub struct LostOfPool {
     /// Pooled desktops; others are grown in their place.
     pub pooled: u32,
-    /// Personal desktops: they wait for their server, or for a copy.
+    /// Personal desktops: those that do not go on from a copy wait for their server.
     pub personal: u32,
+    /// Those of them that would go on from a copy.
+    #[serde(default)]
+    pub from_copies: u32,
+    /// When the oldest of those copies was taken: what was written since would not be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub oldest_copy: Option<Timestamp>,
     /// People at both.
     pub users: u32,
     /// How many would be grown anew, on which server.
@@ -90,6 +97,8 @@ fn without(known: &Known, gone: &BTreeSet<ServerId>, now: Timestamp) -> Known {
         server.state = ServerState::Lost;
         server.since = now;
         server.current = false;
+        // It would be, in a moment.
+        server.fenced = server.lease.is_some();
     }
     for desktop in known.desktops.values_mut() {
         if gone.contains(&desktop.server) {
@@ -154,6 +163,14 @@ fn replaced(name: &PoolName, pool: &mut LostOfPool, plan: &Plan) {
         let replaces = matches!(action.reason, Reason::HostGone { .. });
         replaces && action.kind == Kind::Create && desktop.is_some_and(|id| id.pool == *name)
     };
+    for action in &plan.actions {
+        let mine = action.object.desktop().is_some_and(|id| id.pool == *name);
+        if let (Reason::FromCopy { taken, .. }, true) = (&action.reason, mine) {
+            pool.from_copies += 1;
+            let oldest = pool.oldest_copy.map_or(*taken, |oldest| oldest.min(*taken));
+            pool.oldest_copy = Some(oldest);
+        }
+    }
     let made: Vec<&Action> = plan.actions.iter().filter(of_pool).collect();
     let wanted = usize::try_from(pool.pooled).unwrap_or(usize::MAX);
     for action in made.into_iter().take(wanted) {

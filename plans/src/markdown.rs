@@ -8,7 +8,7 @@ mod page;
 
 use crate::document::{Document, Group};
 use crate::plan::{Edit, Kind, Risk, Severity};
-use crate::text::{self, lines};
+use crate::text::{self, lines, lost};
 
 use page::{Page, escape};
 
@@ -44,7 +44,7 @@ fn head(document: &Document, page: &mut Page) {
         document.base.revision,
         lines::looked(document)
     )));
-    let what_if = lines::what_if(document);
+    let what_if = lost::what_if(document);
     for warning in [lines::unseen(document), lines::only(document), what_if]
         .into_iter()
         .flatten()
@@ -61,7 +61,7 @@ fn head(document: &Document, page: &mut Page) {
 fn losses(document: &Document, page: &mut Page) {
     let Some(lost) = &document.lost else { return };
     page.line("");
-    for line in lines::lost(lost) {
+    for line in lost::lost(lost) {
         page.line(&format!("- {}", escape(&line)));
     }
 }

@@ -56,7 +56,9 @@ impl<'a> Ledger<'a> {
             .orders
             .values()
             .filter_map(|order| match &order.task {
-                Task::Create { spec, start: true } => Some(&spec.member),
+                Task::Create { spec, start: true } | Task::Restore { spec, .. } => {
+                    Some(&spec.member)
+                }
                 Task::Start { member } | Task::Restart { member, .. } => Some(member),
                 Task::Create { .. }
                 | Task::Redefine { .. }

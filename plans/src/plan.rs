@@ -174,6 +174,11 @@ pub enum Memory {
         /// Whether its disk is to be kept.
         personal: bool,
     },
+    /// It gets another life, of a copy: the former one is on a server that is lost for longer than its lease.
+    Restored {
+        /// It.
+        spec: Box<DesktopSpec>,
+    },
     /// What is written of it changes.
     Rewritten {
         /// It.
@@ -239,6 +244,14 @@ pub enum Reason {
     HostGone {
         /// Its name.
         server: String,
+    },
+    /// Its server is lost and it runs there no more: it goes on from a copy.
+    FromCopy {
+        /// The server's name.
+        server: String,
+        /// What the copy holds is what its disk held then.
+        #[schema(value_type = u64)]
+        taken: Timestamp,
     },
     /// Its server, or that of the one that it takes the place of, is being emptied.
     Draining {

@@ -13,6 +13,7 @@ mod power;
 mod quarantine;
 mod refresh;
 mod removal;
+mod restore;
 mod rollback;
 mod rollout;
 mod shift;

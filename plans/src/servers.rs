@@ -47,6 +47,7 @@ pub(crate) fn survey(known: &Known, draft: &mut Draft<'_>) {
                          look after the servers that hold it (coppice image status); what has arrived is kept"
                         .to_owned(),
                     Task::Create { .. }
+                    | Task::Restore { .. }
                     | Task::Redefine { .. }
                     | Task::Start { .. }
                     | Task::Stop { .. }

@@ -5,6 +5,7 @@
 
 mod findings;
 pub(crate) mod lines;
+pub(crate) mod lost;
 
 use crate::document::{Document, Group};
 use crate::plan::{Kind, Risk, Severity};
@@ -94,7 +95,7 @@ fn head(document: &Document, page: &mut Page) {
         looked = page.paint("33;1", &format!("{looked}; {unseen}"));
     }
     page.line(&looked);
-    for line in [lines::only(document), lines::what_if(document)]
+    for line in [lines::only(document), lost::what_if(document)]
         .into_iter()
         .flatten()
     {
@@ -108,7 +109,7 @@ fn losses(document: &Document, page: &mut Page) {
     let servers: Vec<&str> = lost.servers.iter().map(String::as_str).collect();
     let title = page.paint("31;1", &format!("LOSS OF {}", servers.join(", ")));
     page.line(&title);
-    for line in lines::lost(lost) {
+    for line in lost::lost(lost) {
         page.line(&format!("  {line}"));
     }
 }

@@ -72,6 +72,8 @@ pub struct Grid {
     pub tolerate_server_loss: u8,
     /// Silence after which a server counts as lost.
     pub lost_after: Span,
+    /// How long a server runs personal desktops with copies without word from the grid.
+    pub fence_after: Span,
     /// Bytes per second at which a server receives images, and at which it sends them; unlimited without.
     pub image_bandwidth: Option<Size>,
     /// Images are copied only within that window; at any time without.
@@ -91,6 +93,7 @@ impl Default for Grid {
             timezone: "UTC".to_owned(),
             tolerate_server_loss: 0,
             lost_after: Span::seconds(5),
+            fence_after: Span::seconds(30),
             image_bandwidth: None,
             image_window: None,
             address: None,

@@ -123,8 +123,22 @@ pub struct Look {
     /// not remember: their slots are taken, and they are removed by a person's word only.
     #[serde(default)]
     pub quarantine: BTreeMap<Member, Quarantined>,
+    /// Copies of personal desktops of other servers that are on its disk, whole.
+    #[serde(default)]
+    pub replicas: BTreeMap<Member, SeenReplica>,
     /// Whether its hypervisor answered. If not, `members` are the last ones known and mean nothing now.
     pub hypervisor: Health,
+}
+
+impl Look {
+    /// Whether it shows a life that goes by a person's word only: one in quarantine, or one of a personal desktop that went
+    /// on from a copy since.
+    #[must_use]
+    pub fn holds_apart(&self, member: &Member, present: Option<&KnownDesktop>) -> bool {
+        let former = present
+            .is_some_and(|desktop| desktop.personal && desktop.incarnation > member.incarnation);
+        self.quarantine.contains_key(member) || former && self.members.contains_key(member)
+    }
 }
 
 /// Whether a part answers.
@@ -165,6 +179,20 @@ pub struct SeenDomain {
     pub viewers: Option<u32>,
     /// It runs with older hardware than it is defined with.
     pub stale_until_reboot: bool,
+    /// The server's watchdog ends it when the server may have been given up.
+    #[serde(default)]
+    pub guarded: bool,
+}
+
+/// What was seen of a copy of a personal desktop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SeenReplica {
+    /// Root of the image that it is a clone of.
+    pub image: Digest,
+    /// What it holds is what the desktop's disk held then.
+    pub taken: Timestamp,
+    /// log2 of its size on the medium in MiB, rounded up.
+    pub bulk: u8,
 }
 
 /// What was seen of an overlay.
@@ -399,6 +427,13 @@ pub enum Task {
         /// Start it.
         start: bool,
     },
+    /// Make its overlay of the copy that is here of a former life of it, define its domain, and start it.
+    Restore {
+        /// The desktop.
+        spec: DesktopSpec,
+        /// Of which life the copy is.
+        from: Member,
+    },
     /// Write the domain again as told; the overlay is not touched.
     Redefine {
         /// The desktop.
@@ -486,6 +521,7 @@ impl Task {
     pub fn member(&self) -> Option<&Member> {
         match self {
             Self::Create { spec, .. }
+            | Self::Restore { spec, .. }
             | Self::Redefine { spec }
             | Self::Receive { spec }
             | Self::Enter { spec } => Some(&spec.member),
@@ -504,6 +540,9 @@ impl Task {
     pub fn describe(&self) -> String {
         match self {
             Self::Create { spec, .. } => format!("create {}", spec.member.desktop),
+            Self::Restore { spec, .. } => {
+                format!("bring {} back from its copy", spec.member.desktop)
+            }
             Self::Redefine { spec } => format!("define {} again", spec.member.desktop),
             Self::Start { member } => format!("start {}", member.desktop),
             Self::Stop { member } => format!("stop {}", member.desktop),

@@ -117,10 +117,8 @@ fn what_is_known_and_not_carried_out_is_what_later_issues_bring() {
         "policy.refresh.warn",
         "policy.session",
         "pool.booking",
-        "pool.copies",
         "pool.entitled",
         "pool.hours",
-        "pool.max_copy_age",
         "template.guest",
         "template.tpm",
     ];

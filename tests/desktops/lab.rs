@@ -337,7 +337,10 @@ fn clear_abandoned() {
 }
 
 fn end_all(place: &Path) {
-    for pid in guests(place) {
+    // Daemons leave it behind, as long as it has something to end.
+    let socket = format!("{}/", place.display());
+    let watchdogs = processes(|_, line| line.contains("\0watchdog\0") && line.contains(&socket));
+    for pid in guests(place).into_iter().chain(watchdogs) {
         let _ = kill_process(pid, Signal::KILL);
     }
 }

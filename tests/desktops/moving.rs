@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::hands::check;
@@ -40,7 +41,7 @@ pool "lab" {
 
 /// One of the two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
+pub(crate) enum End {
     First,
     Second,
 }
@@ -48,7 +49,7 @@ enum End {
 impl End {
     const BOTH: [Self; 2] = [Self::First, Self::Second];
 
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::First => "host-1",
             Self::Second => "host-2",
@@ -56,41 +57,46 @@ impl End {
     }
 
     /// Its directory of data.
-    fn data(self) -> &'static str {
+    pub(crate) fn data(self) -> &'static str {
         match self {
             Self::First => "d",
             Self::Second => "e",
         }
     }
 
-    fn other(self) -> Self {
+    pub(crate) fn other(self) -> Self {
         match self {
             Self::First => Self::Second,
             Self::Second => Self::First,
         }
     }
 
-    /// Where it answers: this process has an address range of its own.
     fn address(self) -> String {
-        let [_, _, b, a] = (std::process::id() % 60_000).to_be_bytes();
-        let n = match self {
-            Self::First => 1,
-            Self::Second => 2,
-        };
-        format!("127.{}.{a}.{n}:7443", b % 200 + 10)
+        match self {
+            Self::First => address(1),
+            Self::Second => address(2),
+        }
     }
 }
 
-/// A grid of two servers with one desktop.
-struct Pair {
+/// Where a server answers: this process has an address range of its own.
+fn address(n: u8) -> String {
+    let [_, _, b, a] = (std::process::id() % 60_000).to_be_bytes();
+    format!("127.{}.{a}.{n}:7443", b % 200 + 10)
+}
+
+/// A grid of two servers with one desktop, and perhaps a witness.
+pub(crate) struct Pair {
     daemons: [Option<Child>; 2],
+    witness: Option<Child>,
     // The last to go: it ends the guests of both.
-    lab: Lab,
+    pub(crate) lab: Lab,
 }
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        for daemon in self.daemons.iter_mut().flatten() {
+        let daemons = self.daemons.iter_mut().flatten();
+        for daemon in daemons.chain(&mut self.witness) {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
@@ -100,46 +106,59 @@ impl Drop for Pair {
 impl Pair {
     /// Both run, and the desktop is there.
     fn found() -> Option<Self> {
+        Self::found_with(WANTED, false)
+    }
+
+    /// Both run, and the one desktop that is wanted is there.
+    pub(crate) fn found_with(wanted: &str, witness: bool) -> Option<Self> {
         let image = machine::lacks().is_none().then(machine::image)?;
         let lab = Lab::found_at(&End::First.address())?;
         let mut pair = Self {
             daemons: [None, None],
+            witness: None,
             lab,
         };
         pair.start(End::First);
-        let token = pair.ask(&["token", "create", "--role", "server"]).code(0);
-        let there = End::First.address();
-        let listen = End::Second.address();
-        let words = [
-            "join",
-            &there,
-            token.out.trim(),
-            "--data",
-            End::Second.data(),
-        ];
-        let rest = ["--name", End::Second.name(), "--listen", &listen];
-        pair.ask(&[&words[..], &rest].concat()).code(0);
+        let second = (End::Second.name(), End::Second.data());
+        pair.join(second, &End::Second.address(), &[]);
         pair.start(End::Second);
+        if witness {
+            pair.join(("third", "w"), &address(3), &["--witness"]);
+            pair.witness = Some(pair.serve("third", "w"));
+        }
         let image = image.to_str().unwrap();
         pair.ask(&["image", "import", "tiny", image, "--version", "1"])
             .code(0);
-        pair.lab.write("c/lab.hcl", WANTED);
+        pair.lab.write("c/lab.hcl", wanted);
         until("both servers seen", || {
             let servers = pair.ask(&["server", "list", "--json"]);
             let seen = servers.words.matches("\"current\": true").count();
-            (seen == 2).then_some(()).ok_or(servers.words)
+            (seen >= 2).then_some(()).ok_or(servers.words)
         });
         pair.ask(&["apply", "c", "--yes"]).code(0);
         pair.until_state("available");
         Some(pair)
     }
 
-    fn start(&mut self, end: End) {
-        let config = format!("{}/coppice.toml", end.data());
+    fn join(&self, (name, data): (&str, &str), listen: &str, role: &[&str]) {
+        let kind = if role.is_empty() { "server" } else { "witness" };
+        let token = self.ask(&["token", "create", "--role", kind]).code(0);
+        let there = End::First.address();
+        let words = ["join", &there, token.out.trim(), "--data", data];
+        let rest = ["--name", name, "--listen", listen];
+        self.ask(&[&words[..], &rest, role].concat()).code(0);
+    }
+
+    pub(crate) fn start(&mut self, end: End) {
+        self.daemons[end as usize] = Some(self.serve(end.name(), end.data()));
+    }
+
+    fn serve(&self, name: &str, data: &str) -> Child {
+        let config = format!("{data}/coppice.toml");
         let log = File::options()
             .create(true)
             .append(true)
-            .open(self.lab.path(&format!("{}.log", end.name())))
+            .open(self.lab.path(&format!("{name}.log")))
             .unwrap();
         let mut command = self.lab.command(&["serve", "--config", &config]);
         command
@@ -150,8 +169,15 @@ impl Pair {
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        self.daemons[end as usize] = Some(child);
         assert!(line.starts_with("ready: "), "{line:?}: {}", self.logs());
+        child
+    }
+
+    /// Sends a signal to a daemon that runs.
+    pub(crate) fn signal(&self, end: End, signal: Signal) {
+        let daemon = self.daemons[end as usize].as_ref().unwrap();
+        let pid = Pid::from_raw(i32::try_from(daemon.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     fn kill(&mut self, end: End) {
@@ -161,20 +187,20 @@ impl Pair {
     }
 
     /// Asks a server that runs.
-    fn ask(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Ran {
         let up = End::BOTH
             .into_iter()
             .find(|end| self.daemons[*end as usize].is_some());
         self.ask_of(up.unwrap(), arguments)
     }
 
-    fn ask_of(&self, end: End, arguments: &[&str]) -> Ran {
+    pub(crate) fn ask_of(&self, end: End, arguments: &[&str]) -> Ran {
         let mut command = self.lab.command(arguments);
         Ran::of(command.env("COPPICE_SERVER", format!("https://{}", end.address())))
     }
 
     /// What both daemons wrote of moves.
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let logs = End::BOTH.map(|end| {
             let path = self.lab.path(&format!("{}.log", end.name()));
             let log = std::fs::read_to_string(path).unwrap_or_default();
@@ -186,14 +212,13 @@ impl Pair {
     }
 
     /// The desktop: where it is, and how it stands.
-    fn desktop(&self) -> Result<(End, String), String> {
+    pub(crate) fn desktop(&self) -> Result<(End, String), String> {
         let list = self.ask(&["desktop", "list", "--json"]);
         let desktops: Vec<Value> =
             serde_json::from_str(&list.out).map_err(|error| format!("{error}: {}", list.words))?;
         let [desktop] = desktops.as_slice() else {
             return Err(format!("{desktops:?}"));
         };
-        assert_eq!(desktop["incarnation"], 1, "it was grown anew: {desktop}");
         let end = End::BOTH
             .into_iter()
             .find(|end| desktop["server"] == end.name());
@@ -203,7 +228,7 @@ impl Pair {
 
     /// Waits until it stands so, and says where.
     #[track_caller]
-    fn until_state(&self, wanted: &str) -> End {
+    pub(crate) fn until_state(&self, wanted: &str) -> End {
         until(wanted, || {
             let (end, state) = self.desktop()?;
             (state == wanted)
@@ -238,6 +263,8 @@ impl Pair {
             moved.then_some(()).ok_or_else(told)
         });
         assert_eq!(self.lab.guests().len(), 1, "it runs once");
+        let list = self.ask(&["desktop", "list", "--json"]).json();
+        assert_eq!(list[0]["incarnation"], 1, "it was grown anew: {list}");
     }
 
     /// A client of the desktop's display, which makes it a used one.
@@ -254,7 +281,7 @@ impl Pair {
 
     /// What the guest's shell says. Its server's daemon is killed for it, and started again: an agent serves one at a
     /// time.
-    fn asks_guest(&mut self, end: End, shell: &str) -> Value {
+    pub(crate) fn asks_guest(&mut self, end: End, shell: &str) -> Value {
         self.kill(end);
         let mut agent = Agent::of(&self.lab, end);
         let arguments = json!({

@@ -426,7 +426,17 @@ impl Agreement for SimAgreement {
     fn standing(&self) -> Standing {
         match self.leadership() {
             Leadership::Here { .. } => self.log.standing(),
-            Leadership::There { .. } | Leadership::Nobody => Standing::default(),
+            // Who does not lead knows who votes, and hears of nobody.
+            Leadership::There { .. } | Leadership::Nobody => {
+                let mut parts = self.log.standing().parts;
+                for part in parts.values_mut() {
+                    (part.heard, part.holds) = (None, None);
+                }
+                Standing {
+                    parts,
+                    ..Standing::default()
+                }
+            }
         }
     }
 }

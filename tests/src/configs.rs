@@ -79,6 +79,14 @@ pub fn desired(chance: &mut Chance, most: u32) -> Desired {
     desired
 }
 
+/// One in which all desktops are personal and have copies.
+#[must_use]
+pub fn copied(chance: &mut Chance, most: u32) -> Desired {
+    let mut desired = self::desired(chance, most);
+    rules::copied(chance, &mut desired);
+    desired
+}
+
 /// `before` with one thing changed, as an admin would.
 #[must_use]
 pub fn edited(chance: &mut Chance, before: &Desired, most: u32) -> Desired {

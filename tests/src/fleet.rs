@@ -172,6 +172,7 @@ impl Fleet {
             disk: DiskLevel::Fine,
             foreign: BTreeMap::new(),
             quarantine: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             hypervisor: Health::Well,
         };
         let server = KnownServer {
@@ -185,6 +186,8 @@ impl Fleet {
             skew: None,
             look: Some(look),
             current: true,
+            lease: None,
+            fenced: false,
         };
         self.known.servers.insert(id, server);
         id
@@ -255,6 +258,7 @@ impl Fleet {
                         grown: self.now,
                         wear: Default::default(),
                         stayed: Default::default(),
+                        restored_from: None,
                     };
                     self.known.desktops.insert(id, desktop);
                 }

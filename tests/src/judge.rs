@@ -262,18 +262,10 @@ pub(crate) fn absence_is_true(report: &Report, sim: &SimServer, state: &State) -
 /// what that server holds.
 fn nothing_unseen(orders: &[NewOrder], logged: &Logged) -> Verdict {
     let known = logged.before.known(logged.term);
-    let takes_part = |part: ServerState| match part {
-        ServerState::Ready
-        | ServerState::Cordoned
-        | ServerState::Draining
-        | ServerState::Suspect
-        | ServerState::Reconciling => true,
-        ServerState::Joining | ServerState::Lost | ServerState::Removed => false,
-    };
     let unseen = known
         .servers
         .iter()
-        .find(|(_, s)| takes_part(s.state) && !s.current);
+        .find(|(_, s)| s.state.takes_part() && !s.current);
     let Some((unseen, server)) = unseen else {
         return Ok(());
     };
@@ -281,6 +273,7 @@ fn nothing_unseen(orders: &[NewOrder], logged: &Logged) -> Verdict {
         Memory::Grown { .. } => true,
         Memory::Leaving => order.server == *unseen || makes_smaller(order, &known),
         Memory::Unchanged
+        | Memory::Restored { .. }
         | Memory::Rewritten { .. }
         | Memory::Moving { .. }
         | Memory::Copying
@@ -306,6 +299,7 @@ fn nobody_cut_off(orders: &[NewOrder], logged: &Logged) -> Verdict {
                 member
             }
             Task::Create { .. }
+            | Task::Restore { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::Receive { .. }
@@ -376,7 +370,9 @@ fn nothing_in_place_of_personal(orders: &[NewOrder], logged: &Logged) -> Verdict
     for (name, pool) in pools.filter(|(_, pool)| pool.desktops > 0) {
         let new = orders.iter().filter(|order| match &order.memory {
             Memory::Grown { spec, personal } => *personal && spec.member.desktop.pool == *name,
+            // It takes the place of itself.
             Memory::Unchanged
+            | Memory::Restored { .. }
             | Memory::Rewritten { .. }
             | Memory::Leaving
             | Memory::Moving { .. }
@@ -477,6 +473,7 @@ fn within_budget(orders: &[NewOrder], logged: &Logged) -> Verdict {
                 member
             }
             Task::Create { .. }
+            | Task::Restore { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::Receive { .. }

@@ -42,11 +42,13 @@ pub enum Plant {
     BlindToPeople,
     /// A server that was lost does not say that it is back.
     ComesBackSilently,
+    /// Whoever leads does not wait for the lease of a server that is lost.
+    FencesEarly,
 }
 
 impl Plant {
     /// Every bug.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BlindToForeign,
         Self::AwayIsEmpty,
         Self::UnreadIsEmpty,
@@ -57,6 +59,7 @@ impl Plant {
         Self::OldOrdersStand,
         Self::BlindToPeople,
         Self::ComesBackSilently,
+        Self::FencesEarly,
     ];
 }
 
@@ -73,6 +76,8 @@ pub fn planted(plant: Option<Plant>, ports: Ports) -> Ports {
         stamps: ports.stamps,
         moves: ports.moves,
         peers: ports.peers,
+        replicas: ports.replicas,
+        watchdog: ports.watchdog,
     }
 }
 
@@ -82,6 +87,15 @@ pub fn leading(plant: Option<Plant>, agreement: Arc<dyn Agreement>) -> Arc<dyn A
     match plant {
         Some(plant) => Arc::new(Faulty(plant, agreement, true)),
         None => agreement,
+    }
+}
+
+/// What a leader that watches is mistaken about.
+#[must_use]
+pub fn watching(plant: Option<Plant>, state: Arc<State>) -> Arc<State> {
+    match plant {
+        Some(plant @ Plant::FencesEarly) => Arc::new(mistaken(plant, &state, state.term)),
+        Some(_) | None => state,
     }
 }
 
@@ -123,6 +137,11 @@ fn mistaken(plant: Plant, state: &State, term: u64) -> State {
                 if let GuestState::Answers { users, .. } = &mut domain.guest {
                     *users = Some(0);
                 }
+            }
+        }
+        Plant::FencesEarly => {
+            for server in state.servers.values_mut() {
+                server.lease = server.lease.map(|_| Span(0));
             }
         }
         Plant::BlindToForeign

@@ -60,6 +60,8 @@ pub struct Storm {
     trace: Vec<String>,
     crashes: u64,
     raging: bool,
+    /// All desktops are personal, with copies.
+    copied: bool,
 }
 
 /// Runs the storm of `seed`, with a bug put in.
@@ -85,7 +87,9 @@ pub fn run(seed: u64, plant: Option<Plant>) -> Result<Ended, Failed> {
 impl Storm {
     fn new(seed: u64, plant: Option<Plant>) -> Self {
         let mut chance = Chance::new(seed);
-        let servers = chance.between(1, 3);
+        let copied = seed % 5 == 1;
+        // Of fewer, none goes on without one.
+        let servers = if copied { 3 } else { chance.between(1, 3) };
         // In half of the storms running desktops can move.
         let capacity = Capacity {
             disk: Size::gib(64),
@@ -101,6 +105,7 @@ impl Storm {
             trace: Vec::new(),
             crashes: 0,
             raging: false,
+            copied,
         }
     }
 
@@ -152,14 +157,25 @@ impl Storm {
     }
 
     fn begin(&mut self) -> Verdict {
-        let desired = configs::desired(&mut self.chance, DESKTOPS);
+        let desired = if self.copied {
+            configs::copied(&mut self.chance, DESKTOPS)
+        } else {
+            configs::desired(&mut self.chance, DESKTOPS)
+        };
         for index in 0..self.world.machines.len() {
             self.server_round(index)?;
         }
         self.commit(&desired)?;
         // Half of the storms begin in a grid that has settled: there is more to break in it.
-        if self.chance.per_mille(500) {
+        if self.copied || self.chance.per_mille(500) {
             self.settle()?;
+        }
+        if self.copied {
+            let servers = 0..self.world.machines.len();
+            servers.clone().for_each(|index| self.copies(index));
+            for index in servers {
+                self.server_round(index)?;
+            }
         }
         for machine in &self.world.machines {
             machine.sim.set_weather(Weather::STORM);
@@ -183,7 +199,7 @@ impl Storm {
     fn step(&mut self) -> Verdict {
         let machines = u64::try_from(self.world.machines.len()).unwrap_or(1);
         let index = usize::try_from(self.chance.below(machines)).unwrap_or(0);
-        match self.chance.below(104) {
+        match self.chance.below(112) {
             0..30 => self.leader_round()?,
             30..60 => self.server_round(index)?,
             60..68 => self.fate(index)?,
@@ -219,7 +235,8 @@ impl Storm {
                 self.note(format!("{span} pass"));
                 self.world.pass(span);
             }
-            _ => self.somebody_levels(index)?,
+            100..104 => self.somebody_levels(index)?,
+            _ => self.copies(index),
         }
         self.judge.judge(&self.world)
     }
@@ -277,6 +294,17 @@ impl Storm {
             }
         }
         self.judge.judge(&self.world)
+    }
+
+    /// A server copies what is due.
+    fn copies(&mut self, index: usize) {
+        self.plan_death(index, 6);
+        if self.world.copies(index) {
+            self.note(format!("s{} copies", index + 1));
+        } else {
+            self.crashes += 1;
+            self.note(format!("s{} dies while it copies", index + 1));
+        }
     }
 
     /// One round in eight of a storm is cut off somewhere.

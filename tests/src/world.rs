@@ -1,17 +1,18 @@
 //! A simulated grid: servers, their daemons, and one log.
 
-use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+mod drive;
+
+use std::future::Future;
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
 
 use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::leader::vigil::{self, Vigil};
+use coppice_reconcile::lease::Keeper;
 use coppice_reconcile::server::{Carrier, Description, Ports, Server, ServerReport};
-use coppice_reconcile::{leader, server};
+use coppice_reconcile::{leader, lease, replicas, server};
 use coppice_schema::Digest;
 use coppice_schema::ids::{Epoch, GridId, ServerId, ServerName};
 use coppice_schema::known::{Capacity, ServerState};
@@ -21,17 +22,22 @@ use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Entry, Envelope, State, apply};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
-use coppice_world::hypervisor::ByteStream;
-use coppice_world::peers::{Purpose, Serves};
+use coppice_world::peers::Purpose;
 use coppice_world::sim::{Chance, Setup, SimClock, SimServer, SimStamps, SimWires};
-use futures::future::{BoxFuture, FutureExt, select_all};
+use futures::future::{FutureExt, select_all};
+use futures::stream::{self, StreamExt};
 
 use crate::agreement::{SimAgreement, SimLog};
 use crate::configs;
 use crate::plants::{self, Plant};
 
+use self::drive::{Lines, Mortal, Woken, drive};
+
 /// When every simulated world begins: a Monday, 2026-11-23, 08:00 UTC.
 pub const DAWN: Timestamp = Timestamp(1_795_420_800_000);
+
+/// A daemon renews its lease that often.
+const RENEWED: Span = Span::seconds(5);
 
 /// A grid with its servers.
 pub struct World {
@@ -48,18 +54,6 @@ pub struct World {
     lines: Lines,
     plant: Option<Plant>,
     vigil: Vigil,
-}
-
-/// What servers give others, while they do.
-#[derive(Clone, Default)]
-struct Lines(SimWires, Rc<RefCell<Vec<BoxFuture<'static, ()>>>>);
-
-impl Lines {
-    fn go_on(&self, context: &mut Context<'_>) {
-        let mut all = self.1.borrow_mut();
-        all.extend(self.0.served());
-        all.retain_mut(|served| served.poll_unpin(context).is_pending());
-    }
 }
 
 /// A server that may be crashed, and its daemon.
@@ -80,6 +74,8 @@ pub struct Machine {
     pub dark: bool,
     ports: Ports,
     daemon: Server,
+    /// Its lease, for one daemon.
+    keeper: Keeper,
     /// How many daemons have died: what one served dies with it.
     daemons: Arc<AtomicU64>,
     lines: Lines,
@@ -152,11 +148,48 @@ impl World {
             let state = self.log.state();
             // Where everybody answers, nothing comes of looking.
             let silent = state.servers.values().any(|server| {
-                server.state != ServerState::Lost && !self.log.reaches(server.raft_id)
+                let lost = server.state == ServerState::Lost;
+                let ends = lost && server.lease.is_some() && !server.fenced;
+                ends || !lost && !self.log.reaches(server.raft_id)
             });
-            self.clock
-                .advance(if silent { next.min(left) } else { left });
+            let step = if silent { next.min(left) } else { left };
+            let step = if self.renew() {
+                step.min(RENEWED)
+            } else {
+                step
+            };
+            self.clock.advance(step);
         }
+    }
+
+    /// A server makes the copies that are due. `false`: a daemon died in it, its own or one that was to get a copy.
+    pub fn copies(&mut self, index: usize) -> bool {
+        let Some(machine) = self.machines.get(index).filter(|machine| !machine.dark) else {
+            return true;
+        };
+        let dead = || self.machines.iter().any(Machine::crashed);
+        let (name, ports) = (machine.name.clone(), machine.ports.clone());
+        let settled = replicas::settle(name, ports, &self.clock);
+        let alive = drive(&self.clock, &self.lines, dead, settled).is_some();
+        if !alive {
+            let machines = self.machines.iter_mut();
+            machines
+                .filter(|machine| machine.crashed())
+                .for_each(Machine::restart);
+        }
+        alive
+    }
+
+    /// Daemons renew what their watchdogs hold. Whether there is anything.
+    fn renew(&mut self) -> bool {
+        let mut any = false;
+        for machine in &mut self.machines {
+            if !machine.dark && !machine.sim.guarding().domains.is_empty() {
+                any = true;
+                machine.renew(&self.clock);
+            }
+        }
+        any
     }
 
     /// The leader looks at who was heard. Returns when it is to look again.
@@ -167,12 +200,15 @@ impl World {
             return Span::seconds(1);
         };
         let agreement = plants::leading(self.plant, Arc::clone(&leader.agreement) as _);
-        let state = self.log.state();
+        let state = plants::watching(self.plant, self.log.state());
         let passed = self.clock.passed();
         let (leadership, standing) = (agreement.leadership(), agreement.standing());
         let beat = self.vigil.look(leadership, &standing, &state, passed);
         for (server, silent) in beat.lost {
             self.log.append(vigil::entry(server, silent, &state));
+        }
+        for server in beat.fenced {
+            self.log.append(Entry::ServerFenced { server });
         }
         for (server, skew) in beat.skewed {
             self.log.append(Entry::ServerClock { server, skew });
@@ -239,6 +275,7 @@ impl World {
         if machine.dark {
             return Some(ServerReport::default());
         }
+        machine.renew(&self.clock);
         let report = machine.rounds(&self.clock);
         if report.is_none() {
             machine.restart();
@@ -261,8 +298,19 @@ impl World {
             let agreement = Arc::clone(&machine.agreement) as _;
             loops.push(leader::run(agreement, Arc::clone(&clock)).boxed());
             let daemon = machine.start();
-            let own = server::run(daemon, machine.ports.clone(), Arc::clone(&clock));
+            let ports = || machine.ports.clone();
+            let arrivals = stream::pending().boxed();
+            let own = server::run(daemon, ports(), arrivals, Arc::clone(&clock));
             loops.push(own.boxed());
+            let copies = replicas::run(machine.name.clone(), ports(), Arc::clone(&clock));
+            loops.push(copies.boxed());
+            let Ports {
+                agreement,
+                watchdog,
+                ..
+            } = ports();
+            let name = machine.name.clone();
+            loops.push(lease::run(name, agreement, watchdog, Arc::clone(&clock)).boxed());
         }
         let mut loops = select_all(loops);
         let woken = Arc::new(Woken::default());
@@ -335,6 +383,22 @@ impl World {
 }
 
 impl Machine {
+    /// Whether its daemon has died, by its own call or in the service of another.
+    pub(crate) fn crashed(&self) -> bool {
+        self.sim.crashed() || self.agreement.crashed()
+    }
+
+    /// Its daemon renews its lease, and has it agreed on as it should be.
+    fn renew(&mut self, clock: &SimClock) {
+        let (sim, agreement) = (Arc::clone(&self.sim), Arc::clone(&self.agreement));
+        let dead = || sim.crashed() || agreement.crashed();
+        let (agreement, watchdog) = (&self.ports.agreement, &self.ports.watchdog);
+        let settled = self.keeper.settle(agreement.as_ref(), watchdog.as_ref());
+        if drive(clock, &self.lines, dead, settled).is_none() {
+            self.restart();
+        }
+    }
+
     fn rounds(&mut self, clock: &SimClock) -> Option<ServerReport> {
         let (sim, agreement) = (Arc::clone(&self.sim), Arc::clone(&self.agreement));
         let dead = || sim.crashed() || agreement.crashed();
@@ -378,6 +442,7 @@ impl Machine {
 
     fn start(&mut self) -> Server {
         self.boot += 1;
+        self.keeper = Keeper::new(self.name.clone());
         Server::new(self.name.clone(), self.boot, description(&self.name))
     }
 
@@ -462,13 +527,16 @@ fn machine(
         stamps: Arc::new(stamps.clone()),
         moves: Arc::clone(&sim) as _,
         peers: Arc::new(lines.0.peers(id)),
+        replicas: Arc::clone(&sim) as _,
+        watchdog: sim.watchdog(),
     };
     let name = server_name(raft_id);
     let ports = plants::planted(plant, ports);
     let daemons = Arc::new(AtomicU64::new(0));
     let carrier = Mortal {
         daemons: Arc::clone(&daemons),
-        serves: Arc::new(Carrier::new(name.clone(), ports.clone())),
+        // Who goes by itself looks again in time.
+        serves: Arc::new(Carrier::new(name.clone(), ports.clone()).0),
     };
     lines.0.serve(id, Purpose::Desktops, Arc::new(carrier));
     Machine {
@@ -481,70 +549,8 @@ fn machine(
         ports,
         daemons,
         daemon: Server::new(name.clone(), 1, description(&name)),
+        keeper: Keeper::new(name.clone()),
         name,
         lines: lines.clone(),
-    }
-}
-
-/// What a daemon serves, until it dies.
-struct Mortal {
-    daemons: Arc<AtomicU64>,
-    serves: Arc<dyn Serves>,
-}
-
-impl Serves for Mortal {
-    fn serve(&self, from: ServerId, stream: ByteStream) -> BoxFuture<'static, ()> {
-        let daemons = Arc::clone(&self.daemons);
-        let mine = daemons.load(Ordering::SeqCst);
-        let mut served = self.serves.serve(from, stream);
-        Box::pin(poll_fn(move |context| {
-            if daemons.load(Ordering::SeqCst) != mine {
-                return Poll::Ready(());
-            }
-            served.poll_unpin(context)
-        }))
-    }
-}
-
-/// Whether something is to be polled again.
-struct Woken(AtomicBool);
-
-impl Default for Woken {
-    /// Everything is polled once.
-    fn default() -> Self {
-        Self(AtomicBool::new(true))
-    }
-}
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// Runs `round` to its end, moving the clock on whenever it waits; `None`: whoever ran it died.
-///
-/// # Panics
-/// When it waits for nothing that will ever come.
-fn drive<T>(
-    clock: &SimClock,
-    lines: &Lines,
-    dead: impl Fn() -> bool,
-    round: impl Future<Output = T>,
-) -> Option<T> {
-    let mut round = pin!(round);
-    let mut context = Context::from_waker(Waker::noop());
-    loop {
-        lines.go_on(&mut context);
-        let polled = round.as_mut().poll(&mut context);
-        // Also when the round itself got to its end: what was under way beside it had died.
-        if dead() {
-            return None;
-        }
-        if let Poll::Ready(done) = polled {
-            return Some(done);
-        }
-        let alarm = clock.next_alarm();
-        clock.advance_to(alarm.expect("a round that waits for nothing"));
     }
 }

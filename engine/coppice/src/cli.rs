@@ -97,6 +97,9 @@ enum Verb {
     Completion(verbs::completion::Args),
     /// Print the manual page
     Man(verbs::man::Args),
+    /// End desktops of which there are copies when the grid may have given this server up. `coppice serve` begins it
+    #[command(hide = true)]
+    Watchdog(verbs::watchdog::Args),
 }
 
 /// Reads the command line, does what it says, and tells what went wrong.
@@ -130,6 +133,10 @@ pub(crate) fn run() -> Exit {
 }
 
 fn start(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
+    // It shares as little as it can with everything else.
+    if let Verb::Watchdog(args) = &verb {
+        return verbs::watchdog::run(args);
+    }
     // A server uses all processors; a client waits for one answer at a time.
     let mut builder = if matches!(verb, Verb::Serve(_)) {
         tokio::runtime::Builder::new_multi_thread()
@@ -175,6 +182,7 @@ async fn dispatch(verb: Verb, settings: &Settings, screen: &Screen) -> Ended {
         Verb::Doctor(args) => verbs::doctor::run(args, settings, screen).await,
         Verb::Completion(args) => verbs::completion::run(&args, screen),
         Verb::Man(args) => verbs::man::run(&args, screen),
+        Verb::Watchdog(args) => verbs::watchdog::run(&args),
     }
 }
 

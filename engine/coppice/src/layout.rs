@@ -62,6 +62,11 @@ impl Layout {
         self.0.join("stamps")
     }
 
+    /// Where the watchdog answers. Its process id and its log are beside it.
+    pub(crate) fn watchdog(&self) -> PathBuf {
+        self.0.join("watchdog.sock")
+    }
+
     /// Number of the last start.
     pub(crate) fn boot(&self) -> PathBuf {
         self.0.join("boot")

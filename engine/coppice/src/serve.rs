@@ -11,14 +11,15 @@ use std::sync::Arc;
 
 use coppice_grid::{Grid, GridKey, keeper};
 use coppice_portal::App;
-use coppice_reconcile::scrub;
 use coppice_reconcile::server::{Carrier, Description, Ports, Server};
-use coppice_schema::ids::ServerId;
+use coppice_reconcile::{lease, scrub};
+use coppice_schema::ids::{ServerId, ServerName};
 use coppice_state::Agreement;
 use coppice_world::addresses::LinuxAddresses;
 use coppice_world::clock::{Clock, SystemClock};
 use coppice_world::peers::Purpose;
 use coppice_world::stamps::{StampFile, Stamps};
+use coppice_world::watchdog::Watchdog;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -35,9 +36,18 @@ pub(crate) struct Running {
     rounds: Vec<(&'static str, JoinHandle<()>)>,
     /// Says that this server is there again.
     wake: JoinHandle<()>,
+    /// What has desktops with copies run on when it is stopped; `None` for a witness.
+    lease: Option<Lease>,
     stop_api: oneshot::Sender<()>,
     /// What to tell when it is ready.
     pub(crate) ready: String,
+}
+
+/// The lease of a server that carries desktops.
+struct Lease {
+    name: ServerName,
+    watchdog: Arc<dyn Watchdog>,
+    renews: JoinHandle<()>,
 }
 
 impl Running {
@@ -89,6 +99,7 @@ impl Running {
         let api = config.reached_at(listens);
         let agreement: Arc<dyn Agreement> = grid.clone();
         let mut rounds = vec![("the certificate's renewal", tokio::spawn(shown.renewal))];
+        let mut held = None;
         let router = match key {
             None => {
                 let describe =
@@ -120,6 +131,7 @@ impl Running {
                 grid.serve(Purpose::Images, Arc::clone(&world.images));
                 let scrub = scrub::run(Arc::clone(&world.disks), Arc::clone(&clock));
                 rounds.push(("reading images at rest", tokio::spawn(scrub)));
+                held = Some(renew(config, &world, &grid, &clock));
                 rounds.extend(carry(config, layout, api, world, &grid, &clock)?);
                 coppice_portal::router(app)
             }
@@ -161,6 +173,7 @@ impl Running {
             api,
             rounds,
             wake,
+            lease: held,
             stop_api,
             ready,
         })
@@ -187,6 +200,7 @@ impl Running {
                     tracing::info!(signal, "stopping; desktops run on");
                     // The others need not find out by themselves that this server is gone.
                     self.wake.abort();
+                    self.rest().await;
                     keeper::rest(self.grid.replica()).await;
                     None
                 }
@@ -202,9 +216,23 @@ impl Running {
         self.close(failed).await
     }
 
+    /// Has desktops with copies run on until this server is there again.
+    async fn rest(&mut self) {
+        if let Some(held) = self.lease.take() {
+            held.renews.abort();
+            // Aborted, it ends where it waits.
+            let _ended = held.renews.await;
+            let watchdog = held.watchdog.as_ref();
+            lease::rest(held.name, self.grid.as_ref(), watchdog, &SystemClock).await;
+        }
+    }
+
     async fn close(self, failed: Option<Failure>) -> Result<(), Failure> {
         // Rounds can be cut off anywhere; requests get a moment to end.
         self.wake.abort();
+        if let Some(held) = &self.lease {
+            held.renews.abort();
+        }
         for (_, task) in &self.rounds {
             task.abort();
         }
@@ -220,6 +248,27 @@ impl Running {
             (None, Err(error)) => Err(storage_failed(&error.to_string())),
             (None, Ok(())) => Ok(()),
         }
+    }
+}
+
+/// Begins to renew the lease of a server that carries desktops.
+fn renew(
+    config: &Config,
+    world: &hypervisor::World,
+    grid: &Arc<Grid>,
+    clock: &Arc<dyn Clock>,
+) -> Lease {
+    let (name, watchdog) = (config.name.clone(), Arc::clone(&world.watchdog));
+    let renews = lease::run(
+        name.clone(),
+        Arc::clone(grid) as _,
+        Arc::clone(&watchdog),
+        Arc::clone(clock),
+    );
+    Lease {
+        name,
+        watchdog,
+        renews: tokio::spawn(renews),
     }
 }
 
@@ -243,8 +292,10 @@ fn carry(
         stamps: Arc::new(stamps) as Arc<dyn Stamps>,
         moves: world.moves,
         peers: grid.peers(),
+        replicas: world.replicas,
+        watchdog: world.watchdog,
     };
-    let carrier = Carrier::new(config.name.clone(), ports.clone());
+    let (carrier, arrivals) = Carrier::new(config.name.clone(), ports.clone());
     grid.serve(Purpose::Desktops, Arc::new(carrier));
     let description = Description {
         labels: config.labels.clone(),
@@ -255,10 +306,13 @@ fn carry(
     let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(clock));
     let address =
         coppice_reconcile::address::run(agreement, Arc::new(LinuxAddresses), Arc::clone(clock));
-    let own = coppice_reconcile::server::run(mine, ports, Arc::clone(clock));
+    let copies =
+        coppice_reconcile::replicas::run(config.name.clone(), ports.clone(), Arc::clone(clock));
+    let own = coppice_reconcile::server::run(mine, ports, arrivals, Arc::clone(clock));
     Ok(vec![
         ("the leader's rounds", tokio::spawn(leader)),
         ("this server's rounds", tokio::spawn(own)),
+        ("copies of personal desktops", tokio::spawn(copies)),
         ("the grid's address", tokio::spawn(address)),
     ])
 }

@@ -26,3 +26,4 @@ pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod token;
 pub(crate) mod validate;
+pub(crate) mod watchdog;

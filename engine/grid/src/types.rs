@@ -36,6 +36,8 @@ impl fmt::Display for Proposal {
             Entry::ServerDrained { .. } => "server drained",
             Entry::ServerLost { .. } => "server lost",
             Entry::ServerClock { .. } => "server's clock",
+            Entry::ServerLease { .. } => "server's lease",
+            Entry::ServerFenced { .. } => "server fenced",
             Entry::ServerRestored { .. } => "server restored",
             Entry::JoinTokenCreated { .. } => "join token created",
             Entry::ServerJoined(_) => "server joined",

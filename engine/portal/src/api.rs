@@ -58,7 +58,7 @@ mod tokens;
 
 pub use authority::{AuthorityInfo, AuthorityRotation};
 pub use backup::BackupRequest;
-pub use desktops::{Desktop, DesktopState, DisplayChoice};
+pub use desktops::{Desktop, DesktopCopy, DesktopState, DisplayChoice};
 pub use events::{EventRecord, EventsAfter, HistoryPage};
 pub use images::{
     CopyProgress, Image, ImageCopy, ImportLine, ImportProgress, Upload, UploadOffset, UploadRequest,

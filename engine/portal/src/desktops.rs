@@ -12,7 +12,7 @@ use coppice_state::State;
 use coppice_state::entry::Entry;
 use serde::Deserialize;
 
-use crate::api::{Code, Desktop, DesktopState, GateProblem, Problem};
+use crate::api::{Code, Desktop, DesktopCopy, DesktopState, GateProblem, Problem};
 use crate::auth::Who;
 use crate::params::{Asked, Named};
 use crate::portal::{Portal, Seen};
@@ -133,7 +133,8 @@ pub(crate) async fn discard(
     let name = query.server;
     let there = state.server_named(&name).filter(|(_, server)| {
         let look = server.look.as_deref();
-        look.is_some_and(|look| look.quarantine.contains_key(&member))
+        let present = state.desktops.get(&member.desktop);
+        look.is_some_and(|look| look.holds_apart(&member, present))
     });
     let Some((server, _)) = there else {
         return Err(Problem::absent(
@@ -143,8 +144,8 @@ pub(crate) async fn discard(
     };
     if query.approve != Some(GateKind::PersonalData) {
         let reason = format!(
-            "{member} on {name} is from a former life of the grid, which does not know whose it is: what is on its \
-             disk would be gone"
+            "{member} on {name} is from a former life, and may hold what nothing else does: what is on its disk would \
+             be gone"
         );
         let help = format!(
             "save what matters; then: coppice desktop discard {member} --on {name} --approve personal-data"
@@ -250,7 +251,25 @@ fn show(
         incarnation: desktop.incarnation,
         reason,
         users,
+        copies: copies(seen, desktop),
     })
+}
+
+/// The copies of it that are on servers which take part, the newest first.
+pub(crate) fn copies(seen: &Seen, desktop: &KnownDesktop) -> Vec<DesktopCopy> {
+    let others = seen.state.servers.values();
+    let others = others.filter(|server| server.state.takes_part());
+    let mut copies: Vec<DesktopCopy> = others
+        .filter_map(|server| {
+            let copy = server.look.as_ref()?.replicas.get(&desktop.spec.member)?;
+            Some(DesktopCopy {
+                server: server.name.clone(),
+                taken: copy.taken,
+            })
+        })
+        .collect();
+    copies.sort_by(|a, b| b.taken.cmp(&a.taken).then_with(|| a.server.cmp(&b.server)));
+    copies
 }
 
 /// What an image is called that has this root.

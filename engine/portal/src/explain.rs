@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use coppice_plans::plan::{Action, Plan};
+use coppice_plans::replicas;
 use coppice_plans::text;
 use coppice_schema::Desired;
 use coppice_schema::ids::{Address, DesktopId};
-use coppice_schema::known::{Order, Phase, Task};
+use coppice_schema::known::{KnownDesktop, Order, Phase, Task};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_state::State;
 
@@ -209,6 +210,29 @@ fn desktop(seen: &Seen, id: &DesktopId) -> Vec<String> {
             has(overlay)
         ));
     }
+    lines.extend(copies(seen, id, desktop));
+    lines
+}
+
+/// How its copies stand, if there are to be any.
+fn copies(seen: &Seen, id: &DesktopId, desktop: &KnownDesktop) -> Vec<String> {
+    let state = &seen.state;
+    let wanted = replicas::wanted(&state.committed, id, desktop);
+    let mut lines: Vec<String> = desktops::copies(seen, desktop)
+        .iter()
+        .map(|copy| {
+            let ago = ago(state, copy.taken);
+            format!(
+                "server {} has a copy of what its disk held {ago} ago",
+                copy.server
+            )
+        })
+        .collect();
+    if wanted > 0 && lines.is_empty() {
+        lines.push(format!(
+            "there are to be {wanted} copies of it, and there is none yet"
+        ));
+    }
     lines
 }
 
@@ -247,6 +271,13 @@ fn server(seen: &Seen, plan: &Plan, address: &Address) -> Vec<String> {
     let status = servers::short(seen, server);
     if let Some(why) = status.hypervisor_away {
         lines.push(format!("its hypervisor does not answer: {why}"));
+    }
+    if let Some(lease) = server.lease {
+        lines.push(if server.fenced {
+            "it has been lost for longer than its lease: no personal desktop with copies runs there any more".to_owned()
+        } else {
+            format!("it ends personal desktops with copies when it has not heard from the grid for {lease}")
+        });
     }
     lines
 }

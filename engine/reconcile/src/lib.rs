@@ -7,6 +7,9 @@
 pub mod address;
 pub mod backoff;
 pub mod leader;
+pub mod lease;
+pub mod replicas;
 pub mod scrub;
 pub mod server;
+mod time;
 mod wake;

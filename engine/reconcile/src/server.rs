@@ -4,7 +4,7 @@
 mod act;
 mod allowed;
 mod alone;
-mod carry;
+pub(crate) mod carry;
 mod flight;
 mod look;
 mod report;
@@ -25,10 +25,14 @@ use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
 use coppice_world::moves::Moves;
 use coppice_world::peers::Peers;
+use coppice_world::replicas::Replicas;
 use coppice_world::stamps::Stamps;
+use coppice_world::watchdog::Watchdog;
 
 pub use self::carry::Carrier;
 pub use self::run::run;
+
+use crate::time::GridTime;
 
 use self::flight::{Act, Flight, Object};
 use self::look::{Guests, Sight};
@@ -48,6 +52,10 @@ pub struct Ports {
     pub moves: Arc<dyn Moves>,
     /// The other servers.
     pub peers: Arc<dyn Peers>,
+    /// Copies of personal desktops: those that leave, and those that are here.
+    pub replicas: Arc<dyn Replicas>,
+    /// What ends desktops of which there are copies, when the grid may have given this server up.
+    pub watchdog: Arc<dyn Watchdog>,
 }
 
 /// What a server says of itself, from its own file.
@@ -77,8 +85,7 @@ struct Memory {
     description: Description,
     /// The index that the log had reached after the start; until it is applied here nothing is acted on.
     caught_up: Option<u64>,
-    /// When the last round was: by monotonic time, and as it is counted here.
-    last: Option<(Span, Timestamp)>,
+    time: GridTime,
     capacity: Option<(Timestamp, Capacity)>,
     guests: Guests,
     /// How orders went that the grid has not heard of yet.
@@ -118,7 +125,7 @@ impl Server {
             boot,
             description,
             caught_up: None,
-            last: None,
+            time: GridTime::default(),
             capacity: None,
             guests: Guests::default(),
             receipts: BTreeMap::new(),
@@ -145,21 +152,6 @@ impl Server {
     }
 }
 
-impl Memory {
-    /// The time of a round: the grid's, by which orders are due, as of its last entry, and since then as time passes.
-    /// Before anything reports here, there is an entry of now. The clock here counts only where there is no entry yet:
-    /// one that is wrong would make orders wait for it, or be too old for it.
-    fn go_on(&mut self, clock: Timestamp, passed: Span, grid: Timestamp) -> Timestamp {
-        let now = match self.last {
-            Some((then, last)) => last.after(Span(passed.0.saturating_sub(then.0))).max(grid),
-            None if grid == Timestamp::default() => clock,
-            None => grid,
-        };
-        self.last = Some((passed, now));
-        now
-    }
-}
-
 /// One round at `now`, as the clock shows it, and after `passed` of monotonic time. Acts that earlier rounds began go on beside it, none begins in it, and it waits for none.
 ///
 /// It can be dropped at any point. Nothing that was not seen is ever reported as absent; a server that is not whole
@@ -172,7 +164,7 @@ pub async fn round(
 ) -> ServerReport {
     let mut report = ServerReport::default();
     let Server { memory, flight } = server;
-    let now = memory.go_on(now, passed, ports.agreement.local().time);
+    let now = memory.time.go_on(now, passed, ports.agreement.local().time);
     // What an act did is seen before it is said to be done, so that the state never holds a desktop for broken because
     // its receipt came before its sight: only what ended before this round looks is told in it.
     for landed in flight.land() {
@@ -445,21 +437,6 @@ fn again(memory: &Memory, round: &Round, state: &State, busy: &BTreeSet<Object>)
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn time_goes_on_whoever_sets_the_clock() {
-        let at = |minutes: u64| Timestamp(Span::minutes(minutes).0);
-        let fresh = || Server::new("a".parse().expect("a name"), 1, Description::default()).memory;
-        let mut memory = fresh();
-        let mut go_on =
-            |clock, passed, grid| memory.go_on(at(clock), Span::minutes(passed), at(grid));
-        assert_eq!(go_on(500, 7, 0), at(500), "there is no other");
-        assert_eq!(go_on(400, 8, 0), at(501), "it was set back");
-        assert_eq!(go_on(900, 9, 0), at(502), "and ahead");
-        assert_eq!(go_on(901, 10, 600), at(600), "never before the grid's");
-        assert_eq!(go_on(902, 11, 600), at(601));
-        assert_eq!(fresh().go_on(at(900), Span(0), at(600)), at(600));
-    }
 
     #[test]
     fn only_a_real_change_of_a_disk_is_told() {

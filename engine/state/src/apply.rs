@@ -10,6 +10,7 @@ mod observation;
 mod orders;
 mod people;
 mod recovery;
+mod restored;
 
 pub(crate) use observation::deadlines;
 
@@ -133,6 +134,12 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             read,
         } => life::lost(state, *server, *silent, *read),
         Entry::ServerClock { server, skew } => life::clock(state, *server, *skew),
+        Entry::ServerLease {
+            server,
+            lease,
+            read,
+        } => life::lease(state, *server, *lease, *read),
+        Entry::ServerFenced { server } => life::fenced(state, *server),
         Entry::ServerRestored { server } => life::restored(state, *server),
         Entry::JoinTokenCreated { id, token, author } => {
             members::token_created(state, id, token, author)

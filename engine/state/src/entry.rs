@@ -11,7 +11,7 @@ use coppice_schema::ids::{
 };
 use coppice_schema::known::{
     Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Quarantined, Request, Seen,
-    ServerState, Skew, Task,
+    SeenReplica, ServerState, Skew, Task,
 };
 use coppice_schema::review::Reviewed;
 use coppice_schema::units::{Span, Timestamp};
@@ -164,6 +164,23 @@ pub enum Entry {
         server: ServerId,
         /// Where it is; `None`: where it should be.
         skew: Option<Skew>,
+    },
+    /// A server says after how long without word from the grid its watchdog ends the personal desktops there of which there
+    /// are copies; `None`: never. Agreed before a longer time is in force, and after a shorter one is. Refused where the
+    /// server is lost.
+    ServerLease {
+        /// Which.
+        server: ServerId,
+        /// How long.
+        lease: Option<Span>,
+        /// Index of the state in which it was decided. Refused where another was agreed on since: one that comes late, after a
+        /// longer one is in force, would have the grid count with less than the server does.
+        read: u64,
+    },
+    /// A server has been lost for longer than its lease: its personal desktops of which there are copies run there no more.
+    ServerFenced {
+        /// Which.
+        server: ServerId,
     },
     /// A server that was lost has reported whole, and what is too much there is put away or waits for its people: it is
     /// what it was before.
@@ -373,6 +390,9 @@ pub struct Report {
     /// Lives from another life of the grid: changed, or gone.
     #[serde(default)]
     pub quarantine: BTreeMap<Member, Option<Quarantined>>,
+    /// Copies of personal desktops: changed, or gone.
+    #[serde(default)]
+    pub replicas: BTreeMap<Member, Option<SeenReplica>>,
     /// How full its disk is.
     pub disk: DiskLevel,
     /// Whether its hypervisor answers.

@@ -119,5 +119,7 @@ fn known_server(server: &Server, term: u64) -> KnownServer {
         look: server.look.as_deref().cloned(),
         current: well && server.confirmed_term == term && server.state != ServerState::Lost,
         parted: server.parted,
+        lease: server.lease,
+        fenced: server.fenced,
     }
 }

@@ -37,7 +37,10 @@ pub(crate) struct Evidence<'a> {
 pub(crate) fn derive(desktop: &KnownDesktop, evidence: Evidence<'_>) -> Phase {
     let now = evidence.now;
     let task = evidence.order.map(|order| &order.task);
-    if matches!(task, Some(Task::Create { .. } | Task::Remove { .. })) {
+    if matches!(
+        task,
+        Some(Task::Create { .. } | Task::Restore { .. } | Task::Remove { .. })
+    ) {
         return provisioning(desktop, now);
     }
     let nothing = Seen::default();

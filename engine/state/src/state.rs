@@ -15,7 +15,7 @@ use coppice_schema::known::{
     SlotMemory,
 };
 use coppice_schema::review::Reviewed;
-use coppice_schema::units::Timestamp;
+use coppice_schema::units::{Span, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::Authorities;
@@ -169,6 +169,15 @@ pub struct Server {
     /// Digest of the public key that it joined with; absent for the server that the grid began with.
     #[serde(default)]
     pub key: Option<Digest>,
+    /// After how long without word from the grid its watchdog ends the personal desktops there of which there are copies.
+    #[serde(default)]
+    pub lease: Option<Span>,
+    /// Index of the entry by which that was agreed on.
+    #[serde(default)]
+    pub lease_at: u64,
+    /// It is lost, and that was longer ago than its lease.
+    #[serde(default)]
+    pub fenced: bool,
 }
 
 impl Server {
@@ -194,6 +203,9 @@ impl Server {
             resting: false,
             parted: false,
             key: None,
+            lease: None,
+            lease_at: 0,
+            fenced: false,
         }
     }
 }

@@ -104,6 +104,7 @@ fn reports_follow_one_another() {
             images: Default::default(),
             foreign: Default::default(),
             quarantine: Default::default(),
+            replicas: Default::default(),
             disk: DiskLevel::Critical,
             hypervisor: Health::Well,
         }))

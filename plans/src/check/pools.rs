@@ -42,7 +42,9 @@ pub(super) fn pools(
         if matches!(action.reason, Reason::Returned { .. }) {
             *returned.entry(pool).or_default() += 1;
         }
-        if action.kind == Kind::Create {
+        // One that goes on from a copy takes its own place.
+        let anew = !matches!(action.reason, Reason::FromCopy { .. });
+        if action.kind == Kind::Create && anew {
             *made.entry(pool).or_default() += 1;
         }
         let voluntary = matches!(

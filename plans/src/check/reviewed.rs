@@ -32,6 +32,7 @@ pub(super) fn approved(
             Reason::PendingHardware => !known.repairs.contains_key(id),
             Reason::Drift { .. }
             | Reason::HostGone { .. }
+            | Reason::FromCopy { .. }
             | Reason::Draining { .. }
             | Reason::Moving { .. }
             | Reason::Returned { .. }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use coppice_schema::Digest;
 use coppice_schema::ids::{Address, ImageName, SecretName, TemplateName, VersionName};
 use coppice_schema::known::Skew;
-use coppice_schema::units::{Size, Timestamp};
+use coppice_schema::units::{Size, Span, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -320,6 +320,9 @@ pub enum FindingKind {
         pooled: u32,
         /// Personal ones: they wait for it.
         personal: u32,
+        /// Personal ones that go on from copies.
+        #[serde(default)]
+        copied: u32,
         /// Of both, those in which people were when it was last heard.
         used: u32,
     },
@@ -359,6 +362,32 @@ pub enum FindingKind {
         /// Since when.
         #[schema(value_type = u64)]
         since: Timestamp,
+        /// When the newest copy of it was taken, if there is one.
+        #[schema(value_type = Option<u64>)]
+        copy: Option<Timestamp>,
+    },
+    /// A personal desktop went on from a copy, and a server that came back has what it was before.
+    Superseded {
+        /// That life of it.
+        member: String,
+        /// The server.
+        server: String,
+    },
+    /// Fewer servers can hold a copy of a personal desktop than there are to be copies.
+    TooFewHolders {
+        /// How many there are to be.
+        copies: u32,
+        /// How many servers can hold one.
+        servers: u32,
+    },
+    /// A copy of a personal desktop is older than its pool allows, or was never made.
+    CopyOld {
+        /// When it was taken.
+        #[schema(value_type = Option<u64>)]
+        taken: Option<Timestamp>,
+        /// How old it may become.
+        #[schema(value_type = u64)]
+        max_age: Span,
     },
     /// A desktop was on its way to a server without which the grid went on.
     Halfway {

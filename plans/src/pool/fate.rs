@@ -14,7 +14,7 @@ use super::rollout::{self, Rollout};
 
 use super::refresh::{self, Due};
 
-use super::{Yard, drift, heal, moving, personal, rollback};
+use super::{Yard, drift, heal, moving, personal, restore, rollback};
 
 use crate::draft::Draft;
 
@@ -51,6 +51,9 @@ pub(crate) fn decide(
         desktop.phase,
         Phase::Deleting { .. } | Phase::Unknown { .. } | Phase::Migrating { .. }
     ) {
+        if desktop.personal && matches!(desktop.phase, Phase::Unknown { .. }) {
+            restore::restore(yard, id, desktop, draft);
+        }
         return true;
     }
     personal::survey(yard, image, id, desktop, draft);

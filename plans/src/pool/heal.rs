@@ -1,7 +1,8 @@
 //! What is done about a desktop that is broken, or off although it should run.
 
+use coppice_schema::Known;
 use coppice_schema::desired::DriftRule;
-use coppice_schema::ids::DesktopId;
+use coppice_schema::ids::{DesktopId, Member};
 use coppice_schema::known::{BrokenReason, KnownDesktop, Phase, Task};
 
 use super::fate::{self, Deed, ordinary_waits, push};
@@ -45,6 +46,15 @@ pub(crate) fn heal(
         | Phase::Deleting { .. } => return false,
     };
     let why = explain(reason);
+    if let Some(from) = &desktop.restored_from
+        && matches!(
+            reason,
+            BrokenReason::DomainMissing | BrokenReason::OverlayMissing | BrokenReason::Refused(_)
+        )
+        && could_restore(yard.known, desktop, from)
+    {
+        return restore_again(yard, id, desktop, from, why, draft);
+    }
     match reason {
         BrokenReason::Crashed => repair(
             yard,
@@ -102,6 +112,38 @@ pub(crate) fn heal(
             renew(yard, id, desktop, why, draft)
         }
     }
+}
+
+/// Whether its server still shows the copy that it is made of, or the disk that was made of it.
+fn could_restore(known: &Known, desktop: &KnownDesktop, from: &Member) -> bool {
+    let server = known.servers.get(&desktop.server);
+    let look = server.and_then(|server| server.look.as_ref());
+    look.is_some_and(|look| look.replicas.contains_key(from)) || known.overlay(desktop).is_some()
+}
+
+/// A desktop that goes on from a copy did not get there yet: what it is made of is still where it was.
+fn restore_again(
+    yard: Yard<'_>,
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+    from: &Member,
+    why: String,
+    draft: &mut Draft<'_>,
+) -> bool {
+    let step = Step {
+        task: Task::Restore {
+            spec: desktop.spec.clone(),
+            from: from.clone(),
+        },
+        memory: Memory::Unchanged,
+    };
+    let deed = Deed {
+        kind: Kind::Update,
+        reason: Reason::Broken { why },
+        risk: Risk::Notice,
+        step: Some(step),
+    };
+    heal_with(yard, id, desktop, deed, draft)
 }
 
 /// What is wrong, for people.

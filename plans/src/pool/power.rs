@@ -54,6 +54,7 @@ pub(crate) fn target(yard: Yard<'_>, draft: &mut Draft<'_>) -> Option<Target> {
         Some(Task::Start { .. }) => true,
         Some(
             Task::Create { .. }
+            | Task::Restore { .. }
             | Task::Redefine { .. }
             | Task::Restart { .. }
             | Task::Remove { .. }

@@ -15,14 +15,20 @@ pub(crate) fn survey(known: &Known, draft: &mut Draft<'_>) {
         let Some(look) = &server.look else { continue };
         for (member, found) in &look.quarantine {
             tell(server, member, found, draft);
-            let given_up = Request::Discard {
-                member: member.clone(),
-                server: *id,
-            };
-            if server.current && known.requests.get(&member.desktop) == Some(&given_up) {
-                discard(*id, member, draft);
-            }
+            give_up(known, *id, member, draft);
         }
+    }
+}
+
+/// Plans that what a server holds of such a life goes, once a person gave it up.
+pub(super) fn give_up(known: &Known, server: ServerId, member: &Member, draft: &mut Draft<'_>) {
+    let given_up = Request::Discard {
+        member: member.clone(),
+        server,
+    };
+    let current = known.servers.get(&server).is_some_and(|it| it.current);
+    if current && known.requests.get(&member.desktop) == Some(&given_up) {
+        discard(server, member, draft);
     }
 }
 

@@ -10,7 +10,7 @@ use coppice_schema::known::{KnownDesktop, Phase, Task};
 use super::fate::{self, Deed};
 use super::moving::{self, Remains};
 use super::rollout::is_ready;
-use super::{Yard, is_kept, members};
+use super::{Yard, is_kept, members, quarantine};
 use crate::draft::Draft;
 use crate::images::Published;
 use crate::plan::{
@@ -208,6 +208,11 @@ fn stray(
         Some(Remains::Superfluous) => return removed(server, member, Reason::Unused, draft),
         None => {}
     }
+    let former =
+        present.filter(|desktop| desktop.personal && desktop.incarnation > member.incarnation);
+    if former.is_some() {
+        return superseded(known, server, member, draft);
+    }
     let object = Address::Desktop(member.desktop.clone());
     let since = draft.since(&object, DriftKind::Stray);
     // Only a life that the grid itself has superseded, and that held nothing of anyone's, goes by itself.
@@ -249,6 +254,25 @@ fn stray(
         what: DriftKind::Stray,
     };
     removed(server, member, reason, draft);
+}
+
+/// What is left of a personal desktop that went on from a copy: it holds what was written after the copy was made.
+fn superseded(known: &Known, server: ServerId, member: &Member, draft: &mut Draft<'_>) {
+    let name = known.servers.get(&server);
+    let name = name.map_or_else(|| server.to_string(), |it| it.name.to_string());
+    draft.finding(Finding {
+        object: Address::Desktop(member.desktop.clone()),
+        kind: FindingKind::Superseded {
+            member: member.to_string(),
+            server: name.clone(),
+        },
+        severity: Severity::Warning,
+        remedy: format!(
+            "nothing touches it; save from its disk what matters, and when nobody wants it: \
+             coppice desktop discard {member} --on {name} --approve personal-data"
+        ),
+    });
+    quarantine::give_up(known, server, member, draft);
 }
 
 /// Plans that what a server holds of a life that is not at home there goes.

@@ -9,6 +9,7 @@ use coppice_schema::known::{KnownDesktop, KnownServer, Phase, ServerState};
 use crate::draft::Draft;
 use crate::plan::{Finding, FindingKind, Severity, Wait};
 use crate::pool;
+use crate::replicas::{self, Prospect};
 
 /// Findings about one that is lost, or back.
 pub(super) fn survey(id: ServerId, server: &KnownServer, draft: &mut Draft<'_>) {
@@ -48,7 +49,8 @@ fn lost(id: ServerId, server: &KnownServer, draft: &mut Draft<'_>) {
     let kind = FindingKind::ServerLost {
         since: server.since,
         pooled: count(here(known, id).filter(|(_, desktop)| !desktop.personal)),
-        personal: count(personal()),
+        personal: count(personal().filter(|(_, desktop)| !goes_on(known, desktop))),
+        copied: count(personal().filter(|(_, desktop)| goes_on(known, desktop))),
         used: count(here(known, id).filter(|(_, desktop)| desktop.wear.occupied)),
     };
     let name = server.name.to_string();
@@ -64,19 +66,46 @@ fn lost(id: ServerId, server: &KnownServer, draft: &mut Draft<'_>) {
         }
         .to_owned(),
     });
-    for (id, _) in personal() {
+    for (id, desktop) in personal() {
+        let (copy, remedy) = match replicas::prospect(known, desktop) {
+            Prospect::Waits => (
+                None,
+                format!("start server {name} again; what is on the desktop's disk is there alone"),
+            ),
+            Prospect::Ends { newest, lease } => (
+                Some(newest.taken),
+                format!(
+                    "nothing is to be done: {name} ends it by itself, and it goes on from the copy about {lease} after \
+                     the loss"
+                ),
+            ),
+            Prospect::Unfenced { newest } => (
+                Some(newest.taken),
+                format!(
+                    "nobody knows whether it still runs there: start server {name} again; or, when that is off for good, \
+                     coppice server remove {name} --lost, and it goes on from the copy"
+                ),
+            ),
+            // That is planned.
+            Prospect::Free { .. } => continue,
+        };
         draft.finding(Finding {
             object: Address::Desktop(id.clone()),
             kind: FindingKind::AwaitsServer {
                 server: name.clone(),
                 since: server.since,
+                copy,
             },
             severity: Severity::Error,
-            remedy: format!(
-                "start server {name} again; what is on the desktop's disk is there alone"
-            ),
+            remedy,
         });
     }
+}
+
+/// Whether it goes on from a copy without anybody's doing.
+fn goes_on(known: &Known, desktop: &KnownDesktop) -> bool {
+    let prospect = replicas::prospect(known, desktop);
+    matches!(prospect, Prospect::Ends { .. } | Prospect::Free { .. })
 }
 
 fn back(id: ServerId, server: &KnownServer, draft: &mut Draft<'_>) {

@@ -170,8 +170,9 @@ pub fn finding(kind: &FindingKind) -> String {
             since,
             pooled,
             personal,
+            copied,
             used,
-        } => lost(*since, *pooled, *personal, *used),
+        } => lost(*since, *pooled, (*personal, *copied), *used),
         FindingKind::ServerBack {
             since,
             desktops,
@@ -195,10 +196,36 @@ pub fn finding(kind: &FindingKind) -> String {
             };
             format!("its clock is more than a few seconds {place} the others': the grid goes by theirs")
         }
-        FindingKind::AwaitsServer { server, since } => format!(
+        FindingKind::AwaitsServer {
+            server,
+            since,
+            copy: None,
+        } => format!(
             "its disk is on server {server}, which is lost since {}: it comes back with it",
             moment(*since)
         ),
+        FindingKind::AwaitsServer {
+            server,
+            since,
+            copy: Some(taken),
+        } => format!(
+            "its disk is on server {server}, which is lost since {}; there is a copy of {}",
+            moment(*since),
+            moment(*taken)
+        ),
+        FindingKind::Superseded { member, server } => format!(
+            "it went on from a copy; what was written after that is on {server} alone, in its former life {member}"
+        ),
+        FindingKind::TooFewHolders { copies, servers } => {
+            format!("{copies} copies of it are wanted, and {servers} servers can hold one")
+        }
+        FindingKind::CopyOld { taken, max_age } => match taken {
+            Some(taken) => format!(
+                "its last copy is of {}, and may be {max_age} old at most",
+                moment(*taken)
+            ),
+            None => format!("there is no copy of it yet, and one may be {max_age} old at most"),
+        },
         FindingKind::Halfway { from, to } => format!(
             "it was on its way from {from} to {to} when the grid went on without {to}, and may go on there: on {from} it is left as it is"
         ),
@@ -230,7 +257,7 @@ fn count(desktops: u32) -> String {
     }
 }
 
-fn lost(since: Timestamp, pooled: u32, personal: u32, used: u32) -> String {
+fn lost(since: Timestamp, pooled: u32, (personal, copied): (u32, u32), used: u32) -> String {
     let mut parts = vec![format!("it is lost since {}", moment(since))];
     match pooled {
         0 => {}
@@ -244,10 +271,15 @@ fn lost(since: Timestamp, pooled: u32, personal: u32, used: u32) -> String {
         1 => parts.push("a personal one waits for it".to_owned()),
         some => parts.push(format!("{some} personal ones wait for it")),
     }
+    match copied {
+        0 => {}
+        1 => parts.push("a personal one goes on from a copy".to_owned()),
+        some => parts.push(format!("{some} personal ones go on from copies")),
+    }
     if used > 0 {
         parts.push(format!("people were in {used} of them"));
     }
-    if pooled + personal == 0 {
+    if pooled + personal + copied == 0 {
         parts.push("no desktop was there".to_owned());
     }
     parts.join("; ")

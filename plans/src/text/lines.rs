@@ -8,7 +8,6 @@ use coppice_schema::units::{Span, Timestamp};
 use jiff::tz::TimeZone;
 
 use crate::document::{Document, DriftLine, Group};
-use crate::lose::Lost;
 use crate::plan::{
     Applies, Basis, Drift, DriftKind, Edit, Estimate, Gate, Impact, Kind, PoolForecast, Reason,
     Response, Risk, UnderWay, Verdict, Wait,
@@ -119,6 +118,10 @@ pub fn reason(reason: &Reason) -> String {
         Reason::Scale { from, to } => format!("{from} -> {to} desktops"),
         Reason::Drift { what } => format!("drift: {}", drift_word(*what)),
         Reason::HostGone { server } => format!("in place of one on {server}, which is lost"),
+        Reason::FromCopy { server, taken } => format!(
+            "server {server} is lost, and the copy of {} takes over",
+            moment(*taken)
+        ),
         Reason::Draining { server } => format!("server {server} is being emptied"),
         Reason::Returned { from, to } => {
             format!("a server came back: {from} -> {to} desktops")
@@ -399,71 +402,6 @@ pub(crate) fn only(document: &Document) -> Option<String> {
             targets.join(", ")
         )
     })
-}
-
-/// That it is a what-if.
-pub(crate) fn what_if(document: &Document) -> Option<String> {
-    let servers = document.lost.as_ref()?.servers.iter();
-    let servers: Vec<&str> = servers.map(String::as_str).collect();
-    Some(format!(
-        "What if {} were lost: nothing is done, and such a plan cannot be applied",
-        servers.join(" and ")
-    ))
-}
-
-/// What a loss would come to, a sentence each.
-pub(crate) fn lost(lost: &Lost) -> Vec<String> {
-    let mut all = Vec::new();
-    all.push(match lost.users {
-        0 => "nobody is cut off".to_owned(),
-        1 => "1 person is cut off".to_owned(),
-        users => format!("{users} people are cut off"),
-    });
-    let desktops = |count: u32| {
-        format!(
-            "{count} desktop{}",
-            plural(usize::try_from(count).unwrap_or(usize::MAX))
-        )
-    };
-    for (name, pool) in &lost.pools {
-        let mut parts = Vec::new();
-        if pool.pooled > 0 {
-            let mut part = format!("loses {}", desktops(pool.pooled));
-            let grown: u32 = pool.regrown.values().sum();
-            if grown > 0 {
-                let each = pool
-                    .regrown
-                    .iter()
-                    .map(|(server, count)| format!("{count} on {server}"));
-                let each = each.collect::<Vec<_>>().join(", ");
-                let _ = write!(part, ", {grown} grown anew ({each})");
-            }
-            parts.push(part);
-        }
-        if pool.personal > 0 {
-            let be = if pool.personal == 1 { "waits" } else { "wait" };
-            let personal = desktops(pool.personal).replace("desktop", "personal desktop");
-            parts.push(format!("{personal} {be} for its server to come back"));
-        }
-        if pool.without_place > 0 {
-            let waits: Vec<&str> = pool.waits.iter().map(String::as_str).collect();
-            let waits = waits.join("; ");
-            parts.push(format!(
-                "{} without a place: {waits}",
-                desktops(pool.without_place)
-            ));
-        }
-        let users = match pool.users {
-            0 => String::new(),
-            1 => " (1 person)".to_owned(),
-            users => format!(" ({users} people)"),
-        };
-        all.push(format!("pool.{name}{users}: {}", parts.join("; ")));
-    }
-    for image in &lost.images {
-        all.push(format!("image {image}: no other server has a whole copy"));
-    }
-    all
 }
 
 /// Which waves of a roll-out a group is done in; nothing of what is done in one go.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DesktopSpec;
 use crate::digest::Digest;
-use crate::ids::{Incarnation, ServerId};
+use crate::ids::{Incarnation, Member, ServerId};
 use crate::units::Timestamp;
 
 /// A desktop as the grid remembers it.
@@ -32,6 +32,9 @@ pub struct KnownDesktop {
     /// Moves that came to nothing.
     #[serde(default)]
     pub stayed: Stayed,
+    /// The former life of whose copy it is made, until it was ready for a person.
+    #[serde(default)]
+    pub restored_from: Option<Member>,
 }
 
 /// Moves of a desktop that came to nothing, since the last that did not.

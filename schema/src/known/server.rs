@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Look;
 use crate::desired::NetworkTarget;
 use crate::ids::{NetworkName, ServerName};
-use crate::units::{Size, Timestamp};
+use crate::units::{Size, Span, Timestamp};
 
 /// A member of the grid.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,6 +37,13 @@ pub struct KnownServer {
     /// The grid began another life without it: it comes back by joining again only.
     #[serde(default)]
     pub parted: bool,
+    /// Personal desktops of which there are copies end there by themselves when it has not heard from the grid for that
+    /// long; `None`: they do not.
+    #[serde(default)]
+    pub lease: Option<Span>,
+    /// It is lost, and for longer than that: no such desktop runs there any more.
+    #[serde(default)]
+    pub fenced: bool,
 }
 
 /// What a server can carry, as it says itself.

@@ -12,6 +12,7 @@ pub(super) fn grid(fields: &Fields, report: &Report) -> Grid {
             .and_then(|count| u8::try_from(count).ok())
             .unwrap_or(default.tolerate_server_loss),
         lost_after: fields.span("lost_after").unwrap_or(default.lost_after),
+        fence_after: fields.span("fence_after").unwrap_or(default.fence_after),
         image_bandwidth: fields.size("image_bandwidth"),
         image_window: fields
             .name("image_window")

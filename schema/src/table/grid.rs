@@ -29,6 +29,12 @@ const ATTRIBUTES: &[Attribute] = &[
     )
     .default(Default::Text("5s")),
     live(
+        "fence_after",
+        Kind::Duration(10_000, 3_600_000),
+        "How long a server runs personal desktops with `copies` without word from the grid. Then it ends them, and a little later they go on elsewhere from a copy.",
+    )
+    .default(Default::Text("30s")),
+    live(
         "image_bandwidth",
         Kind::Size(1 << 10, 1 << 40),
         "How fast a server receives images from others, and how fast it sends them; as fast as it goes without.",

@@ -20,8 +20,9 @@ const ATTRIBUTES: &[Attribute] = &[
     live("entitled", Kind::Entitlements, "Who may have a desktop.").default(Default::Texts(&[])).later(),
     live("hours", Kind::Ref("window"), "When they may.").later(),
     live("servers", Kind::Texts, "Labels that a server must have to carry its desktops.").default(Default::Texts(&[])),
-    live("copies", Kind::Number(0, 2), "Copies of personal desktops on other servers.").default(Default::Number(0)).later(),
-    live("max_copy_age", Kind::Duration(60_000, 31_622_400_000), "How old such a copy may become.").later(),
+    live("copies", Kind::Number(0, 2), "Copies of personal desktops on other servers.").default(Default::Number(0)),
+    live("max_copy_age", Kind::Duration(60_000, 31_622_400_000), "How old such a copy may become, with `copies`; it is made anew at half of that.")
+        .default(Default::Depends("15 minutes")),
     live("protect", Kind::Flag, "No plan destroys it, or most of it, without approval; kept when the block goes.").default(Default::Flag(false)),
 ];
 

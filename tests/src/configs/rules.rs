@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::{
-    Assignment, ClockTime, Cron, Days, DriftRule, Opening, Policy, Pool, Power, PowerSchedule,
-    Recurrence, Refresh, ServerRule, Weekly, Window,
+    Assignment, ClockTime, Cron, Days, Desired, DriftRule, Opening, Policy, Pool, Power,
+    PowerSchedule, Recurrence, Refresh, ServerRule, Weekly, Window,
 };
 use coppice_schema::ids::WindowName;
 use coppice_schema::units::{Size, Span};
@@ -109,10 +109,26 @@ pub(super) fn servers(chance: &mut Chance) -> BTreeMap<String, ServerRule> {
         .collect()
 }
 
+/// Makes every desktop somebody's, with copies on other servers.
+pub(super) fn copied(chance: &mut Chance, desired: &mut Desired) {
+    desired.grid.fence_after = Span::seconds(chance.between(10, 300));
+    for pool in desired.pools.values_mut() {
+        pool.assignment = Assignment::Personal;
+        pool.policy.refresh = None;
+        pool.servers = BTreeSet::new();
+        pool.copies = number(chance, 1, 2);
+        pool.max_copy_age = Some(Span::minutes(chance.between(1, 10)));
+    }
+}
+
 /// Gives a pool rules of its own.
 pub(super) fn rule(chance: &mut Chance, pool: &mut Pool) {
     if chance.per_mille(200) {
         pool.assignment = Assignment::Personal;
+        // Not in all, so that some wait for their servers.
+        pool.copies = number(chance, 0, 2);
+        let some = pool.copies > 0 && chance.per_mille(500);
+        pool.max_copy_age = some.then(|| Span::minutes(chance.between(1, 60)));
     }
     if chance.per_mille(200) {
         pool.slots = Some(pool.desktops + number(chance, 0, 2));

@@ -9,7 +9,7 @@ use coppice_grid::keeper;
 use coppice_plans::plan::{FindingKind, Plan};
 use coppice_reconcile::leader::LeaderReport;
 use coppice_reconcile::server::{Ports, Server};
-use coppice_reconcile::{leader, server};
+use coppice_reconcile::{leader, lease, server};
 use coppice_schema::Desired;
 use coppice_schema::ids::{Address, GridId, ServerName};
 use coppice_schema::known::{Capacity, Request};
@@ -21,6 +21,7 @@ use coppice_world::peers::Alone;
 use coppice_world::sim::{Chance, Setup, SimDomain, SimServer, SimStamps};
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, FutureExt, join, join3, poll_fn};
+use futures::stream::{self, StreamExt};
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt_sim::SimRuntime;
 
@@ -86,10 +87,19 @@ impl Host {
             stamps: Arc::new(self.stamps.clone()),
             moves: Arc::clone(&self.sim) as _,
             peers: Arc::new(Alone),
+            replicas: Arc::clone(&self.sim) as _,
+            watchdog: self.sim.watchdog(),
         };
         let daemon = Server::new(self.name.clone(), life.number, description(&self.name));
         let decides = leader::run(agreement, Arc::clone(&clock));
-        let acts = server::run(daemon, ports, clock);
+        let renews = lease::run(
+            self.name.clone(),
+            Arc::clone(&ports.agreement),
+            Arc::clone(&ports.watchdog),
+            Arc::clone(&clock),
+        );
+        let acts = server::run(daemon, ports, stream::pending().boxed(), clock);
+        let acts = join(acts, renews);
         let replica = &access.replica;
         let keeps = join(keeper::keep(replica.clone()), keeper::wake(replica.clone()));
         *lock(&self.loops) = Some(join3(decides, acts, keeps).map(|_| ()).boxed());
@@ -107,9 +117,7 @@ impl Host {
     pub(super) fn dies(&self, power: bool) {
         drop(lock(&self.loops).take());
         if power {
-            for domain in self.sim.domains() {
-                self.sim.switch_off(domain.uuid);
-            }
+            self.sim.black_out();
         }
     }
 

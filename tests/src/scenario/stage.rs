@@ -75,6 +75,7 @@ impl Stage {
             }
             ["image", name, version, servers @ ..] => self.import(name, version, servers),
             ["copies", name] => Ok(self.copies(name)),
+            ["replicas"] => Ok(self.replicas()),
             ["orders"] => Ok(self.orders()),
             ["remove", name, version] => self.remove(name, version),
             ["config"] => self.configure(block),
@@ -425,6 +426,21 @@ impl Stage {
                 });
                 let copies: Vec<String> = copies.collect();
                 let _ = writeln!(lines, "{image}@{version}: {}", copies.join(", "));
+            }
+        }
+        lines
+    }
+
+    /// The copies of personal desktops that servers show, and how old each is.
+    fn replicas(&self) -> String {
+        let state = self.world.log.state();
+        let now = self.world.clock.now();
+        let mut lines = String::new();
+        for server in state.servers.values() {
+            let look = server.look.iter().flat_map(|look| &look.replicas);
+            for (member, copy) in look {
+                let age = Span::minutes(now.since(copy.taken).0 / 60_000);
+                let _ = writeln!(lines, "{member} on {}, {age} old", server.name);
             }
         }
         lines

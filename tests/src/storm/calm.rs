@@ -32,6 +32,10 @@ impl Storm {
         self.all_take_part();
         for (index, machine) in self.world.machines.iter_mut().enumerate() {
             machine.sim.calm();
+            // Whoever died in the service of another is dead, and what it was doing is over.
+            if machine.crashed() {
+                machine.restart();
+            }
             machine.sim.revive();
             machine.agreement.set_unrest(Unrest::default());
             machine.agreement.revive();

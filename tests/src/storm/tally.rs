@@ -18,6 +18,8 @@ pub struct Tally {
     pub moved: u64,
     /// Desktops went because a person levelled the load, and another was ready elsewhere.
     pub levelled: u64,
+    /// Personal desktops went on from copies.
+    pub restored: u64,
 }
 
 impl Tally {
@@ -36,6 +38,7 @@ impl Tally {
             for order in orders {
                 let enters = matches!(order.task, Task::Enter { .. });
                 tally.moved += u64::from(enters && matches!(order.memory, Memory::Switched));
+                tally.restored += u64::from(matches!(order.task, Task::Restore { .. }));
                 let Task::Remove { member } = &order.task else {
                     continue;
                 };
@@ -56,6 +59,7 @@ impl Add for Tally {
             lost: self.lost + other.lost,
             moved: self.moved + other.moved,
             levelled: self.levelled + other.levelled,
+            restored: self.restored + other.restored,
         }
     }
 }

@@ -9,7 +9,9 @@ use coppice_world::hypervisor::Hypervisor;
 use coppice_world::libvirt::{self, HypervisorUri, Limits, Options};
 use coppice_world::moves::Moves;
 use coppice_world::peers::Serves;
+use coppice_world::replicas::{LocalReplicas, Replicas};
 use coppice_world::sim::{Setup, SimServer};
+use coppice_world::watchdog::{LinuxWatchdog, NoWatchdog, Watchdog};
 
 use crate::config::{Accelerate, Config};
 use crate::exit::Exit;
@@ -24,6 +26,10 @@ pub(crate) struct World {
     pub(crate) disks: Arc<dyn Disks>,
     /// Desktops that leave and come, running.
     pub(crate) moves: Arc<dyn Moves>,
+    /// Copies of personal desktops.
+    pub(crate) replicas: Arc<dyn Replicas>,
+    /// What ends desktops when the grid may have given this server up.
+    pub(crate) watchdog: Arc<dyn Watchdog>,
     /// What gives other servers the images of this one.
     pub(crate) images: Arc<dyn Serves>,
 }
@@ -73,6 +79,8 @@ pub(crate) async fn open(
         return Ok(World {
             hypervisor: server.clone(),
             moves: server.clone(),
+            replicas: server.clone(),
+            watchdog: server.watchdog(),
             images: server.giver(),
             disks: server,
         });
@@ -102,10 +110,29 @@ pub(crate) async fn open(
     })?;
     Ok(World {
         moves: hypervisor.clone(),
+        watchdog: watchdog(&parsed, layout),
+        replicas: Arc::new(LocalReplicas::new(hypervisor.clone(), disks.clone())),
         hypervisor,
         images: Arc::new(disks.clone()),
         disks: Arc::new(disks),
     })
+}
+
+/// The process that ends desktops here; none where they are no processes of this machine.
+fn watchdog(uri: &HypervisorUri, layout: &Layout) -> Arc<dyn Watchdog> {
+    if !uri.is_local_qemu() {
+        return Arc::new(NoWatchdog::new(
+            "its desktops are no processes of QEMU on this machine",
+        ));
+    }
+    let socket = layout.watchdog();
+    let arguments = ["watchdog".into(), "--socket".into(), socket.clone().into()];
+    Arc::new(LinuxWatchdog::new(
+        socket,
+        // Also after an upgrade has replaced it.
+        "/proc/self/exe".into(),
+        arguments.into(),
+    ))
 }
 
 /// A daemon's QEMU is another user, and comes to its disks through our directories. What is secret in them is closed

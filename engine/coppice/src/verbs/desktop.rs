@@ -210,17 +210,28 @@ fn state(desktop: &Desktop) -> (String, Tone) {
 
 fn table(desktops: &[Desktop]) -> Table {
     let now = times::now();
-    let mut table = Table::new(&["desktop", "host name", "server", "image", "since", "state"]);
+    let copied = desktops.iter().any(|it| !it.copies.is_empty());
+    let mut head = vec!["desktop", "host name", "server", "image", "since", "state"];
+    if copied {
+        head.insert(5, "last copy");
+    }
+    let mut table = Table::new(&head);
     for it in desktops {
         let (words, tone) = state(it);
-        table.row([
+        let mut row: Vec<Cell> = vec![
             it.id.to_string().into(),
             it.name.as_str().into(),
             it.server.as_str().into(),
             it.image.as_str().into(),
             times::relative(it.since, now).into(),
             Cell::from(words).tone(tone),
-        ]);
+        ];
+        if copied {
+            let last = it.copies.first();
+            let last = last.map_or_else(String::new, |copy| times::relative(copy.taken, now));
+            row.insert(5, last.into());
+        }
+        table.row(row);
     }
     table
 }
@@ -247,6 +258,10 @@ fn text(it: &Desktop, colours: Colours) -> String {
     ];
     if let Some(overlay) = &it.overlay {
         lines.push(("overlay", overlay.clone()));
+    }
+    for copy in &it.copies {
+        let age = times::relative(copy.taken, times::now());
+        lines.push(("copy", format!("on {}, taken {age}", copy.server)));
     }
     if let Some(users) = it.users {
         lines.push(("signed in", users.to_string()));

@@ -38,7 +38,7 @@ joins anew.
 
 Examples:
   coppice server remove host-3
-  coppice server remove host-3 --lost      the machine is gone for good, and its desktops with it"
+  coppice server remove host-3 --lost      the machine is gone for good, and with it its desktops of which there is no copy"
     )]
     Remove {
         /// Its name, as `coppice server list` shows it

@@ -51,6 +51,20 @@ pub struct Desktop {
     /// How many people are signed in, where it can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<u32>,
+    /// Copies of it on other servers, for when its own is lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<DesktopCopy>,
+}
+
+/// A copy of a personal desktop's disk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DesktopCopy {
+    /// The server that has it.
+    #[schema(value_type = String)]
+    pub server: ServerName,
+    /// What it holds is what the disk held then.
+    #[schema(value_type = u64)]
+    pub taken: Timestamp,
 }
 
 /// How a desktop stands.

@@ -149,6 +149,7 @@ impl World {
             images: BTreeMap::new(),
             foreign: BTreeMap::new(),
             quarantine: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));
@@ -168,6 +169,7 @@ fn seen(spec: &DesktopSpec, stamp: Stamp, users: u32, since: Timestamp) -> Seen 
                 users: Some(users),
             },
             stale_until_reboot: false,
+            guarded: false,
             viewers: None,
         }),
         overlay: Some(SeenOverlay {

@@ -173,6 +173,7 @@ impl World {
                 grown: since,
                 wear: Default::default(),
                 stayed: Default::default(),
+                restored_from: None,
             };
             Arc::make_mut(&mut state.desktops).insert(id.clone(), desktop);
         });
@@ -299,6 +300,7 @@ impl Grid {
             images,
             foreign: BTreeMap::new(),
             quarantine: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));

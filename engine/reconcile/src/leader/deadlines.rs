@@ -13,6 +13,8 @@ pub fn limit(task: &Task) -> Span {
         // Overlay, definition and power-on take a second or two each; the rest is for a hypervisor that restarts,
         // and for some ten retries.
         Task::Create { .. } | Task::Start { .. } => Span::minutes(10),
+        // As above; and where the copy has to be read and written, 100 GB at 100 MB/s take a quarter of an hour.
+        Task::Restore { .. } => Span::minutes(30),
         // Nothing waits behind it.
         Task::Redefine { .. } => Span::minutes(5),
         // Guests are asked twice, a minute each at most, and a Windows guest that installs updates takes its time.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 
 use coppice_schema::ids::ServerId;
-use coppice_schema::known::Skew;
+use coppice_schema::known::{ServerState, Skew};
 use coppice_schema::units::Span;
 use coppice_state::agreement::{HEARTBEAT, SUSPECT};
 use coppice_state::{
@@ -26,6 +26,8 @@ const REMEMBERED: Span = Span::minutes(10);
 const PAUSES: u64 = 3;
 /// And no longer than that, however bad it was: or each pause would allow a longer one.
 const LONGEST: Span = Span::seconds(30);
+/// How long the desktops of a server take to end, once they are killed.
+const ENDS: Span = Span::seconds(2);
 /// Nobody is to be watched: a look costs nothing, and a server may join.
 const LONE: Span = Span::seconds(1);
 
@@ -42,6 +44,8 @@ pub struct Vigil {
     /// The worst pause after which somebody was heard again, in this stretch of [`REMEMBERED`] and in the one before.
     pauses: [Span; 2],
     turned: Span,
+    /// Lost servers with a lease: which loss that is, by the last entry that they proposed, and since when it is known here.
+    away: BTreeMap<ServerId, (u64, Span)>,
 }
 
 /// What a look at everybody gave.
@@ -51,6 +55,8 @@ pub struct Beat {
     pub lost: Vec<(ServerId, Span)>,
     /// Servers whose clock is not what the grid takes it for: where it is.
     pub skewed: Vec<(ServerId, Option<Skew>)>,
+    /// Servers that have been lost for longer than their lease.
+    pub fenced: Vec<ServerId>,
     /// Look again after that.
     pub next: Span,
 }
@@ -69,6 +75,7 @@ impl Vigil {
             return Beat {
                 lost: Vec::new(),
                 skewed: Vec::new(),
+                fenced: Vec::new(),
                 next: HEARTBEAT,
             };
         };
@@ -96,8 +103,10 @@ impl Vigil {
         let mut beat = Beat {
             lost: Vec::new(),
             skewed: skewed(standing, state),
+            fenced: Vec::new(),
             next: nap,
         };
+        self.wait_for_leases(state, passed, &mut beat);
         for (id, silent) in self.silent(standing, state) {
             if silent < limit {
                 beat.next = beat.next.min(Span(limit.0 - silent.0));
@@ -107,6 +116,31 @@ impl Vigil {
         }
         self.last = Some((passed, beat.next));
         beat
+    }
+
+    /// Waits for the leases of lost servers to end. More time than was watched does no harm: they have ended then, too. A
+    /// new leader waits all of it, since it does not know when the loss was agreed on.
+    fn wait_for_leases(&mut self, state: &State, passed: Span, beat: &mut Beat) {
+        let waiting = state.servers.iter().filter_map(|(id, server)| {
+            let lost = server.state == ServerState::Lost && !server.fenced;
+            Some((*id, server.spoke, server.lease.filter(|_| lost)?))
+        });
+        let waiting: Vec<(ServerId, u64, Span)> = waiting.collect();
+        self.away
+            .retain(|id, _| waiting.iter().any(|(other, ..)| other == id));
+        for (id, spoke, lease) in waiting {
+            let known = self.away.entry(id).or_insert((spoke, passed));
+            if known.0 != spoke {
+                *known = (spoke, passed);
+            }
+            let waited = since(passed, known.1);
+            let wait = fenced_after(lease);
+            if waited < wait {
+                beat.next = beat.next.min(Span(wait.0 - waited.0));
+            } else {
+                beat.fenced.push(id);
+            }
+        }
     }
 
     /// How long a server may be silent: `lost_after`, and three times the worst pause that was measured.
@@ -158,6 +192,13 @@ impl Vigil {
     }
 }
 
+/// How long to wait for the end of what a lost server runs under that lease: clocks that count the same time differ by far
+/// less than a tenth, and the processes of all its desktops end within the rest.
+#[must_use]
+pub fn fenced_after(lease: Span) -> Span {
+    Span(lease.0.saturating_add(lease.0 / 10).saturating_add(ENDS.0))
+}
+
 fn skewed(standing: &Standing, state: &State) -> Vec<(ServerId, Option<Skew>)> {
     let voter = |id| standing.parts.get(&id).is_some_and(|part| part.voter);
     let servers = || state.servers.iter();
@@ -193,7 +234,9 @@ pub async fn keep(agreement: &dyn Agreement, clock: &dyn Clock) {
             let (server, skew) = (*server, *skew);
             (server, Entry::ServerClock { server, skew })
         });
-        for (server, entry) in lost.chain(clocks) {
+        let fenced = beat.fenced.iter();
+        let fenced = fenced.map(|server| (*server, Entry::ServerFenced { server: *server }));
+        for (server, entry) in lost.chain(fenced).chain(clocks) {
             if proposed.insert(server) {
                 let what = entry.clone();
                 under_way.push(async move { (server, what, agreement.propose(entry).await) });
@@ -229,9 +272,13 @@ pub fn entry(server: ServerId, silent: Span, state: &State) -> Entry {
 
 fn tell(server: ServerId, what: &Entry, outcome: &Result<Outcome, AgreementError>) {
     let clock = matches!(what, Entry::ServerClock { .. });
+    let fenced = matches!(what, Entry::ServerFenced { .. });
     match outcome {
         Ok(Outcome::Refused(refusal)) => tracing::info!(%server, %refusal, "not so any more"),
         Ok(_) if clock => tracing::warn!(%server, "a server's clock is wrong, or right again"),
+        Ok(_) if fenced => {
+            tracing::warn!(%server, "a server is lost for longer than its lease: its desktops with copies have ended");
+        }
         Ok(Outcome::Done | Outcome::Committed { .. } | Outcome::Already { .. }) => {
             tracing::warn!(%server, "a server is lost");
         }

@@ -11,7 +11,8 @@ use coppice_state::State;
 use coppice_state::entry::Attempt;
 use coppice_world::disks::{DiskError, NewOverlay};
 use coppice_world::hypervisor::{Definition, HypervisorError, Mark};
-use coppice_world::moves::MoveError;
+use coppice_world::moves::{MoveError, Opening};
+use coppice_world::replicas::ReplicaError;
 use uuid::Uuid;
 
 use super::allowed::Objection;
@@ -36,6 +37,8 @@ pub(super) enum ActError {
     NoOverlay(Member),
     #[error(transparent)]
     Move(#[from] MoveError),
+    #[error(transparent)]
+    Copy(#[from] ReplicaError),
 }
 
 impl ActError {
@@ -57,7 +60,9 @@ impl ActError {
                 | DiskError::Io { .. } => true,
                 DiskError::BadSource { .. } | DiskError::NotOurs(_) => false,
             },
-            Self::NoOverlay(_) => true,
+            // Of a copy that is gone none comes.
+            Self::Copy(ReplicaError::Absent(_)) => false,
+            Self::NoOverlay(_) | Self::Copy(_) => true,
             // One that does not run, or is held by something, will not be another after a while.
             Self::Move(MoveError::Hypervisor(e)) => matches!(
                 e,
@@ -147,6 +152,7 @@ fn is_waited_out(order: &Order, objection: &Objection) -> bool {
         Task::Enter { .. } => !matches!(objection, Objection::NoOverlay(_)),
         Task::Stay { .. }
         | Task::Create { .. }
+        | Task::Restore { .. }
         | Task::Redefine { .. }
         | Task::Start { .. }
         | Task::Stop { .. }
@@ -165,6 +171,7 @@ fn may_pass(order: &Order, error: &ActError) -> bool {
         // It was agreed on, and there is no other way.
         Task::Enter { .. } | Task::Stay { .. } => true,
         Task::Create { .. }
+        | Task::Restore { .. }
         | Task::Redefine { .. }
         | Task::Start { .. }
         | Task::Stop { .. }
@@ -206,11 +213,17 @@ async fn judge<'a>(
     sight: &Sight,
 ) -> Result<(Due<'a>, BTreeMap<Stamp, Attempt>), String> {
     let stamps = ports.stamps.all().await.map_err(|e| e.to_string())?;
+    // Where it does not answer, it holds nothing.
+    let guard = ports.watchdog.guarding().await.unwrap_or_default();
+    let passed = ports.watchdog.passed();
     let mut may = Vec::new();
     let mut refused = BTreeMap::new();
     for (stamp, order) in due {
         let verdict = allowed::by_stamp(&order.task, *stamp, &stamps)
-            .and_then(|()| allowed::by_sight(&order.task, sight, state));
+            .and_then(|()| allowed::by_sight(&order.task, sight, state))
+            .and_then(|()| {
+                allowed::by_watchdog(&order.task, round.me, &guard, passed, sight, state)
+            });
         match verdict {
             Ok(()) => may.push((*stamp, *order)),
             Err(objection) => {
@@ -255,7 +268,8 @@ async fn make_overlays(
                 mark: Marking::of_order(&order.task, *stamp, round, state).of(spec),
                 size: spec.hardware.disk,
             }),
-            Task::Redefine { .. }
+            Task::Restore { .. }
+            | Task::Redefine { .. }
             | Task::Send { .. }
             | Task::Enter { .. }
             | Task::Stay { .. }
@@ -306,6 +320,7 @@ impl Marking {
     fn of_order(task: &Task, stamp: Stamp, round: &Round, state: &State) -> Self {
         let begun = match task {
             Task::Create { spec, .. }
+            | Task::Restore { spec, .. }
             | Task::Redefine { spec }
             | Task::Receive { spec }
             | Task::Enter { spec } => state.epoch_of(spec),
@@ -380,6 +395,23 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
                 hypervisor.start(uuid).await?;
             }
         }
+        Task::Restore { spec, from } => {
+            let uuid = spec.uuid;
+            let path = match overlay {
+                Some(made) => made?,
+                None => {
+                    let overlay = NewOverlay {
+                        mark: mark.of(&spec),
+                        size: spec.hardware.disk,
+                    };
+                    ports.replicas.restore(&from, overlay).await?
+                }
+            };
+            hypervisor
+                .define(&definition(spec, Some(Ok(path)), &mark)?)
+                .await?;
+            hypervisor.start(uuid).await?;
+        }
         Task::Redefine { spec } => {
             hypervisor
                 .define(&definition(spec, overlay, &mark)?)
@@ -424,7 +456,7 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
             let way = Way {
                 peers: Arc::clone(&ports.peers),
                 to,
-                member,
+                opening: Opening::Move { member },
             };
             ports.moves.send(uuid, &way).await?;
         }

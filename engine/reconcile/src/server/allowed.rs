@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use coppice_schema::Digest;
-use coppice_schema::ids::{DesktopId, Member, Stamp};
+use coppice_schema::ids::{DesktopId, Member, ServerId, Stamp};
 use coppice_schema::known::{CopyState, DesktopSpec, Task};
+use coppice_schema::units::Span;
 use coppice_state::State;
+use coppice_world::watchdog::Guard;
+use uuid::Uuid;
 
 use super::look::Sight;
+use crate::lease::is_leased;
 
 /// Why an order is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +36,12 @@ pub(super) enum Objection {
     NoOverlay(Member),
     #[error("{0} has no domain on this server")]
     NoDomain(Member),
+    #[error("there is no copy of {0} on this server")]
+    NoCopy(Member),
+    #[error(
+        "{0} runs here only under the watchdog, which does not hold it: the grid was not heard for too long, or the watchdog does not answer"
+    )]
+    Unguarded(Member),
 }
 
 impl Objection {
@@ -42,8 +52,13 @@ impl Objection {
             | Self::NoImage(_)
             | Self::ImageUnfit { .. }
             | Self::NoOverlay(_)
-            | Self::NoDomain(_) => true,
-            Self::Late { .. } | Self::WrongUuid(_) | Self::NameTaken(_) => false,
+            | Self::NoDomain(_)
+            | Self::Unguarded(_) => true,
+            Self::Late { .. }
+            | Self::WrongUuid(_)
+            | Self::NameTaken(_)
+            // It was seen when the order was given.
+            | Self::NoCopy(_) => false,
         }
     }
 }
@@ -84,6 +99,21 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
                 None => Err(Objection::NoImage(spec.image)),
             }
         }
+        Task::Restore { spec, from } => {
+            identity(spec, state)?;
+            room(spec, sight)?;
+            match sight.images.get(&spec.image) {
+                // It was made before, and its order is done again.
+                _ if sight.files.contains_key(&spec.member) => Ok(()),
+                _ if !sight.replicas.contains_key(from) => Err(Objection::NoCopy(from.clone())),
+                Some(CopyState::Verified) => Ok(()),
+                Some(state) => Err(Objection::ImageUnfit {
+                    root: spec.image,
+                    state: *state,
+                }),
+                None => Err(Objection::NoImage(spec.image)),
+            }
+        }
         Task::Receive { spec } => {
             identity(spec, state)?;
             room(spec, sight)?;
@@ -98,6 +128,8 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
         }
         Task::Enter { spec } => {
             identity(spec, state)?;
+            // Somebody may have put another in its place while it waited.
+            room(spec, sight)?;
             if sight.files.contains_key(&spec.member) {
                 Ok(())
             } else {
@@ -132,6 +164,51 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
     }
 }
 
+/// Whether the desktop that the task starts may run. One of which there are copies runs, where others count with the
+/// server's lease, only as long as the watchdog holds it: it may be started elsewhere afterwards.
+pub(super) fn by_watchdog(
+    task: &Task,
+    me: ServerId,
+    guard: &Guard,
+    passed: Span,
+    sight: &Sight,
+    state: &State,
+) -> Result<(), Objection> {
+    let known = state.servers.get(&me);
+    let Some((member, uuid)) = started(task, sight).filter(|(member, _)| {
+        known.is_some_and(|known| known.lease.is_some()) && is_leased(state, &member.desktop)
+    }) else {
+        return Ok(());
+    };
+    if guard.lets_run(uuid, passed) {
+        return Ok(());
+    }
+    Err(Objection::Unguarded(member.clone()))
+}
+
+/// Which life a task starts, with its domain.
+fn started<'a>(task: &'a Task, sight: &Sight) -> Option<(&'a Member, Uuid)> {
+    match task {
+        Task::Create { spec, start: true } | Task::Restore { spec, .. } | Task::Enter { spec } => {
+            Some((&spec.member, spec.uuid))
+        }
+        Task::Start { member } | Task::Restart { member, .. } => {
+            let seen = sight.members.get(member)?;
+            Some((member, seen.domain.as_ref()?.uuid))
+        }
+        Task::Create { start: false, .. }
+        | Task::Redefine { .. }
+        | Task::Receive { .. }
+        | Task::Send { .. }
+        | Task::Stay { .. }
+        | Task::Stop { .. }
+        | Task::Remove { .. }
+        | Task::VerifyImage { .. }
+        | Task::DropImage { .. }
+        | Task::CopyImage { .. } => None,
+    }
+}
+
 fn identity(spec: &DesktopSpec, state: &State) -> Result<(), Objection> {
     match state.epoch_of(spec) {
         Some(_) => Ok(()),
@@ -153,5 +230,52 @@ fn room(spec: &DesktopSpec, sight: &Sight) -> Result<(), Objection> {
     match others.next().map(|(member, _)| member).or(apart) {
         Some(member) => Err(Objection::FormerLife(member.clone())),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coppice_schema::units::Timestamp;
+
+    use super::*;
+    use crate::lease::tests::with_lease;
+    use crate::server::Round;
+    use crate::server::look::as_last_reported;
+
+    #[test]
+    fn what_others_count_with_is_started_only_under_the_watchdog() {
+        let (mut state, me, spec) = with_lease();
+        let round = Round {
+            me,
+            grid: state.grid.expect("it was founded"),
+            now: Timestamp(1),
+        };
+        let sight = as_last_reported(&round, &state, String::new());
+        let guard = Guard {
+            domains: [spec.uuid].into(),
+            until: Span(100),
+        };
+        let create = |start| Task::Create {
+            spec: spec.clone(),
+            start,
+        };
+        let judge = |task: &Task, guard: &Guard, passed: u64, state: &State| {
+            by_watchdog(task, me, guard, Span(passed), &sight, state)
+        };
+        let objection = Err(Objection::Unguarded(spec.member.clone()));
+        assert_eq!(judge(&create(true), &guard, 99, &state), Ok(()));
+        assert_eq!(judge(&create(true), &guard, 100, &state), objection);
+        assert_eq!(
+            judge(&create(true), &Guard::default(), 0, &state),
+            objection
+        );
+        let enter = Task::Enter { spec: spec.clone() };
+        assert_eq!(judge(&enter, &Guard::default(), 0, &state), objection);
+        assert_eq!(judge(&create(false), &Guard::default(), 0, &state), Ok(()));
+        // Nobody counts with it.
+        if let Some(known) = state.servers.get_mut(&me) {
+            known.lease = None;
+        }
+        assert_eq!(judge(&create(true), &Guard::default(), 0, &state), Ok(()));
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use coppice_plans::plan::Step;
-use coppice_schema::ids::{Member, Stamp};
+use coppice_schema::ids::{Member, ServerId, Stamp};
 use coppice_schema::known::{PowerState, Task};
 use coppice_schema::units::Timestamp;
 use coppice_state::{Entry, Envelope, State, apply};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::flight::Object;
 use super::look::{self, Sight};
 use super::{Memory, Ports, Round, ServerReport, TROUBLED, placed, report};
+use crate::lease;
 
 /// Domains started at once.
 const STARTED_AT_ONCE: usize = 4;
@@ -38,7 +39,8 @@ pub(super) async fn attend(
     if !sight.whole {
         return;
     }
-    let fallen = fallen(memory, &round, &state, &sight).into_iter();
+    let fallen = fallen(memory, &round, &state, &sight);
+    let fallen = left_here(fallen, ports, me, &state, told).await.into_iter();
     // What is under way is not meddled with.
     let free = fallen.filter(|(m, _)| !busy.contains(&Object::Slot(m.desktop.clone())));
     let starts =
@@ -55,6 +57,31 @@ pub(super) async fn attend(
                 .push(format!("{member} is not started again: {error}")),
         }
     }
+}
+
+/// Those that nobody can have started elsewhere meanwhile: where a majority can stand without this server, one of which
+/// there are copies has to be held by the watchdog still.
+async fn left_here(
+    fallen: Vec<(Member, Uuid)>,
+    ports: &Ports,
+    me: ServerId,
+    state: &State,
+    told: &mut ServerReport,
+) -> Vec<(Member, Uuid)> {
+    let raft_id = state.servers.get(&me).map(|known| known.raft_id);
+    let standing = ports.agreement.standing();
+    if raft_id.and_then(|id| lease::goes_on_without(id, &standing)) == Some(false) {
+        return fallen;
+    }
+    let guard = ports.watchdog.guarding().await.unwrap_or_default();
+    let passed = ports.watchdog.passed();
+    let (stay, wait): (Vec<_>, Vec<_>) = fallen.into_iter().partition(|(member, uuid)| {
+        !lease::is_leased(state, &member.desktop) || guard.lets_run(*uuid, passed)
+    });
+    told.trouble.extend(wait.into_iter().map(|(member, _)| {
+        format!("{member} is not started again: it may have been, elsewhere, from a copy")
+    }));
+    stay
 }
 
 /// Whose domains are off here and would be ordered to start: by the one planner, on the state as it would be if what is

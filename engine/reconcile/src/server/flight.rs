@@ -30,6 +30,7 @@ impl Object {
     pub(super) fn of(task: &Task) -> Self {
         match task {
             Task::Create { spec, .. }
+            | Task::Restore { spec, .. }
             | Task::Redefine { spec }
             | Task::Receive { spec }
             | Task::Enter { spec } => Self::Slot(spec.member.desktop.clone()),
@@ -67,6 +68,7 @@ impl Lane {
     fn of(task: &Task) -> Self {
         match task {
             Task::Create { .. }
+            | Task::Restore { .. }
             | Task::Redefine { .. }
             | Task::Start { .. }
             | Task::Receive { .. }

@@ -7,17 +7,19 @@ use coppice_schema::Digest;
 use coppice_schema::ids::Member;
 use coppice_schema::known::{
     CopyState, DesktopSpec, DiskLevel, Foreign, GuestState, Health, Phase, PowerState, Quarantined,
-    Seen, SeenDomain, SeenOverlay,
+    Seen, SeenDomain, SeenOverlay, SeenReplica,
 };
 use coppice_schema::units::{Size, Span, Timestamp};
 use coppice_state::State;
 use coppice_world::disks::{Overlay, Space, StoredImage};
 use coppice_world::hypervisor::{Domain, Mark};
-use futures::future::join4;
+use coppice_world::replicas::Replica;
+use futures::future::join5;
 use futures::stream::{self, StreamExt};
 use uuid::Uuid;
 
 use super::{Ports, Round};
+use crate::lease;
 
 /// What was seen.
 pub(super) struct Sight {
@@ -28,6 +30,8 @@ pub(super) struct Sight {
     pub(super) foreign: BTreeMap<String, Foreign>,
     /// What is from another life of the grid, and not remembered in this one.
     pub(super) quarantine: BTreeMap<Member, Quarantined>,
+    /// Copies of personal desktops of other servers.
+    pub(super) replicas: BTreeMap<Member, SeenReplica>,
     pub(super) disk: DiskLevel,
     pub(super) hypervisor: Health,
     /// The files of overlays that are ours, or in quarantine.
@@ -70,40 +74,72 @@ pub(super) async fn look(
     state: &State,
 ) -> Sight {
     let (hypervisor, disks) = (&ports.hypervisor, &ports.disks);
-    let parts = join4(
+    let parts = join5(
         hypervisor.list(),
         disks.overlays(),
         disks.images(),
         disks.space(),
+        ports.replicas.replicas(),
     );
-    let (domains, overlays, images, space) = match parts.await {
-        (Ok(domains), Ok(overlays), Ok(images), Ok(space)) => (domains, overlays, images, space),
+    let (domains, overlays, images, space, replicas) = match parts.await {
+        (Ok(domains), Ok(overlays), Ok(images), Ok(space), Ok(replicas)) => {
+            (domains, overlays, images, space, replicas)
+        }
         (Err(e), ..) => return as_last_reported(round, state, e.to_string()),
-        (_, Err(e), ..) | (_, _, Err(e), _) | (.., Err(e)) => {
-            // What a hypervisor shows without the disks is not the whole of any desktop.
+        // What a hypervisor shows without the disks is not the whole of any desktop.
+        (_, Err(e), ..) | (_, _, Err(e), ..) | (_, _, _, Err(e), _) => {
+            return as_last_reported(round, state, format!("its disks do not answer: {e}"));
+        }
+        (.., Err(e)) => {
             return as_last_reported(round, state, format!("its disks do not answer: {e}"));
         }
     };
     let sorted = sort(&domains, round, state);
     guests.ask(&sorted.ours, ports, round, state).await;
-    seen(sorted, overlays, images, space, guests, round, state)
+    let guarded = guarded(ports, round, state).await;
+    let mut sight = seen(sorted, overlays, images, space, guests, round, state);
+    for domain in sight
+        .members
+        .values_mut()
+        .filter_map(|seen| seen.domain.as_mut())
+    {
+        domain.guarded = guarded.contains(&domain.uuid);
+    }
+    sight.replicas = copies(replicas, round, state);
+    sight
+}
+
+/// What the watchdog holds. Where it does not answer nobody is to count with it.
+async fn guarded(ports: &Ports, round: &Round, state: &State) -> BTreeSet<Uuid> {
+    let armed = state
+        .servers
+        .get(&round.me)
+        .is_some_and(|known| known.lease.is_some());
+    if !armed && lease::leased(state, round.me).is_empty() {
+        return BTreeSet::new();
+    }
+    let guard = ports.watchdog.guarding().await;
+    guard.map(|guard| guard.domains).unwrap_or_default()
 }
 
 /// Not seen is not absent: the last report stands, and says that it means nothing now.
-fn as_last_reported(round: &Round, state: &State, cause: String) -> Sight {
+pub(super) fn as_last_reported(round: &Round, state: &State, cause: String) -> Sight {
     let look = state.servers.get(&round.me).and_then(|s| s.look.as_deref());
     let look = look.cloned();
     let (members, images, disk) = look
         .clone()
         .map(|l| (l.members, l.images, l.disk))
         .unwrap_or_default();
-    let (foreign, quarantine) = look.map(|l| (l.foreign, l.quarantine)).unwrap_or_default();
+    let (foreign, quarantine, replicas) = look
+        .map(|l| (l.foreign, l.quarantine, l.replicas))
+        .unwrap_or_default();
     Sight {
         whole: false,
         members,
         images,
         foreign,
         quarantine,
+        replicas,
         disk,
         hypervisor: Health::Away(cause.clone()),
         files: BTreeMap::new(),
@@ -318,6 +354,7 @@ fn seen(
             guest: guests.said(domain.uuid),
             stale_until_reboot: written.stale_until_reboot,
             viewers: domain.viewers,
+            guarded: false,
         };
         members.entry(mark.member.clone()).or_default().domain = Some(seen);
     }
@@ -328,6 +365,7 @@ fn seen(
         images: images.into_iter().map(|i| (i.root, i.state)).collect(),
         foreign: sorted.foreign,
         quarantine,
+        replicas: BTreeMap::new(),
         disk: level(space, before.map(|l| l.disk).unwrap_or_default()),
         hypervisor: Health::Well,
         files,
@@ -335,6 +373,22 @@ fn seen(
         unheard: guests.unheard(),
         trouble: None,
     }
+}
+
+/// Copies of desktops of this grid. Those of another life of it mean nothing in this one.
+fn copies(replicas: Vec<Replica>, round: &Round, state: &State) -> BTreeMap<Member, SeenReplica> {
+    let ours = replicas
+        .into_iter()
+        .filter(|it| it.mark.grid == round.grid && is_ours(&it.mark, state));
+    let seen = ours.map(|it| {
+        let copy = SeenReplica {
+            image: it.mark.image,
+            taken: it.taken,
+            bulk: bulk(it.allocated),
+        };
+        (it.mark.member, copy)
+    });
+    seen.collect()
 }
 
 /// log2 of `size` in MiB, rounded up.

@@ -25,6 +25,7 @@ pub(super) fn difference(
             images: changes(&BTreeMap::new(), &sight.images),
             foreign: changes(&BTreeMap::new(), &sight.foreign),
             quarantine: changes(&BTreeMap::new(), &sight.quarantine),
+            replicas: changes(&BTreeMap::new(), &sight.replicas),
             disk: sight.disk,
             hypervisor: sight.hypervisor.clone(),
         });
@@ -37,6 +38,7 @@ pub(super) fn difference(
         images: changes(&last.images, &sight.images),
         foreign: changes(&last.foreign, &sight.foreign),
         quarantine: changes(&last.quarantine, &sight.quarantine),
+        replicas: changes(&last.replicas, &sight.replicas),
         disk: sight.disk,
         hypervisor: sight.hypervisor.clone(),
     };
@@ -44,6 +46,7 @@ pub(super) fn difference(
         && report.images.is_empty()
         && report.foreign.is_empty()
         && report.quarantine.is_empty()
+        && report.replicas.is_empty()
         && report.disk == last.disk
         && report.hypervisor == last.hypervisor;
     (!same).then_some(report)

@@ -189,6 +189,7 @@ pub(super) fn heard_whole(state: &mut State, server: ServerId) -> bool {
     };
     let away = time.since(known.since);
     come_to(known, ServerState::Reconciling, time);
+    known.fenced = false;
     let about = Address::Server(known.name.clone());
     let what = format!("is back after {away}, and said what it holds");
     state.record(about, Happening::Server { what });
@@ -213,6 +214,47 @@ pub(super) fn clock(
     };
     let what = what.to_owned();
     state.record(about, Happening::Server { what });
+    Ok(Outcome::Done)
+}
+
+/// Silent about what is already so: it is said at every start.
+pub(super) fn lease(
+    state: &mut State,
+    server: ServerId,
+    lease: Option<Span>,
+    read: u64,
+) -> Result<Outcome, Refusal> {
+    let index = state.index;
+    let known = member(state, server)?;
+    // Whoever waits for the lease of a lost one to end counts with the one that it had.
+    if !known.state.takes_part() {
+        let name = &known.name;
+        return Err(Refusal::Absent(format!("server {name} that takes part")));
+    }
+    if known.lease_at > read {
+        return Err(Refusal::Heard(known.name.clone()));
+    }
+    known.lease = lease;
+    known.lease_at = index;
+    spoke(state, server);
+    Ok(Outcome::Done)
+}
+
+pub(super) fn fenced(state: &mut State, server: ServerId) -> Result<Outcome, Refusal> {
+    let known = member(state, server)?;
+    let name = known.name.clone();
+    let lease = known
+        .lease
+        .filter(|_| known.state == ServerState::Lost)
+        .ok_or_else(|| Refusal::Absent(format!("server {name} that is lost and has a lease")))?;
+    if known.fenced {
+        return Ok(Outcome::Done);
+    }
+    known.fenced = true;
+    let what = format!(
+        "has been lost for longer than its lease of {lease}: personal desktops with copies run there no more"
+    );
+    state.record(Address::Server(name), Happening::Server { what });
     Ok(Outcome::Done)
 }
 

@@ -165,15 +165,20 @@ pub(super) fn removed(
     }
     Arc::make_mut(&mut state.orders).retain(|_, order| order.server != server);
     super::life::stay(state, server);
+    let since = state.time;
     for desktop in held {
-        super::observation::forget(state, &desktop);
+        if gone && super::restored::has_copy(state, &desktop) {
+            super::observation::set_phase(state, &desktop, Phase::Unknown { since });
+        } else {
+            super::observation::forget(state, &desktop);
+        }
     }
     let known = super::member(state, server)?;
     known.state = ServerState::Removed;
     // What it showed last takes no slot any more.
     known.look = None;
     let what = if gone {
-        "was removed; it is gone for good, and so are its desktops"
+        "was removed; it is gone for good, and so are its desktops of which there is no copy"
     } else {
         "was removed"
     };

@@ -144,7 +144,11 @@ pub(super) fn ordered(state: &mut State, id: &DesktopId, memory: &Memory) {
                 }
             }
         }
-        Memory::Unchanged | Memory::Grown { .. } | Memory::Rewritten { .. } | Memory::Leaving => {}
+        Memory::Unchanged
+        | Memory::Grown { .. }
+        | Memory::Restored { .. }
+        | Memory::Rewritten { .. }
+        | Memory::Leaving => {}
     }
 }
 

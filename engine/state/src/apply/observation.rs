@@ -41,6 +41,7 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
             disk: report.disk,
             foreign: Default::default(),
             quarantine: Default::default(),
+            replicas: Default::default(),
             hypervisor: report.hypervisor.clone(),
         },
         _ => {
@@ -58,7 +59,10 @@ pub(super) fn report(state: &mut State, report: &Report) -> Result<Outcome, Refu
     merge(&mut look.images, &report.images);
     merge(&mut look.foreign, &report.foreign);
     merge(&mut look.quarantine, &report.quarantine);
-    let gone = |member: &Member| !look.quarantine.contains_key(member);
+    merge(&mut look.replicas, &report.replicas);
+    let gone = |member: &Member| {
+        !look.quarantine.contains_key(member) && !look.members.contains_key(member)
+    };
     let done = |request: &Request| match request {
         Request::Discard { member, server } => *server == report.server && gone(member),
         Request::Restart(_) | Request::Regrow(_) | Request::Move { .. } => false,
@@ -275,6 +279,9 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
     };
     let before = std::mem::replace(&mut desktop.phase, phase.clone());
     desktop.wear = worn(desktop.wear, &phase, time);
+    if matches!(phase, Phase::Available { .. } | Phase::InUse { .. }) {
+        desktop.restored_from = None;
+    }
     let same_kind = before.word() == phase.word();
     let Failures { count, last } = desktop.failures;
     match &phase {

@@ -108,6 +108,9 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
                 Err(Refusal::Exists(format!("{member}, or a later life of it")))
             }
         }
+        (Memory::Restored { spec }, Some(known)) => {
+            super::restored::acceptable(state, order, spec, known)
+        }
         // A stray is removed where it was seen; it has no memory.
         (Memory::Unchanged, None) if matches!(order.task, Task::Remove { .. }) => Ok(()),
         (Memory::Unchanged, Some(_)) if matches!(order.task, Task::Remove { .. }) => {
@@ -120,6 +123,7 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
             Ok(())
         }
         (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, Some(known)) => {
+            super::restored::again(order, known)?;
             if known.incarnation == member.incarnation && known.server == order.server {
                 Ok(())
             } else {
@@ -129,7 +133,13 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
                 )))
             }
         }
-        (Memory::Unchanged | Memory::Rewritten { .. } | Memory::Leaving, None)
+        (
+            Memory::Unchanged
+            | Memory::Restored { .. }
+            | Memory::Rewritten { .. }
+            | Memory::Leaving,
+            None,
+        )
         | (Memory::Moving { .. } | Memory::Copying | Memory::Switched | Memory::Returning, _) => {
             Err(Refusal::Absent(format!("desktop {}", member.desktop)))
         }
@@ -154,6 +164,7 @@ fn give(state: &mut State, new: &NewOrder, ordinal: u32) {
     match &new.memory {
         Memory::Unchanged => {}
         Memory::Grown { spec, personal } => grow(state, new.server, spec, *personal),
+        Memory::Restored { spec } => super::restored::begun(state, new, spec),
         Memory::Rewritten { spec } => {
             if let Some(desktop) = state.desktop_mut(&spec.member.desktop) {
                 desktop.spec = spec.as_ref().clone();
@@ -189,7 +200,7 @@ fn give(state: &mut State, new: &NewOrder, ordinal: u32) {
     state.record(address, Happening::Ordered { what });
 }
 
-fn grow(state: &mut State, server: ServerId, spec: &DesktopSpec, personal: bool) {
+pub(super) fn grow(state: &mut State, server: ServerId, spec: &DesktopSpec, personal: bool) {
     let id = spec.member.desktop.clone();
     let slot = state.slots.entry(id.clone()).or_default();
     slot.incarnation = spec.member.incarnation;
@@ -203,6 +214,7 @@ fn grow(state: &mut State, server: ServerId, spec: &DesktopSpec, personal: bool)
         grown: state.time,
         wear: Wear::default(),
         stayed: Default::default(),
+        restored_from: None,
     };
     Arc::make_mut(&mut state.desktops).insert(id, desktop);
 }
@@ -229,6 +241,7 @@ fn remember_repair(state: &mut State, order: &NewOrder) {
         (
             Task::Redefine { .. }
             | Task::Create { .. }
+            | Task::Restore { .. }
             | Task::Start { .. }
             | Task::Stop { .. }
             | Task::Remove { .. }

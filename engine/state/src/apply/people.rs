@@ -153,9 +153,10 @@ pub(super) fn requested(
 ) -> Result<Outcome, Refusal> {
     let asked = request.member();
     if let Request::Discard { member, server } = request {
+        let present = state.desktops.get(&member.desktop).cloned();
         let look = super::member(state, *server)?.look.as_deref();
-        if !look.is_some_and(|look| look.quarantine.contains_key(member)) {
-            return Err(Refusal::Absent(format!("{member} in quarantine there")));
+        if !look.is_some_and(|look| look.holds_apart(member, present.as_ref())) {
+            return Err(Refusal::Absent(format!("{member} to be discarded there")));
         }
         return ask(state, request, "is to be removed", author);
     }

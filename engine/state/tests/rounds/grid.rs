@@ -150,6 +150,7 @@ impl Grid {
             images,
             foreign: BTreeMap::new(),
             quarantine: Default::default(),
+            replicas: Default::default(),
             disk: DiskLevel::Fine,
             hypervisor: Health::Well,
         })));
@@ -289,6 +290,7 @@ impl Grid {
                 };
                 self.world.insert(spec.member.clone(), seen);
             }
+            Task::Restore { .. } => panic!("these grids have no copies"),
             Task::Redefine { spec } => {
                 let seen = self.world.get_mut(&spec.member).unwrap();
                 let power = seen
@@ -372,6 +374,7 @@ fn domain(spec: &DesktopSpec, stamp: Stamp, power: PowerState) -> SeenDomain {
         spec: spec.clone(),
         guest,
         stale_until_reboot: false,
+        guarded: false,
         viewers: None,
     }
 }

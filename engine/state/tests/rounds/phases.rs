@@ -83,6 +83,7 @@ fn a_hypervisor_that_is_away_says_nothing_of_its_desktops() {
         images: Default::default(),
         foreign: Default::default(),
         quarantine: Default::default(),
+        replicas: Default::default(),
         disk: Default::default(),
         hypervisor: Health::Away("it restarts".to_owned()),
     }));

@@ -240,3 +240,59 @@ fn an_hour_of_load_raises_no_false_alarm() {
         }
     }
 }
+
+/// The second server is lost, and had that lease.
+fn lost_with(world: &mut World, lease: Option<Span>) {
+    let server = world.state.servers.get_mut(&SECOND).expect("it");
+    (server.state, server.lease) = (ServerState::Lost, lease);
+}
+
+/// How long until somebody is fenced, at most an hour.
+fn fenced_in(world: &mut World) -> Option<Span> {
+    let begun = world.passed;
+    while since(world.passed, begun) < Span::hours(1) {
+        let beat = world.look();
+        if !beat.fenced.is_empty() {
+            assert_eq!(beat.fenced, [SECOND]);
+            return Some(since(world.passed, begun));
+        }
+        world.passed.0 += beat.next.0;
+    }
+    None
+}
+
+#[test]
+fn a_lost_server_is_fenced_when_its_lease_is_over() {
+    let mut world = World::new();
+    assert_eq!(fenced_in(&mut world), None);
+    lost_with(&mut world, None);
+    assert_eq!(fenced_in(&mut world), None, "nothing there ends by itself");
+    lost_with(&mut world, Some(Span::seconds(30)));
+    assert_eq!(fenced_in(&mut world), Some(Span::seconds(35)));
+    let server = world.state.servers.get_mut(&SECOND).expect("it");
+    server.fenced = true;
+    assert_eq!(fenced_in(&mut world), None, "once");
+}
+
+#[test]
+fn who_leads_anew_waits_for_all_of_a_lease() {
+    let mut world = World::new();
+    lost_with(&mut world, Some(Span::seconds(30)));
+    world.look();
+    world.passed.0 += Span::seconds(34).0;
+    assert_eq!(world.look().fenced, []);
+    world.term = 2;
+    assert_eq!(fenced_in(&mut world), Some(Span::seconds(35)));
+}
+
+#[test]
+fn one_that_came_back_and_is_lost_again_has_all_of_its_lease_again() {
+    let mut world = World::new();
+    lost_with(&mut world, Some(Span::seconds(30)));
+    world.look();
+    world.passed.0 += Span::seconds(34).0;
+    // Nobody looked while it was there.
+    let server = world.state.servers.get_mut(&SECOND).expect("it");
+    server.spoke += 1;
+    assert_eq!(fenced_in(&mut world), Some(Span::seconds(35)));
+}
