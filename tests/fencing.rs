@@ -2,13 +2,9 @@
 
 #![cfg(test)] // all of it, which clippy only believes when told
 
-use coppice_schema::desired::Desired;
 use coppice_schema::ids::DesktopId;
 use coppice_schema::known::ServerState;
 use coppice_schema::units::Span;
-use coppice_schema::{Bundle, Digest, SourceText};
-use coppice_state::entry::Commit;
-use coppice_state::{Entry, Outcome};
 use coppice_tests::world::World;
 use coppice_world::clock::Clock;
 use coppice_world::sim::{Chance, Deed, Hand};
@@ -18,68 +14,22 @@ struct Site(World);
 
 const SECOND: usize = 1;
 
-fn desired(servers: u64) -> Desired {
-    let text = format!(
-        "image \"debian\" {{\n version = \"1\"\n os = \"linux\"\n}}\n\
-         template \"desk\" {{\n image = image.debian\n memory = \"96MiB\"\n}}\n\
-         pool \"own\" {{\n template = template.desk\n desktops = {servers}\n assignment = \"personal\"\n copies = 1\n}}\n\
-         pool \"lab\" {{\n template = template.desk\n desktops = {servers}\n}}\n"
-    );
-    let text = SourceText {
-        path: "grid.hcl".to_owned(),
-        text,
-    };
-    let bundle = Bundle {
-        texts: vec![text],
-        ..Bundle::default()
-    };
-    coppice_schema::load(&bundle).desired.expect("it is valid")
-}
-
 impl Site {
     fn of(servers: u64) -> Self {
         let mut site = Self(World::new(&mut Chance::new(3), servers, None));
-        site.rounds();
-        let desired = desired(servers);
-        let world = &site.0;
-        let known = world.log.state().known(world.log.term());
-        let plan = coppice_plans::plan(&desired, &known, world.clock.now());
-        let committed = world.log.append(Entry::Committed(Box::new(Commit {
-            desired,
-            texts: Digest::of(b"texts"),
-            base: plan.base,
-            plan: Digest::of(b"plan"),
-            bounds: Default::default(),
-            author: "ada".to_owned(),
-            reviewed: Vec::new(),
-            changes: plan.changes,
-        })));
-        assert!(matches!(committed, Outcome::Committed { .. }));
-        for _ in 0..40 {
-            let settled = site.0.leader_round().expect("it lives").settled();
-            if settled {
-                return site;
-            }
-            site.rounds();
-            site.0.pass(Span::seconds(5));
-        }
-        panic!("it does not settle");
-    }
-
-    /// A round of each server.
-    fn rounds(&mut self) {
-        for index in 0..self.0.machines.len() {
-            if self.0.reaches(index) {
-                self.0.machines[index].agreement.catch_up();
-            }
-            self.0.server_round(index).expect("it lives");
-        }
+        site.0.settle_as(&format!(
+            "image \"debian\" {{\n version = \"1\"\n os = \"linux\"\n}}\n\
+             template \"desk\" {{\n image = image.debian\n memory = \"96MiB\"\n}}\n\
+             pool \"own\" {{\n template = template.desk\n desktops = {servers}\n assignment = \"personal\"\n copies = 1\n}}\n\
+             pool \"lab\" {{\n template = template.desk\n desktops = {servers}\n}}\n"
+        ));
+        site
     }
 
     /// A second in which everybody does their part.
     fn second(&mut self) {
         self.0.pass(Span::seconds(1));
-        self.rounds();
+        self.0.rounds();
         self.0.leader_round();
     }
 

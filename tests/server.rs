@@ -7,12 +7,10 @@ use std::collections::BTreeSet;
 use coppice_plans::plan::{Base, FindingKind, Memory};
 use coppice_reconcile::leader;
 use coppice_reconcile::server::ServerReport;
-use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Epoch, GridId, Member, Stamp};
 use coppice_schema::known::{DesktopSpec, Ending, Health, Look, PowerState, Task};
 use coppice_schema::units::{Size, Span, Timestamp};
-use coppice_schema::{Bundle, Digest, SourceText};
-use coppice_state::entry::{Attempt, Commit, NewOrder};
+use coppice_state::entry::{Attempt, NewOrder};
 use coppice_state::{Entry, Outcome};
 use coppice_tests::configs;
 use coppice_tests::world::World;
@@ -26,52 +24,15 @@ use uuid::Uuid;
 /// A grid of one server with a pool of `desktops`, all of them available.
 struct Place(World);
 
-fn desired(desktops: u32) -> Desired {
-    let text = format!(
-        "image \"debian\" {{\n version = \"1\"\n os = \"linux\"\n}}\n\
-         template \"desk\" {{\n image = image.debian\n memory = \"96MiB\"\n}}\n\
-         pool \"lab\" {{\n template = template.desk\n desktops = {desktops}\n}}\n"
-    );
-    let text = SourceText {
-        path: "grid.hcl".to_owned(),
-        text,
-    };
-    let texts = vec![text];
-    let bundle = Bundle {
-        texts,
-        ..Bundle::default()
-    };
-    coppice_schema::load(&bundle).desired.expect("it is valid")
-}
-
 impl Place {
     fn with(desktops: u32) -> Self {
         let mut place = Self(World::new(&mut Chance::new(3), 1, None));
-        place.round();
-        let desired = desired(desktops);
-        let world = &place.0;
-        let known = world.log.state().known(world.log.term());
-        let plan = coppice_plans::plan(&desired, &known, world.clock.now());
-        let committed = world.log.append(Entry::Committed(Box::new(Commit {
-            desired,
-            texts: Digest::of(b"texts"),
-            base: plan.base,
-            plan: Digest::of(b"plan"),
-            bounds: Default::default(),
-            author: "ada".to_owned(),
-            reviewed: Vec::new(),
-            changes: plan.changes,
-        })));
-        assert!(matches!(committed, Outcome::Committed { .. }));
-        for _ in 0..40 {
-            let settled = place.0.leader_round().expect("it lives").settled();
-            if settled {
-                return place;
-            }
-            place.round();
-            place.0.clock.advance(Span::seconds(5));
-        }
-        panic!("it does not settle");
+        place.0.settle_as(&format!(
+            "image \"debian\" {{\n version = \"1\"\n os = \"linux\"\n}}\n\
+             template \"desk\" {{\n image = image.debian\n memory = \"96MiB\"\n}}\n\
+             pool \"lab\" {{\n template = template.desk\n desktops = {desktops}\n}}\n"
+        ));
+        place
     }
 
     /// A round of the server, which knows everything that was agreed.

@@ -1,11 +1,10 @@
 //! Copies of personal desktops on other servers: how many, where, how old they may become, and when one takes the
 //! place of a desktop whose server is lost.
 
-use coppice_schema::desired::{Desired, Pool};
+use coppice_schema::desired::{Desired, Pool, ServerRule};
 use coppice_schema::ids::{DesktopId, Member, ServerId};
 use coppice_schema::known::{
-    CopyState, DiskLevel, Known, KnownDesktop, KnownServer, Phase, PowerState, SeenReplica,
-    ServerState,
+    CopyState, DiskLevel, Known, KnownDesktop, KnownServer, Phase, SeenReplica, ServerState,
 };
 use coppice_schema::units::{Span, Timestamp};
 use coppice_schema::{Digest, ids::Address};
@@ -26,8 +25,7 @@ pub fn wanted(desired: &Desired, id: &DesktopId, desktop: &KnownDesktop) -> u32 
 }
 
 /// How old a copy of a desktop of that pool may become.
-#[must_use]
-pub fn max_age(pool: &Pool) -> Span {
+fn max_age(pool: &Pool) -> Span {
     pool.max_copy_age.unwrap_or(MAX_AGE)
 }
 
@@ -38,8 +36,6 @@ pub struct Due {
     pub member: Member,
     /// On which server.
     pub to: ServerId,
-    /// When the one that is there was taken.
-    pub taken: Option<Timestamp>,
     /// When it is due.
     pub at: Timestamp,
 }
@@ -54,17 +50,17 @@ pub fn due(desired: &Desired, known: &Known, home: ServerId) -> Vec<Due> {
         );
         there && desktop.server == home
     });
+    let holders = Holders::new(desired, known);
     let mut due: Vec<Due> = here
         .flat_map(|(id, desktop)| {
             let pool = desired.pools.get(&id.pool);
             let age = pool.map_or(MAX_AGE, max_age);
-            let holders = holders(desired, known, id, desktop).into_iter();
+            let holders = holders.of(id, desktop).into_iter();
             holders.filter_map(move |to| {
                 let copy = held(known, to, desktop);
                 Some(Due {
                     member: desktop.spec.member.clone(),
                     to,
-                    taken: copy.map(|copy| copy.taken),
                     at: due_at(copy, desktop, age)?,
                 })
             })
@@ -85,34 +81,48 @@ fn due_at(copy: Option<&SeenReplica>, desktop: &KnownDesktop, age: Span) -> Opti
     Some(copy.taken.after(Span(age.0 / 2)))
 }
 
-/// The servers that are to hold the copies of a desktop: those that do, and others by a choice that spreads what is on
-/// one server over all others.
-#[must_use]
-pub fn holders(
-    desired: &Desired,
-    known: &Known,
-    id: &DesktopId,
-    desktop: &KnownDesktop,
-) -> Vec<ServerId> {
-    let Some(pool) = desired.pools.get(&id.pool) else {
-        return Vec::new();
-    };
-    let wanted = usize::try_from(wanted(desired, id, desktop)).unwrap_or(usize::MAX);
-    let mut able: Vec<(bool, Digest, ServerId)> = known
-        .servers
-        .iter()
-        .filter(|(server, _)| **server != desktop.server)
-        .filter_map(|(server, known_server)| {
-            let holds = held(known, *server, desktop).is_some();
-            may_hold(desired, pool, known_server, desktop, holds)
-                .then(|| (!holds, spread(id, *server), *server))
-        })
-        .collect();
-    able.sort();
-    able.into_iter()
-        .take(wanted)
-        .map(|(_, _, server)| server)
-        .collect()
+/// Which servers are to hold copies.
+#[derive(Debug)]
+pub struct Holders<'a> {
+    desired: &'a Desired,
+    known: &'a Known,
+    /// Those that may hold any, with what is said of each.
+    servers: Vec<(ServerId, &'a KnownServer, ServerRule)>,
+}
+
+impl<'a> Holders<'a> {
+    /// By what is known now.
+    #[must_use]
+    pub fn new(desired: &'a Desired, known: &'a Known) -> Self {
+        let servers = known.servers.iter();
+        let servers = servers.map(|(id, server)| (*id, server, rule(desired, server)));
+        Self {
+            desired,
+            known,
+            servers: servers.collect(),
+        }
+    }
+
+    /// The servers that are to hold the copies of a desktop: those that do, and others by a choice that spreads what is on
+    /// one server over all others.
+    #[must_use]
+    pub fn of(&self, id: &DesktopId, desktop: &KnownDesktop) -> Vec<ServerId> {
+        let wanted = usize::try_from(wanted(self.desired, id, desktop)).unwrap_or(usize::MAX);
+        let pool = self.desired.pools.get(&id.pool);
+        let Some(pool) = pool.filter(|_| wanted > 0) else {
+            return Vec::new();
+        };
+        let others = self.servers.iter().filter(|(on, ..)| *on != desktop.server);
+        let mut able: Vec<(bool, Digest, ServerId)> = others
+            .filter_map(|(on, server, rule)| {
+                let holds = held(self.known, *on, desktop).is_some();
+                may_hold(pool, server, rule, desktop, holds).then(|| (!holds, spread(id, *on), *on))
+            })
+            .collect();
+        able.sort();
+        able.truncate(wanted);
+        able.into_iter().map(|(_, _, on)| on).collect()
+    }
 }
 
 /// Alike on all servers, and another order for each desktop.
@@ -121,9 +131,9 @@ fn spread(id: &DesktopId, server: ServerId) -> Digest {
 }
 
 fn may_hold(
-    desired: &Desired,
     pool: &Pool,
     server: &KnownServer,
+    rule: &ServerRule,
     desktop: &KnownDesktop,
     holds: bool,
 ) -> bool {
@@ -143,7 +153,6 @@ fn may_hold(
         DiskLevel::High => holds,
         DiskLevel::Critical => false,
     };
-    let rule = rule(desired, server);
     let mut labels = pool.servers.iter();
     let labelled = labels.all(|it| server.labels.contains(it) || rule.labels.contains(it));
     part && image && room && labelled && (holds || !rule.cordon)
@@ -159,14 +168,16 @@ fn held<'a>(known: &'a Known, server: ServerId, desktop: &KnownDesktop) -> Optio
 /// of former lives once the present one has its copies, and such as others hold that are to.
 #[must_use]
 pub fn unneeded(desired: &Desired, known: &Known, server: ServerId) -> Vec<Member> {
+    let holders = Holders::new(desired, known);
     let look = known.servers.get(&server).and_then(|it| it.look.as_ref());
     let here = look.into_iter().flat_map(|look| look.replicas.keys());
-    here.filter(|member| is_unneeded(desired, known, server, member))
+    here.filter(|member| is_unneeded(&holders, server, member))
         .cloned()
         .collect()
 }
 
-fn is_unneeded(desired: &Desired, known: &Known, server: ServerId, member: &Member) -> bool {
+fn is_unneeded(holders: &Holders<'_>, server: ServerId, member: &Member) -> bool {
+    let (desired, known) = (holders.desired, holders.known);
     let id = &member.desktop;
     let Some(desktop) = known.desktops.get(id) else {
         return true;
@@ -184,7 +195,7 @@ fn is_unneeded(desired: &Desired, known: &Known, server: ServerId, member: &Memb
     {
         return true;
     }
-    let holders = holders(desired, known, id, desktop);
+    let holders = holders.of(id, desktop);
     let all = holders
         .iter()
         .all(|holder| held(known, *holder, desktop).is_some());
@@ -252,9 +263,11 @@ pub(crate) fn prospect(known: &Known, desktop: &KnownDesktop) -> Prospect {
     else {
         return Prospect::Waits;
     };
+    let look = home.look.as_ref();
+    let ends_itself = look.is_none_or(|look| look.ends_itself(&desktop.spec.member));
     match (home.state, home.lease) {
         (ServerState::Removed, _) => Prospect::Free { copies },
-        (ServerState::Lost, Some(lease)) if ends_itself(home, desktop) => {
+        (ServerState::Lost, Some(lease)) if ends_itself => {
             if home.fenced {
                 Prospect::Free { copies }
             } else {
@@ -274,20 +287,9 @@ pub(crate) fn prospect(known: &Known, desktop: &KnownDesktop) -> Prospect {
     }
 }
 
-/// Whether the watchdog there held it when it was seen last, or it did not run: then it is started only under it.
-fn ends_itself(home: &KnownServer, desktop: &KnownDesktop) -> bool {
-    let look = home.look.as_ref();
-    let seen = look.and_then(|look| look.members.get(&desktop.spec.member));
-    match seen.and_then(|seen| seen.domain.as_ref()) {
-        Some(domain) => {
-            domain.guarded || matches!(domain.power, PowerState::Off | PowerState::Crashed)
-        }
-        None => true,
-    }
-}
-
 /// Says of desktops of which copies are wanted that there are too few, or old ones only.
 pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+    let all = Holders::new(desired, known);
     for (id, desktop) in &known.desktops {
         let wanted = wanted(desired, id, desktop);
         let settled = matches!(
@@ -302,7 +304,7 @@ pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
             continue;
         };
         let age = max_age(pool);
-        let holders = holders(desired, known, id, desktop);
+        let holders = all.of(id, desktop);
         let object = Address::Desktop(id.clone());
         let able = u32::try_from(holders.len()).unwrap_or(u32::MAX);
         if able < wanted {

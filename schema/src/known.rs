@@ -131,8 +131,18 @@ pub struct Look {
 }
 
 impl Look {
-    /// Whether it shows a life that goes by a person's word only: one in quarantine, or one of a personal desktop that went
-    /// on from a copy since.
+    /// Whether a life ends there by itself when the server is lost: it did not run when it was seen last, and is started
+    /// only under the watchdog, or that held it.
+    #[must_use]
+    pub fn ends_itself(&self, member: &Member) -> bool {
+        let seen = self.members.get(member);
+        seen.and_then(|seen| seen.domain.as_ref())
+            .is_none_or(|domain| {
+                domain.guarded || matches!(domain.power, PowerState::Off | PowerState::Crashed)
+            })
+    }
+
+    /// Whether it shows a life that goes by a person's word only: one in quarantine, or a former one of a personal desktop.
     #[must_use]
     pub fn holds_apart(&self, member: &Member, present: Option<&KnownDesktop>) -> bool {
         let former = present

@@ -82,7 +82,7 @@ fn a_personal_desktop_goes_on_from_its_copy_when_its_server_hangs() {
     assert_eq!(pair.lab.guests().len(), 1, "it runs once");
     // Its former server goes on, and leaves what it has of it as it is.
     pair.signal(here, Signal::CONT);
-    pair.until_told(there, "in its former life lab-001@1");
+    pair.until_told(there, "its former life lab-001@1");
     assert_eq!(pair.lab.guests().len(), 1, "it runs once");
     let found = pair.asks_guest(there, READ);
     assert_eq!(found, letter, "it has not what was written before the copy");

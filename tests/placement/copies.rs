@@ -108,7 +108,7 @@ proptest! {
             go_round(&mut fleet, &desired);
             for (id, with) in held(&fleet) {
                 let desktop = &fleet.known.desktops[&id];
-                let holders = replicas::holders(&desired, &fleet.known, &id, desktop);
+                let holders = replicas::Holders::new(&desired, &fleet.known).of(&id, desktop);
                 let able: BTreeSet<ServerId> = holders.into_iter().collect();
                 prop_assert!(!with.contains(&desktop.server), "{id} is copied at home");
                 if able.is_empty() {

@@ -1,6 +1,7 @@
 //! A simulated grid: servers, their daemons, and one log.
 
 mod drive;
+mod settled;
 
 use std::future::Future;
 use std::pin::pin;

@@ -26,6 +26,8 @@ use crate::{backoff, wake};
 const LOOK: Span = Span::minutes(1);
 /// Within that time a holder has said that a copy has come.
 const TOLD: Span = Span::seconds(10);
+/// And no more often, whatever is agreed on: nobody waits for a copy, and a look costs what the grid is large.
+const PAUSE: Span = Span::seconds(5);
 /// What could not be read is tried again that soon.
 const TROUBLED: Span = Span::seconds(5);
 
@@ -58,7 +60,7 @@ pub async fn run(name: ServerName, ports: Ports, clock: Arc<dyn Clock>) {
     loop {
         let wait = copies.step(clock.as_ref()).await;
         if let Some(wait) = wait {
-            wake::breathe(clock.as_ref()).await;
+            clock.sleep(PAUSE).await;
             pin!(wake::event(clock.as_ref(), &mut streams, wait)).await;
         }
     }

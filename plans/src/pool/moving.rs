@@ -265,7 +265,6 @@ fn holds(server: &KnownServer, desktop: &KnownDesktop) -> bool {
 }
 
 /// What it is to be on another server: as it is, plugged into that server's networks.
-/// What a desktop is on another server.
 pub(crate) fn there(yard: Yard<'_>, desktop: &KnownDesktop, server: &KnownServer) -> DesktopSpec {
     let mut spec = desktop.spec.clone();
     let networks = specs::networks(yard.desired, yard.template, Some(server));

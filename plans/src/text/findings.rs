@@ -26,7 +26,7 @@ pub fn finding(kind: &FindingKind) -> String {
             format!("disk is {disk}, smaller than the image's {image}")
         }
         FindingKind::NoRoom { desktops, lacking } => {
-            format!("no room for {desktops} desktops: {lacking}")
+            format!("no room for {}: {lacking}", count(*desktops))
         }
         FindingKind::HypervisorAway { error } => format!("its hypervisor does not answer: {error}"),
         FindingKind::NotSeen => "it was not seen whole".to_owned(),
@@ -214,7 +214,7 @@ pub fn finding(kind: &FindingKind) -> String {
             moment(*taken)
         ),
         FindingKind::Superseded { member, server } => format!(
-            "it went on from a copy; what was written after that is on {server} alone, in its former life {member}"
+            "its former life {member} is still on {server}, with what was written there after the present one began or its copy was made"
         ),
         FindingKind::TooFewHolders { copies, servers } => {
             format!("{copies} copies of it are wanted, and {servers} servers can hold one")

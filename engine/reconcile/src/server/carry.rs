@@ -124,7 +124,7 @@ fn copied(state: &State, name: &ServerName, from: ServerId, member: &Member) -> 
     let desktop = state.desktops.get(id)?;
     let home = desktop.server == from && desktop.spec.member == *member;
     let known = state.known(state.term);
-    let held = replicas::holders(&state.committed, &known, id, desktop);
+    let held = replicas::Holders::new(&state.committed, &known).of(id, desktop);
     Some(Mark {
         grid: state.grid.filter(|_| home && held.contains(&me))?,
         epoch: state.epoch_of(&desktop.spec)?,

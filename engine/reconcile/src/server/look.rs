@@ -375,11 +375,12 @@ fn seen(
     }
 }
 
-/// Copies of desktops of this grid. Those of another life of it mean nothing in this one.
+/// Copies of desktops of this grid. Those of another life of it mean nothing in this one, but for what goes on from them.
 fn copies(replicas: Vec<Replica>, round: &Round, state: &State) -> BTreeMap<Member, SeenReplica> {
     let ours = replicas
         .into_iter()
-        .filter(|it| it.mark.grid == round.grid && is_ours(&it.mark, state));
+        .filter(|it| it.mark.grid == round.grid)
+        .filter(|it| is_ours(&it.mark, state) || goes_on_from(&it.mark, state));
     let seen = ours.map(|it| {
         let copy = SeenReplica {
             image: it.mark.image,
@@ -389,6 +390,13 @@ fn copies(replicas: Vec<Replica>, round: &Round, state: &State) -> BTreeMap<Memb
         (it.mark.member, copy)
     });
     seen.collect()
+}
+
+/// Whether a desktop goes on from a copy with that mark, which was made before the present life of the grid began.
+fn goes_on_from(mark: &Mark, state: &State) -> bool {
+    let known = state.desktops.get(&mark.member.desktop);
+    let from = known.and_then(|known| known.restored_from.as_ref());
+    from == Some(&mark.member) && state.former.contains(&mark.epoch)
 }
 
 /// log2 of `size` in MiB, rounded up.

@@ -153,9 +153,10 @@ pub(super) fn requested(
 ) -> Result<Outcome, Refusal> {
     let asked = request.member();
     if let Request::Discard { member, server } = request {
-        let present = state.desktops.get(&member.desktop).cloned();
-        let look = super::member(state, *server)?.look.as_deref();
-        if !look.is_some_and(|look| look.holds_apart(member, present.as_ref())) {
+        super::member(state, *server)?;
+        let look = state.servers.get(server).and_then(|it| it.look.as_deref());
+        let present = state.desktops.get(&member.desktop);
+        if !look.is_some_and(|look| look.holds_apart(member, present)) {
             return Err(Refusal::Absent(format!("{member} to be discarded there")));
         }
         return ask(state, request, "is to be removed", author);

@@ -1,9 +1,7 @@
 //! A personal desktop that goes on from a copy: its server is lost, and its former life certainly ended there.
 
 use coppice_schema::ids::DesktopId;
-use coppice_schema::known::{
-    DesktopSpec, KnownDesktop, Phase, PowerState, Request, ServerState, Task,
-};
+use coppice_schema::known::{DesktopSpec, KnownDesktop, Phase, Request, ServerState, Task};
 
 use crate::entry::{NewOrder, Refusal};
 use crate::state::State;
@@ -80,13 +78,8 @@ fn ended(state: &State, known: &KnownDesktop) -> bool {
     let Some(home) = state.servers.get(&known.server) else {
         return true;
     };
-    let seen = home.look.as_deref();
-    let domain = seen
-        .and_then(|look| look.members.get(&known.spec.member))
-        .and_then(|seen| seen.domain.as_ref());
-    let held = domain.is_none_or(|domain| {
-        domain.guarded || matches!(domain.power, PowerState::Off | PowerState::Crashed)
-    });
+    let look = home.look.as_deref();
+    let held = look.is_none_or(|look| look.ends_itself(&known.spec.member));
     match home.state {
         ServerState::Removed => true,
         ServerState::Lost => home.fenced && held,
@@ -106,7 +99,7 @@ pub(super) fn has_copy(state: &State, id: &DesktopId) -> bool {
     };
     let mut servers = state.servers.iter();
     servers.any(|(server, it)| {
-        let there = !matches!(it.state, ServerState::Lost | ServerState::Removed);
+        let there = it.state.takes_part();
         let look = it
             .look
             .as_deref()
