@@ -144,7 +144,8 @@ pub(super) fn away(state: &mut State, server: ServerId) -> u32 {
         desktop.wear.replaced = !desktop.personal;
         // One that may stand still there has to be told how it goes on.
         if !matches!(desktop.phase, Phase::Migrating { .. }) {
-            desktop.phase = Phase::Unknown { since: time };
+            let before = std::mem::replace(&mut desktop.phase, Phase::Unknown { since: time });
+            super::observation::forgive(desktop, &before, time);
         }
     }
     with_it

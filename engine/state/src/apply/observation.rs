@@ -7,7 +7,7 @@ use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{Address, DesktopId, Member, PoolName, ServerId, Slot};
 use coppice_schema::known::{
-    BrokenReason, Failures, Health, KnownDesktop, Look, Order, Phase, Request, ServerState, Wear,
+    BrokenReason, Health, KnownDesktop, Look, Order, Phase, Request, ServerState, Wear,
 };
 use coppice_schema::units::{Span, Timestamp};
 
@@ -283,26 +283,14 @@ pub(super) fn set_phase(state: &mut State, id: &DesktopId, phase: Phase) {
         desktop.restored_from = None;
     }
     let same_kind = before.word() == phase.word();
-    let Failures { count, last } = desktop.failures;
-    match &phase {
-        Phase::Broken { .. } if !same_kind => {
-            let well = matches!(before, Phase::Available { .. } | Phase::InUse { .. });
-            let forgiven = if well {
-                forgiven(time.since(before.since()))
-            } else {
-                0
-            };
-            let count = count.saturating_sub(forgiven).saturating_add(1);
-            desktop.failures = Failures { count, last: time };
-        }
-        Phase::Broken { .. }
-        | Phase::Provisioning { .. }
-        | Phase::Available { .. }
-        | Phase::Off { .. }
-        | Phase::InUse { .. }
-        | Phase::Unknown { .. }
-        | Phase::Migrating { .. }
-        | Phase::Deleting { .. } => desktop.failures = Failures { count, last },
+    if !is_well(&phase) {
+        forgive(desktop, &before, time);
+    }
+    // One whose server was lost is broken by that, which says nothing of the desktop: its slot must not rest for it.
+    let by_itself = !same_kind && !matches!(before, Phase::Unknown { .. });
+    if by_itself && matches!(phase, Phase::Broken { .. }) {
+        desktop.failures.count = desktop.failures.count.saturating_add(1);
+        desktop.failures.last = time;
     }
     let (failures, ready, root) = (
         desktop.failures,
@@ -394,6 +382,15 @@ fn worn(before: Wear, phase: &Phase, time: Timestamp) -> Wear {
     }
 }
 
-fn forgiven(well: Span) -> u32 {
-    u32::try_from(well.0 / FORGIVEN_AFTER.0).unwrap_or(u32::MAX)
+fn is_well(phase: &Phase) -> bool {
+    matches!(phase, Phase::Available { .. } | Phase::InUse { .. })
+}
+
+/// Takes back what the time that a desktop has been well makes up for. To be called when it is not any more.
+pub(super) fn forgive(desktop: &mut KnownDesktop, before: &Phase, now: Timestamp) {
+    if is_well(before) {
+        let made_up = now.since(before.since()).0 / FORGIVEN_AFTER.0;
+        let made_up = u32::try_from(made_up).unwrap_or(u32::MAX);
+        desktop.failures.count = desktop.failures.count.saturating_sub(made_up);
+    }
 }

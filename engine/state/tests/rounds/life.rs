@@ -2,7 +2,7 @@
 
 use coppice_plans::plan::Memory;
 use coppice_schema::ids::ServerId;
-use coppice_schema::known::{Phase, ServerState, Task};
+use coppice_schema::known::{Phase, PowerState, ServerState, Task};
 use coppice_schema::units::Span;
 use coppice_state::entry::{Attempt, NewOrder};
 use coppice_state::state::Happening;
@@ -151,6 +151,31 @@ fn a_first_whole_report_brings_it_back_too() {
     grid.report();
     assert_eq!(part(&grid), ServerState::Reconciling);
     assert_eq!(grid.phases(), ["lab-001@1 broken"], "its disk is gone");
+}
+
+#[test]
+fn what_a_lost_server_did_to_its_desktops_makes_no_slot_rest() {
+    let mut grid = Grid::settled(&config(1));
+    let failures = |grid: &Grid| grid.state.desktops.values().next().unwrap().failures.count;
+    let member = grid.world.keys().next().unwrap().clone();
+    grid.domain(&member).power = PowerState::Crashed;
+    grid.report();
+    assert_eq!(failures(&grid), 1, "that was its own");
+    grid.settle();
+    for _ in 0..3 {
+        lose(&mut grid);
+        grid.world.clear();
+        grid.report();
+        assert!(grid.phases()[0].ends_with("broken"));
+        assert_eq!(failures(&grid), 1);
+        let server = grid.server;
+        grid.propose(Entry::ServerRestored { server });
+        grid.settle();
+    }
+    // And the time before it was lost is made good of as ever.
+    grid.now = grid.now.after(Span::hours(1));
+    lose(&mut grid);
+    assert_eq!(failures(&grid), 0);
 }
 
 #[test]
