@@ -25,6 +25,8 @@ use crate::voters::{self, Change, Pulse, Seat};
 
 /// How often it is looked how the others are.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between two looks, whatever happens.
+const BREATH: Duration = Duration::from_millis(20);
 /// How long a server that is to stop waits for the others to go on without it.
 const FAREWELL: Duration = Duration::from_secs(6);
 
@@ -40,7 +42,7 @@ async fn keep_voters<C: GridTypes>(replica: &Replica<C>) {
     loop {
         let pause = if step(replica, &mut memory).await {
             // Something changed, and more may be to do.
-            Duration::from_millis(20)
+            BREATH
         } else {
             LOOK_EVERY
         };
@@ -49,6 +51,8 @@ async fn keep_voters<C: GridTypes>(replica: &Replica<C>) {
             if watch.next().await.is_none() {
                 futures::future::pending::<()>().await;
             }
+            // Entries come in bursts, and one look serves them all.
+            C::sleep(BREATH).await;
         };
         select(Box::pin(woken), Box::pin(C::sleep(pause))).await;
     }
@@ -58,11 +62,13 @@ async fn keep_voters<C: GridTypes>(replica: &Replica<C>) {
 /// before [`rest`].
 pub async fn wake<C: GridTypes>(replica: Replica<C>) {
     let mut watch = replica.watch();
-    loop {
+    let resting = |replica: &Replica<C>| {
         let state = replica.local();
-        let me = replica.raft_id();
-        let mine = state.server_by_raft_id(me);
-        if let Some((server, _)) = mine.filter(|(_, server)| server.resting) {
+        let mine = state.server_by_raft_id(replica.raft_id());
+        mine.filter(|(_, mine)| mine.resting).map(|(id, _)| id)
+    };
+    loop {
+        if let Some(server) = resting(&replica) {
             let awake = Entry::ServerRests {
                 server,
                 rests: false,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use coppice_state::state::FEATURE_LEVEL;
 use coppice_state::{Outcome, State, apply};
 use futures::future::BoxFuture;
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt};
 use openraft::async_runtime::WatchSender;
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::type_config::TypeConfigExt;
@@ -17,6 +17,9 @@ use openraft::type_config::alias::{SnapshotOf, WatchReceiverOf, WatchSenderOf};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 
 use crate::types::{GridTypes, LogEntry, LogId, Membership, SnapshotMeta};
+
+/// How many entries change the state at once.
+const BATCH: usize = 32;
 
 /// A state, and which entries made it.
 #[derive(Clone, Debug)]
@@ -181,6 +184,29 @@ impl<C: GridTypes> Machine<C> {
         }
     }
 
+    fn step(&self, state: &mut State, entry: LogEntry) -> io::Result<Outcome> {
+        applicable(state)?;
+        let id = entry.log_id;
+        let (term, index) = (id.leader_id.term, id.index());
+        let outcome = match &entry.payload {
+            EntryPayload::Normal(proposal) => apply(state, term, index, &proposal.0),
+            EntryPayload::Blank | EntryPayload::Membership(_) => {
+                state.term = term;
+                state.index = index;
+                Outcome::Done
+            }
+        };
+        if let Some(observer) = &self.observer {
+            observer.applied(&entry, &outcome, state);
+        }
+        let mut position = self.position();
+        position.applied = Some(id);
+        if let EntryPayload::Membership(membership) = entry.payload {
+            position.membership = Membership::new(Some(id), membership);
+        }
+        Ok(outcome)
+    }
+
     async fn keep(&self, snapshot: Snapshot) -> io::Result<()> {
         self.store.save(snapshot.clone()).await?;
         let mut latest = self.latest();
@@ -220,40 +246,23 @@ impl<C: GridTypes> RaftStateMachine<C> for Machine<C> {
         Ok((position.applied, position.membership))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<C>>> + Unpin + OptionalSend,
     {
         let mut answers = Vec::new();
-        while let Some((entry, responder)) = entries.try_next().await? {
-            let id = entry.log_id;
-            let (term, index) = (id.leader_id.term, id.index());
-            // One entry at a time, so that a reader waits for one at most.
-            let outcome = self.published.change(|state| {
-                applicable(state)?;
-                let outcome = match &entry.payload {
-                    EntryPayload::Normal(proposal) => apply(state, term, index, &proposal.0),
-                    EntryPayload::Blank | EntryPayload::Membership(_) => {
-                        state.term = term;
-                        state.index = index;
-                        Outcome::Done
-                    }
-                };
-                if let Some(observer) = &self.observer {
-                    observer.applied(&entry, &outcome, state);
+        // As long as somebody reads the state, a change is made on a copy of it: one for many entries, and not so many
+        // that a reader waits long.
+        let mut batches = entries.ready_chunks(BATCH);
+        while let Some(batch) = batches.next().await {
+            self.published.change(|state| {
+                for next in batch {
+                    let (entry, responder) = next?;
+                    let outcome = self.step(state, entry)?;
+                    answers.extend(responder.map(|responder| (responder, outcome)));
                 }
-                Ok::<_, io::Error>(outcome)
+                Ok::<_, io::Error>(())
             })?;
-            {
-                let mut position = self.position();
-                position.applied = Some(id);
-                if let EntryPayload::Membership(membership) = entry.payload {
-                    position.membership = Membership::new(Some(id), membership);
-                }
-            }
-            if let Some(responder) = responder {
-                answers.push((responder, outcome));
-            }
         }
         self.published.announce();
         for (responder, outcome) in answers {

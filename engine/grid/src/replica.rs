@@ -292,12 +292,14 @@ impl<C: GridTypes> Replica<C> {
     pub fn failed(&self) -> BoxFuture<'static, String> {
         let replica = self.clone();
         async move {
-            let mut metrics = replica.raft.metrics();
+            // All metrics move with every entry, these seldom, and they end when it does.
+            let mut moved = replica.raft.server_metrics();
             loop {
-                if let Err(fatal) = &metrics.borrow_watched().running_state {
+                let ended = moved.changed().await.is_err();
+                if let Err(fatal) = &replica.raft.metrics().borrow_watched().running_state {
                     return replica.why(fatal);
                 }
-                if metrics.changed().await.is_err() {
+                if ended {
                     return replica.why(&Fatal::<C>::Stopped);
                 }
             }

@@ -53,6 +53,7 @@ pub struct Successor {
     pub cross: String,
     /// The new one's key, sealed by the grid's key. It is in the state until the old one is dropped, so that it cannot
     /// be lost with any one disk.
+    #[serde(with = "serde_bytes")]
     pub sealed: Vec<u8>,
 }
 

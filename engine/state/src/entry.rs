@@ -264,6 +264,7 @@ pub enum Entry {
         /// Its name.
         name: SecretName,
         /// Nonce and ciphertext.
+        #[serde(with = "serde_bytes")]
         sealed: Vec<u8>,
         /// Who set it.
         author: String,

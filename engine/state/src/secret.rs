@@ -11,6 +11,7 @@ pub struct Secret {
     /// Raised whenever it is set; plans show it, never the value.
     pub version: u64,
     /// Nonce and ciphertext, in the sealing room's own form.
+    #[serde(with = "serde_bytes")]
     pub sealed: Vec<u8>,
     /// When it was set.
     pub set: Timestamp,

@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 
 use crate::failure::Failure;
 
-/// How often it is looked whether others still take this server for a member.
+/// How often it is looked whether this server is still a member.
 const LOOK_EVERY: Span = Span::seconds(1);
 
 /// How long a server that is out goes on answering.
@@ -68,23 +68,20 @@ pub(super) async fn introduced(grid: &Arc<Grid>, clock: &Arc<dyn Clock>) {
 
 /// Resolves when this server was removed from the grid: its own copy of the state says so, or another server does.
 pub(super) async fn removed(grid: Arc<Grid>, clock: Arc<dyn Clock>) -> Failure {
-    let mut watch = grid.watch();
     loop {
-        let state = grid.local();
-        let me = state.server_by_raft_id(grid.raft_id());
-        let removed = me.is_some_and(|(_, me)| me.state == ServerState::Removed);
+        // Not held while it waits: whoever holds the state has every change made on a copy.
+        let (removed, name) = {
+            let state = grid.local();
+            let me = state.server_by_raft_id(grid.raft_id());
+            let removed = me.is_some_and(|(_, me)| me.state == ServerState::Removed);
+            (removed, me.map(|(_, me)| format!(" {}", me.name)))
+        };
         if removed || grid.expelled() {
             // Whoever asked for it by way of this server, which led until now, is to be answered yet.
             clock.sleep(ANSWERS).await;
-            let name = me.map_or_else(String::new, |(_, me)| format!(" {}", me.name));
-            return out(&name, &grid.id().to_string());
+            return out(&name.unwrap_or_default(), &grid.id().to_string());
         }
-        let moved = async {
-            if watch.next().await.is_none() {
-                futures::future::pending::<()>().await;
-            }
-        };
-        select(std::pin::pin!(moved), clock.sleep(LOOK_EVERY)).await;
+        clock.sleep(LOOK_EVERY).await;
     }
 }
 
