@@ -55,9 +55,9 @@ pub(super) fn pools(
                 | Reason::PendingHardware
                 | Reason::Draining { .. }
         );
-        // One that moves is used on.
+        // One that moves is used on, and one that is started for that was off.
         if voluntary
-            && action.kind != Kind::Migrate
+            && !matches!(action.kind, Kind::Migrate | Kind::PowerOn)
             && known
                 .desktops
                 .get(&member.desktop)

@@ -9,7 +9,8 @@ use coppice_schema::known::{
 };
 use coppice_schema::units::{Size, Span};
 
-use super::{Yard, fate};
+use super::Yard;
+use super::fate::{self, Deed};
 use crate::draft::Draft;
 use crate::place::{Need, carried};
 use crate::plan::{
@@ -24,18 +25,15 @@ const LEAVING_AT_ONCE: u32 = 2;
 /// to the first on the other.
 const PAUSE_MOST: Span = Span::seconds(2);
 
-/// Whether a desktop could leave its server running, as far as both it and its server are concerned.
+/// Whether a desktop could leave its server running, as far as both it and its server are concerned. One that is off is
+/// switched on for that.
 pub(crate) fn could_leave(known: &Known, desktop: &KnownDesktop) -> bool {
     let server = known.servers.get(&desktop.server);
-    let emptied = server.is_some_and(|server| {
-        server.state == ServerState::Draining && server.capacity.moves.is_some()
-    });
     let worth = match desktop.phase {
         Phase::InUse { .. } => true,
-        Phase::Available { .. } => desktop.personal,
+        Phase::Available { .. } | Phase::Off { .. } => desktop.personal,
         Phase::Migrating { .. } => return true,
         Phase::Provisioning { .. }
-        | Phase::Off { .. }
         | Phase::Broken { .. }
         | Phase::Unknown { .. }
         | Phase::Deleting { .. } => false,
@@ -43,7 +41,12 @@ pub(crate) fn could_leave(known: &Known, desktop: &KnownDesktop) -> bool {
     // Where people are waited for until some time, one failure is enough: another is grown in its place then.
     let failed = desktop.stayed.failures.count > 0 && !desktop.personal;
     let hurried = server.is_some_and(|server| server.force_at.is_some());
-    emptied && worth && !(failed && hurried)
+    server.is_some_and(sends) && worth && !(failed && hurried)
+}
+
+/// Whether desktops leave that server running.
+fn sends(server: &KnownServer) -> bool {
+    server.state == ServerState::Draining && server.capacity.moves.is_some()
 }
 
 /// Plans that `desktop` leaves a server that is being emptied. `false`: it cannot, or there is no server for it, and
@@ -72,6 +75,10 @@ pub(crate) fn leave(
         }
     };
     failed_before(yard.known, id, desktop, from, draft);
+    if matches!(desktop.phase, Phase::Off { .. }) {
+        awaken(yard, id, desktop, from, draft);
+        return true;
+    }
     let mut waits = fate::ordinary_waits(yard, id, desktop, draft);
     waits.extend(draft.backoff(id, desktop.stayed.failures));
     let leaving = draft.leaving.entry(desktop.server).or_default();
@@ -118,6 +125,73 @@ pub(crate) fn leave(
     let step = Step { task, memory };
     push(id, to, (reason, impact), waits, step, draft);
     true
+}
+
+/// Plans that one that is off is switched on, since only what runs can be moved. Not more of them than leave at a time:
+/// those that run already come first.
+fn awaken(
+    yard: Yard<'_>,
+    id: &DesktopId,
+    desktop: &KnownDesktop,
+    from: &KnownServer,
+    draft: &mut Draft<'_>,
+) {
+    let mut waits = fate::ordinary_waits(yard, id, desktop, draft);
+    let awake = awake(yard.known, desktop.server);
+    let leaving = draft.leaving.entry(desktop.server).or_default();
+    if waits.is_empty() {
+        let name = if *leaving + awake >= LEAVING_AT_ONCE {
+            Some("moves at once")
+        } else if draft.ledger.power_on(desktop.server) {
+            *leaving += 1;
+            None
+        } else {
+            Some("power-on")
+        };
+        waits.extend(name.map(|name| Wait::Budget {
+            name: name.to_owned(),
+        }));
+    }
+    let deed = Deed {
+        kind: Kind::PowerOn,
+        reason: Reason::Draining {
+            server: from.name.to_string(),
+        },
+        risk: Risk::Safe,
+        step: Some(Step {
+            task: Task::Start {
+                member: id.member(desktop.incarnation),
+            },
+            memory: Memory::Unchanged,
+        }),
+    };
+    fate::push(id, desktop, deed, waits, draft);
+}
+
+/// How many personal desktops run on a server that is being emptied, and are not under way yet.
+fn awake(known: &Known, server: ServerId) -> u32 {
+    let here = known.desktops.values().filter(|d| d.server == server);
+    let awake = here.filter(|desktop| {
+        runs_to_leave(known, desktop) && !matches!(desktop.phase, Phase::Migrating { .. })
+    });
+    u32::try_from(awake.count()).unwrap_or(u32::MAX)
+}
+
+/// Whether a personal desktop runs, or starts, where it is about to leave, or is on its way. It may run for that alone.
+pub(crate) fn runs_to_leave(known: &Known, desktop: &KnownDesktop) -> bool {
+    let leaves = match desktop.phase {
+        Phase::Available { .. } | Phase::Provisioning { .. } => {
+            let server = known.servers.get(&desktop.server);
+            server.is_some_and(sends)
+        }
+        Phase::Migrating { .. } => true,
+        Phase::InUse { .. }
+        | Phase::Off { .. }
+        | Phase::Broken { .. }
+        | Phase::Unknown { .. }
+        | Phase::Deleting { .. } => false,
+    };
+    desktop.personal && leaves
 }
 
 /// A pooled desktop on a server that is being emptied, from which it could leave, and does not: people there are waited

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_schema::ids::{Address, DesktopId};
 use coppice_schema::known::{KnownDesktop, Phase, Task};
 
-use super::Yard;
 use super::fate::{self, Deed};
+use super::{Yard, moving};
 use crate::draft::Draft;
 use crate::plan::{Kind, Memory, Reason, Risk, Step, Wait};
 use crate::windows::{self, Now};
@@ -129,14 +129,16 @@ pub(crate) fn balance(
             };
             fate::push(id, desktop, deed, waits, draft);
         }
-    } else if running > target.wanted {
+    } else {
+        // One that runs so that it can be moved goes off again where it has come to: no other does in its place.
+        let leave = yard.members();
+        let leave = leave.filter(|(_, desktop)| moving::runs_to_leave(yard.known, desktop));
+        let wanted = usize::try_from(target.wanted).unwrap_or(usize::MAX);
+        let many = usize::try_from(running).unwrap_or(usize::MAX);
+        let many = many.saturating_sub(wanted.saturating_add(leave.count()));
         free.retain(|(_, desktop)| matches!(desktop.phase, Phase::Available { .. }));
         // The highest slots go first, so that the same desktops stay warm.
-        for (id, desktop) in free
-            .into_iter()
-            .rev()
-            .take(usize::try_from(running - target.wanted).unwrap_or(0))
-        {
+        for (id, desktop) in free.into_iter().rev().take(many) {
             let task = Task::Stop {
                 member: id.member(desktop.incarnation),
             };

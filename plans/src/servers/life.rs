@@ -1,6 +1,6 @@
 //! How servers stand that are lost, come back, or are being emptied: who is touched, and what happens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, PoolName, ServerId};
@@ -221,6 +221,7 @@ fn stuck(
             why.insert(format!("pool.{pool}: {lacking}"));
         }
     }
+    let mut staying: BTreeMap<&str, Vec<&Address>> = BTreeMap::new();
     for finding in &draft.findings {
         if let (
             Address::Desktop(id),
@@ -235,18 +236,20 @@ fn stuck(
                 .get(id)
                 .is_some_and(|desktop| desktop.server == server)
         {
-            why.insert(format!("{}: {lacking}", finding.object));
+            staying.entry(lacking).or_default().push(&finding.object);
         }
     }
+    why.extend(staying.into_iter().map(|(lacking, who)| match *who {
+        [one] => format!("{one}: {lacking}"),
+        _ => format!("{} desktops: {lacking}", who.len()),
+    }));
     let mut personal = here(known, server).filter(|(_, desktop)| desktop.personal);
-    let rests = |(_, desktop): (_, &KnownDesktop)| {
-        matches!(desktop.phase, Phase::Off { .. } | Phase::Broken { .. })
-    };
+    let broken = |(_, desktop): (_, &KnownDesktop)| matches!(desktop.phase, Phase::Broken { .. });
     if emptied.capacity.moves.is_none() {
         if personal.next().is_some() {
             why.insert("personal desktops stay with their disks".to_owned());
         }
-    } else if personal.any(rests) {
+    } else if personal.any(broken) {
         why.insert("personal desktops move only while they run".to_owned());
     }
     (!why.is_empty()).then(|| why.into_iter().collect::<Vec<_>>().join("; "))

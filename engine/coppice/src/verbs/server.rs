@@ -86,7 +86,7 @@ Examples:
   coppice server undrain host-1                  take it back
 
 Used and personal desktops move while they run, where both servers' embedded hypervisors can: `coppice plan` shows it.
-Personal ones that are off stay, for their disks are on that server alone.")]
+Personal ones that are off are switched on for that, two at a time, and off again where they have come to.")]
     Drain(drain::Args),
     /// Stop emptying a server, and put desktops on it again
     #[command(after_long_help = "Examples:\n  coppice server undrain host-1")]
