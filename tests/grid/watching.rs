@@ -65,11 +65,19 @@ fn whoever_looks_on_goes_on_when_the_server_is_started_again() {
     drain.until_says("host-1: ");
     let images = Looks::at(&site, 1, &["image", "status", "--watch"]);
     images.until_says("whole");
+    std::fs::write(site.path("wanted/more.hcl"), "policy \"more\" {}\n").unwrap();
+    let plan = Looks::at(&site, 1, &["plan", "wanted", "--watch"]);
+    plan.until_says("policy.more");
     server.kill();
+    // Also a file that changes meanwhile has a plan made, which has to wait.
+    std::fs::write(site.path("wanted/more.hcl"), "policy \"much\" {}\n").unwrap();
     for looks in [&status, &drain, &images] {
         looks.until_says("does not answer, trying again");
     }
+    plan.until_says("trying again");
     let server = site.serve(1);
+    plan.until_says("policy.much");
+    std::fs::remove_file(site.path("wanted/more.hcl")).unwrap();
     site.wants(0);
     status.until_says("revision 2, settled");
     drain.until_says("host-1 is empty");

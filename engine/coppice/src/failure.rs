@@ -24,6 +24,8 @@ pub(crate) struct Failure {
     pub(crate) shown: Option<Box<str>>,
     /// The same as data.
     pub(crate) data: Option<Box<serde_json::Value>>,
+    /// The same may go well in a moment: a server did not answer.
+    pub(crate) passes: bool,
 }
 
 /// What every verb gives back.
@@ -39,6 +41,7 @@ impl Failure {
             tries: Vec::new(),
             shown: None,
             data: None,
+            passes: false,
         }
     }
 

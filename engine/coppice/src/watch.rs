@@ -13,7 +13,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// How often the grid is asked when it says nothing by itself.
 const PULSE: Duration = Duration::from_secs(2);
 /// From an attempt that failed to the next.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const AGAIN: Duration = Duration::from_millis(500);
 /// Many things happen at once: one look serves them all.
 const CALM: Duration = Duration::from_millis(100);
 

@@ -84,7 +84,8 @@ impl ClientError {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        match error {
+        let passes = error.passes();
+        let failure = match error {
             ClientError::Connect { server, kind, cause } => {
                 unreachable_server(Self::new(format!("cannot reach {server}")).cause(cause), kind)
             }
@@ -102,7 +103,8 @@ impl From<ClientError> for Failure {
                 "is this a grid's API, and of the same version? `coppice --version` and `coppice doctor` tell",
             ),
             ClientError::Problem(problem) => refused(*problem),
-        }
+        };
+        Self { passes, ..failure }
     }
 }
 

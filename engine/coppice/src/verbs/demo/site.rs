@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use coppice_schema::ids::ServerName;
 use rustix::fs::FlockOperation;
@@ -21,6 +22,9 @@ use crate::settings::Settings;
 
 /// How the directories of demos begin.
 const PREFIX: &str = "coppice-demo-";
+
+/// How long a server may take to start.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Is locked as long as the demo of its directory runs.
 const LOCK: &str = "lock";
@@ -171,14 +175,16 @@ impl Server {
         };
         let (_, out) = &mut **runs;
         let mut line = String::new();
-        let read = out.read_line(&mut line).await;
-        if read.is_ok_and(|bytes| bytes > 0) {
-            return Ok(());
-        }
+        let read = tokio::time::timeout(PATIENCE, out.read_line(&mut line)).await;
+        let ended = match read {
+            Ok(Ok(bytes)) if bytes > 0 => return Ok(()),
+            Ok(_) => "ended".to_owned(),
+            Err(_) => format!("was not ready within {} s", PATIENCE.as_secs()),
+        };
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         let last = said.lines().rev().take(5).collect::<Vec<_>>();
         let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-        Err(Failure::new(format!("the server {} ended", self.name)).cause(last))
+        Err(Failure::new(format!("the server {} {ended}", self.name)).cause(last))
     }
 
     /// Its process, while it runs.

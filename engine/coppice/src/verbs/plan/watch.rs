@@ -1,9 +1,8 @@
 //! `coppice plan --watch`: the plan anew whenever the files or the grid change.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc::{Receiver, channel};
 
@@ -12,8 +11,9 @@ use crate::client::Client;
 use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
 use crate::screen::Screen;
+use crate::watch::{AGAIN, PATIENCE, Watch};
 
-/// Editors write a file in several steps, and a grid does many things at once: one plan serves them all.
+/// Editors write a file in several steps: one plan serves them all.
 const CALM: Duration = Duration::from_millis(150);
 
 /// Changes of files; it ends with this value.
@@ -55,18 +55,32 @@ impl Files {
     }
 }
 
-/// Until Ctrl-C, or until the grid does not answer any more. Files with errors are told, and waited for.
+/// Until Ctrl-C, or until the grid has not answered for long. Files with errors are told, and waited for.
 pub(super) async fn watch(args: &Args, client: &Client, screen: &Screen) -> Ended {
     let mut files = Files::watch(&args.named.directories)?;
-    let mut events = client.lines(hyper::Method::GET, "/events").await?;
+    let mut grid = Watch::begin(client, PATIENCE).await?;
     let clear = if screen.colours.any() {
         "\x1b[2J\x1b[H"
     } else {
         ""
     };
+    let mut away: Option<Instant> = None;
     loop {
+        let answered = answer(args, client, screen).await;
+        if let Err(failure) = &answered
+            && failure.passes
+        {
+            if away.is_none() {
+                screen.note(&format!("{}, trying again", failure.what));
+            }
+            if away.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        }
+        away = None;
         screen.text(clear);
-        match answer(args, client, screen).await {
+        match answered {
             Ok(response) => {
                 screen.line(&response.document)?;
                 draw(&response.document, args.form, screen)?;
@@ -75,14 +89,12 @@ pub(super) async fn watch(args: &Args, client: &Client, screen: &Screen) -> Ende
             Err(failure) if failure.exit == Exit::Invalid => screen.failure(&failure),
             Err(failure) => return Err(failure),
         }
+        let happens = async { while !grid.wait().await {} };
         tokio::select! {
             _ = files.changed.recv() => {}
-            event = events.next_event() => if event?.is_none() {
-                events = client.lines(hyper::Method::GET, "/events").await?;
-            }
+            () = happens => {}
         }
         tokio::time::sleep(CALM).await;
         while files.changed.try_recv().is_ok() {}
-        while let Some(Ok(Some(_))) = events.next_event().now_or_never() {}
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use coppice_grid::directory::DirectoryError;
 use coppice_grid::{Grid, GridError, Survey};
 use coppice_schema::ids::{GridId, ServerId, ServerName};
 use coppice_schema::known::ServerState;
@@ -213,8 +214,7 @@ fn unopened(config: &Config, error: &GridError) -> Failure {
         config.data.display()
     ))
     .because(error);
-    let text = error.to_string();
-    if text.contains("in use") {
+    if matches!(error, GridError::Directory(DirectoryError::InUse(_))) {
         failure.hint("stop `coppice serve` on this server first; desktops run on")
     } else {
         failure
