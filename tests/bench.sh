@@ -5,7 +5,7 @@
 #
 #   --row N       only row N: 1 durable linked clones, 4 configurations parsed and validated,
 #                 5 a commit of three servers, 6 commits of 64 clients, 7 an image to many servers,
-#                 8 a new version of one, 10 placement, 11 servers killed
+#                 8 a new version of one, 10 placement, 11 servers killed, 13 many servers led
 #   --json        a list of {row,metric,ours,peer,unit,ratio,limit,target}; a larger ratio is better for Coppice
 #   --quick       so little work that the figures mean nothing: only to see that it works
 #   --no-install  what it compares with is there already; a peer that is not is left out

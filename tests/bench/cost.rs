@@ -41,6 +41,11 @@ impl Whose {
     }
 }
 
+/// Seconds of processors that a process has taken, with its ended children's.
+pub(crate) fn taken(process: u32) -> Result<f64, String> {
+    ticks(&process.to_string(), 0)
+}
+
 /// Times of a process as proc(5) has them: fields 14 to 17 are its own in user and kernel mode, and its ended
 /// children's likewise, in hundredths of a second. The first `skipped` are left out.
 fn ticks(process: &str, skipped: usize) -> Result<f64, String> {

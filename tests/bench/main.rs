@@ -10,6 +10,7 @@ mod daemon;
 mod etcd;
 mod http;
 mod images;
+mod learners;
 mod line;
 mod parse;
 mod placement;
@@ -44,6 +45,7 @@ const ROWS: &[Row] = &[
     images::CHANGED,
     placement::ROW,
     takeover::ROW,
+    learners::ROW,
 ];
 
 /// How much is done, and where.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde_json::Value;
 
+use crate::cost;
 use crate::etcd::ports;
 use crate::http::{Api, Credentials};
 
@@ -155,6 +156,28 @@ impl Servers {
             process.wait().map_err(|e| e.to_string())?;
         }
         Ok(())
+    }
+
+    fn pid(&self, n: usize) -> Result<u32, String> {
+        let process = self.servers.get(n).and_then(|s| s.process.as_ref());
+        Ok(process.ok_or("no such server runs")?.id())
+    }
+
+    /// Seconds of processors that server `n` has taken.
+    pub(crate) fn processors(&self, n: usize) -> Result<f64, String> {
+        cost::taken(self.pid(n)?)
+    }
+
+    /// GiB of memory that server `n` has.
+    pub(crate) fn resident(&self, n: usize) -> Result<f64, String> {
+        let path = format!("/proc/{}/status", self.pid(n)?);
+        let text = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: f64 = kib
+            .and_then(|kib| kib.parse().ok())
+            .ok_or_else(|| format!("{path} does not say how much memory it has"))?;
+        Ok(kib / (1 << 20) as f64)
     }
 
     pub(crate) fn address(&self, n: usize) -> Result<SocketAddr, String> {
