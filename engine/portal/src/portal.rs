@@ -286,6 +286,7 @@ pub(crate) fn refused(refusal: Refusal) -> Box<Problem> {
         Refusal::Founded(_)
         | Refusal::OutOfOrder { .. }
         | Refusal::Heard(_)
+        | Refusal::CameUp(_)
         | Refusal::Deposed { .. } => Problem::new(Code::Conflict, detail, "nothing is to be done"),
     }
 }

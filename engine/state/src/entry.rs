@@ -6,8 +6,8 @@ use coppice_plans::plan::{Base, Bounds, Intent, Memory};
 use coppice_schema::Digest;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{
-    Address, Epoch, Generation, GridId, ImageName, Member, Revision, SecretName, ServerId,
-    ServerName, Stamp, VersionName,
+    Address, DesktopId, Epoch, Generation, GridId, ImageName, Member, Revision, SecretName,
+    ServerId, ServerName, Stamp, VersionName,
 };
 use coppice_schema::known::{
     Capacity, CopyState, DiskLevel, Foreign, Health, ImageVersion, Quarantined, Request, Seen,
@@ -493,6 +493,9 @@ pub enum Refusal {
     /// It was heard of since the leader decided that it is lost.
     #[error("server {0} was heard of again")]
     Heard(ServerName),
+    /// It was decided to take it away when nobody could have it.
+    #[error("desktop {0} has come up since that was decided")]
+    CameUp(DesktopId),
     /// Whoever decided it did not lead any more.
     #[error("it was decided in term {decided}, and the grid is in term {now} by now")]
     Deposed {

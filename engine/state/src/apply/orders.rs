@@ -91,6 +91,9 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
     if let Some(verdict) = super::moves::acceptable(order, known) {
         return verdict;
     }
+    if known.is_some_and(|known| takes_what_came_up(order, known)) {
+        return Err(Refusal::CameUp(member.desktop.clone()));
+    }
     match (&order.memory, known) {
         (Memory::Grown { .. }, Some(_)) => {
             Err(Refusal::Exists(format!("desktop {}", member.desktop)))
@@ -144,6 +147,17 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
             Err(Refusal::Absent(format!("desktop {}", member.desktop)))
         }
     }
+}
+
+/// Whether a person may have a desktop by now that nobody could when it was decided to take it away: how many may be away
+/// at a time, and who is asked to leave, was decided without it.
+fn takes_what_came_up(order: &NewOrder, known: &KnownDesktop) -> bool {
+    let takes = matches!(
+        order.task,
+        Task::Remove { .. } | Task::Restart { .. } | Task::Stop { .. }
+    );
+    let there = matches!(known.phase, Phase::Available { .. } | Phase::InUse { .. });
+    takes && there && known.phase.since() > order.not_before
 }
 
 fn give(state: &mut State, new: &NewOrder, ordinal: u32) {

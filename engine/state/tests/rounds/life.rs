@@ -201,6 +201,47 @@ fn who_leaves_when_a_server_is_lost_leaves_when_it_is_back() {
 }
 
 #[test]
+fn what_has_come_up_since_is_not_taken_away() {
+    let mut grid = Grid::settled(&config(1));
+    let member = grid.world.keys().next().unwrap().clone();
+    grid.domain(&member).power = PowerState::Crashed;
+    grid.report();
+    let taken = |task| NewOrder {
+        task,
+        ..order(&grid)
+    };
+    let tasks = [
+        taken(Task::Stop {
+            member: member.clone(),
+        }),
+        NewOrder {
+            memory: Memory::Leaving,
+            ..taken(Task::Remove {
+                member: member.clone(),
+            })
+        },
+    ];
+    // Decided while it was down; by the time it is agreed on, somebody may sit there.
+    grid.now = grid.now.after(Span::seconds(2));
+    grid.settle();
+    assert_eq!(grid.phases(), ["lab-001@1 available"]);
+    for decided in tasks {
+        let outcome = plan(&mut grid, vec![decided.clone()]);
+        assert!(
+            matches!(outcome, Outcome::Refused(Refusal::CameUp(_))),
+            "{outcome:?}"
+        );
+        assert!(grid.state.orders.is_empty());
+    }
+    // Who decides it now knows what it takes.
+    let again = NewOrder {
+        task: Task::Stop { member },
+        ..order(&grid)
+    };
+    assert_eq!(plan(&mut grid, vec![again]), Outcome::Done);
+}
+
+#[test]
 fn emptying_says_until_when_and_taking_back_forgets_it() {
     let mut grid = Grid::settled(&config(1));
     let server = grid.server;
