@@ -36,6 +36,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) busy: BTreeSet<DesktopId>,
     /// How many desktops are leaving each server, running.
     pub(crate) leaving: BTreeMap<ServerId, u32>,
+    /// How many personal desktops run on each server that is being emptied, and are not under way yet.
+    pub(crate) awake: BTreeMap<ServerId, u32>,
     /// What was reviewed of the runs under way.
     pub(crate) review: Review<'a>,
     /// A window that denies is open: what it is called and when it closes.
@@ -65,6 +67,7 @@ impl<'a> Draft<'a> {
             busy: ordered.clone(),
             ordered,
             leaving: crate::pool::leaving(known),
+            awake: crate::pool::awake(known),
             review: Review::default(),
             freeze: None,
             copies: Awaited::default(),

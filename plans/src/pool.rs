@@ -33,7 +33,7 @@ use crate::plan::{Finding, FindingKind, Reason, Severity, Wait};
 use crate::specs;
 
 pub(crate) use kept::{forms as kept_forms, is_kept, plan as kept_pools, protected};
-pub(crate) use moving::{could_leave, leaving, proceed as moves};
+pub(crate) use moving::{awake, could_leave, leaving, proceed as moves, runs_to_leave};
 pub(crate) use quarantine::survey as quarantine;
 pub(crate) use removal::{forgotten_pools, strays};
 pub(crate) use shift::asked as asked_to_move;

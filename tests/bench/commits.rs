@@ -179,13 +179,6 @@ pub(crate) fn quantile(values: &[f64], of_hundred: usize) -> f64 {
     sorted.get(last * of_hundred / 100).copied().unwrap_or(0.0)
 }
 
-fn wall(seconds: f64) -> Cost {
-    Cost {
-        wall: seconds,
-        processors: seconds,
-    }
-}
-
 fn told(row: u32, name: &str, took: &[f64]) {
     let ms = |of_hundred| quantile(took, of_hundred) * 1e3;
     say(&format!(
@@ -207,14 +200,14 @@ fn one(bench: &Bench) -> Result<Vec<Line>, String> {
             say(&format!("row 5: round {round} of {}", bench.rounds));
             let took = synced(bench, times)?;
             told(5, "256 bytes and fdatasync", &took);
-            disk.costs.push(wall(quantile(&took, 50)));
+            disk.costs.push(Cost::of(quantile(&took, 50)));
             let took = set(sides.ours(1).await?, times).await?;
             told(5, "Coppice", &took);
-            ours.costs.push(wall(quantile(&took, 50)));
+            ours.costs.push(Cost::of(quantile(&took, 50)));
             if let Ok(etcd) = &sides.etcd {
                 let took = set(Sides::theirs(etcd, 1).await?, times).await?;
                 told(5, "etcd", &took);
-                theirs.costs.push(wall(quantile(&took, 50)));
+                theirs.costs.push(Cost::of(quantile(&took, 50)));
             }
         }
         sides.check(1, u64::from(times * bench.rounds)).await
@@ -252,13 +245,13 @@ fn many(bench: &Bench) -> Result<Vec<Line>, String> {
             let connected = sides.ours(clients).await?;
             let begun = Instant::now();
             let took = set(connected, times).await?;
-            ours.costs.push(wall(begun.elapsed().as_secs_f64()));
+            ours.costs.push(Cost::of(begun.elapsed().as_secs_f64()));
             told(6, "Coppice", &took);
             if let Ok(etcd) = &sides.etcd {
                 let connected = Sides::theirs(etcd, clients).await?;
                 let begun = Instant::now();
                 let took = set(connected, times).await?;
-                theirs.costs.push(wall(begun.elapsed().as_secs_f64()));
+                theirs.costs.push(Cost::of(begun.elapsed().as_secs_f64()));
                 told(6, "etcd", &took);
             }
         }

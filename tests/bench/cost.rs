@@ -13,6 +13,16 @@ pub(crate) struct Cost {
     pub(crate) processors: f64,
 }
 
+impl Cost {
+    /// Of what was measured as a single figure.
+    pub(crate) fn of(seconds: f64) -> Self {
+        Self {
+            wall: seconds,
+            processors: seconds,
+        }
+    }
+}
+
 /// Whose time of processors counts.
 #[derive(Clone, Copy)]
 pub(crate) enum Whose {
@@ -94,6 +104,14 @@ impl Turns {
             name: name.into(),
             units,
             costs: Vec::new(),
+        }
+    }
+
+    /// Turns that did one unit each, in so many seconds.
+    pub(crate) fn of(name: impl Into<String>, seconds: &[f64]) -> Self {
+        Self {
+            costs: seconds.iter().copied().map(Cost::of).collect(),
+            ..Self::new(name, 1.0)
         }
     }
 

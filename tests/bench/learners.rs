@@ -10,7 +10,7 @@ use hyper::Method;
 use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::cost::{By, Cost, Turns};
+use crate::cost::{By, Turns};
 use crate::line::{Comparison, Line};
 use crate::servers::Servers;
 use crate::{Bench, Row, say};
@@ -57,12 +57,7 @@ async fn commits(grid: &Servers, leader: usize, seconds: u32) -> Result<(), Stri
 fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
     let runtime = Runtime::new().map_err(|e| format!("no runtime: {e}"))?;
     let (learners, seconds) = (bench.size(30), bench.size(30));
-    let (mut idle, mut resident) = (Turns::new("Coppice", 1.0), Turns::new("Coppice", 1.0));
-    let cost = |taken: f64| Cost {
-        wall: taken,
-        processors: taken,
-    };
-    runtime.block_on(async {
+    let (idle, gib) = runtime.block_on(async {
         let place = bench.place.join("servers-13");
         let many = usize::try_from(VOTERS + learners).map_err(|e| e.to_string())?;
         say(&format!("row 13: {many} servers join, one after the other"));
@@ -72,33 +67,26 @@ fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
             tokio::time::sleep(Duration::from_secs(u64::from(seconds))).await;
             Ok(())
         };
-        let taken = watched(&grid, leader, rests).await?;
-        idle.costs.push(cost(taken));
+        let idle = watched(&grid, leader, rests).await?;
         let busy = watched(&grid, leader, commits(&grid, leader, seconds)).await?;
         let gib = grid.resident(leader)?;
-        resident.costs.push(cost(gib));
         say(&format!(
             "row 13: who leads {learners} learners and {VOTERS} voters takes {:.2} % of a core at rest, {:.2} % with \
              {BUSY} commits a second, and {:.0} MiB of memory",
-            taken * 100.0,
+            idle * 100.0,
             busy * 100.0,
             gib * 1024.0
         ));
-        Ok::<_, String>(())
+        Ok::<_, String>((idle, gib))
     })?;
-    let budget = |name: &str, may: f64| {
-        let mut turns = Turns::new(name, 1.0);
-        turns.costs.push(cost(may));
-        turns
-    };
-    let line = |metric, unit, ours, peer: &Turns| {
+    let line = |metric, unit, ours, name, may| {
         Comparison {
             row: ROW.number,
             metric,
             unit,
             by: By::Wall,
-            ours,
-            peer: Some(peer),
+            ours: &Turns::of("Coppice", &[ours]),
+            peer: Some(&Turns::of(name, &[may])),
             limit: None,
             target: 1.0,
         }
@@ -108,14 +96,10 @@ fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
         line(
             "leader of 35 servers at rest, CPU, beside 2 % of a core",
             "s/CPU s",
-            &idle,
-            &budget("2 % of a core", PROCESSORS),
+            idle,
+            "2 % of a core",
+            PROCESSORS,
         )?,
-        line(
-            "its memory, beside 64 MiB",
-            "1/GiB",
-            &resident,
-            &budget("64 MiB", MEMORY),
-        )?,
+        line("its memory, beside 64 MiB", "1/GiB", gib, "64 MiB", MEMORY)?,
     ])
 }

@@ -12,7 +12,7 @@ use hyper::Method;
 use tokio::runtime::Runtime;
 
 use crate::commits::{Sides, quantile};
-use crate::cost::{By, Cost, Turns};
+use crate::cost::{By, Turns};
 use crate::etcd::{self, Etcd};
 use crate::http::Grpc;
 use crate::line::{Comparison, Line};
@@ -167,16 +167,6 @@ fn told(what: &str, took: &[f64]) {
     ));
 }
 
-fn turns(name: &str, took: &[f64]) -> Turns {
-    let mut turns = Turns::new(name, 1.0);
-    let cost = |seconds: &f64| Cost {
-        wall: *seconds,
-        processors: *seconds,
-    };
-    turns.costs.extend(took.iter().map(cost));
-    turns
-}
-
 fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
     let runtime = Runtime::new().map_err(|e| format!("no runtime: {e}"))?;
     let kills = bench.size(20);
@@ -205,7 +195,7 @@ fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
         &takeovers,
     );
     told("etcd, until a commit", &theirs);
-    let etcd = turns("etcd", &theirs);
+    let etcd = Turns::of("etcd", &theirs);
     let peer = (!theirs.is_empty()).then_some(&etcd);
     let line = |metric, ours: &[f64], peer: Option<&Turns>| {
         Comparison {
@@ -213,7 +203,7 @@ fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
             metric,
             unit: "kills/s",
             by: By::Wall,
-            ours: &turns("Coppice", ours),
+            ours: &Turns::of("Coppice", ours),
             peer,
             limit: None,
             target: 1.0,
@@ -230,7 +220,7 @@ fn measure(bench: &Bench) -> Result<Vec<Line>, String> {
         line(
             "leader killed until its desktops are ready elsewhere, p99, beside 10 s",
             &worst,
-            Some(&turns("10 s", &[WANTED])),
+            Some(&Turns::of("10 s", &[WANTED])),
         )?,
     ])
 }

@@ -13,7 +13,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// How often the grid is asked when it says nothing by itself.
 const PULSE: Duration = Duration::from_secs(2);
 /// From an attempt that failed to the next.
-pub(crate) const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(500);
 /// Many things happen at once: one look serves them all.
 const CALM: Duration = Duration::from_millis(100);
 
@@ -51,21 +51,8 @@ impl<'a> Watch<'a> {
         &mut self,
         path: &str,
     ) -> Result<Option<T>, ClientError> {
-        match self.client.get(path).await {
-            Ok(found) => {
-                self.away = None;
-                Ok(Some(found))
-            }
-            Err(error) if error.passes() => {
-                self.events = None;
-                let since = *self.away.get_or_insert_with(Instant::now);
-                if since.elapsed() > self.patience {
-                    return Err(error);
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        let found = self.client.get(path).await;
+        self.outlast(found, ClientError::passes)
     }
 
     /// What is at `path`, as soon as the server says it; a person is told of each while in which it does not.
@@ -77,9 +64,24 @@ impl<'a> Watch<'a> {
         path: &str,
         screen: &Screen,
     ) -> Result<T, ClientError> {
+        let client = self.client;
+        let attempt = async || client.get(path).await;
+        self.ask(attempt, ClientError::passes, screen).await
+    }
+
+    /// The same of what `attempt` finds.
+    ///
+    /// # Errors
+    /// As of [`Self::look`].
+    pub(crate) async fn ask<T, E>(
+        &mut self,
+        attempt: impl AsyncFn() -> Result<T, E>,
+        passes: impl Fn(&E) -> bool,
+        screen: &Screen,
+    ) -> Result<T, E> {
         loop {
             let before = self.away;
-            if let Some(found) = self.look(path).await? {
+            if let Some(found) = self.outlast(attempt().await, &passes)? {
                 return Ok(found);
             }
             if before.is_none() {
@@ -87,6 +89,28 @@ impl<'a> Watch<'a> {
                 screen.note(&format!("{target} does not answer, trying again"));
             }
             self.wait().await;
+        }
+    }
+
+    fn outlast<T, E>(
+        &mut self,
+        found: Result<T, E>,
+        passes: impl Fn(&E) -> bool,
+    ) -> Result<Option<T>, E> {
+        match found {
+            Ok(found) => {
+                self.away = None;
+                Ok(Some(found))
+            }
+            Err(error) if passes(&error) => {
+                self.events = None;
+                let since = *self.away.get_or_insert_with(Instant::now);
+                if since.elapsed() > self.patience {
+                    return Err(error);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 

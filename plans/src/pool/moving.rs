@@ -1,6 +1,8 @@
 //! Desktops that go to another server while they run: off a server that is being emptied, where somebody uses them or
 //! keeps something in them. What nobody uses and nobody keeps is grown anew elsewhere instead, which costs less.
 
+use std::collections::BTreeMap;
+
 use coppice_schema::Known;
 use coppice_schema::ids::{Address, DesktopId, ServerId};
 use coppice_schema::known::{
@@ -137,7 +139,7 @@ fn awaken(
     draft: &mut Draft<'_>,
 ) {
     let mut waits = fate::ordinary_waits(yard, id, desktop, draft);
-    let awake = awake(yard.known, desktop.server);
+    let awake = draft.awake.get(&desktop.server).copied().unwrap_or(0);
     let leaving = draft.leaving.entry(desktop.server).or_default();
     if waits.is_empty() {
         let name = if *leaving + awake >= LEAVING_AT_ONCE {
@@ -166,15 +168,6 @@ fn awaken(
         }),
     };
     fate::push(id, desktop, deed, waits, draft);
-}
-
-/// How many personal desktops run on a server that is being emptied, and are not under way yet.
-fn awake(known: &Known, server: ServerId) -> u32 {
-    let here = known.desktops.values().filter(|d| d.server == server);
-    let awake = here.filter(|desktop| {
-        runs_to_leave(known, desktop) && !matches!(desktop.phase, Phase::Migrating { .. })
-    });
-    u32::try_from(awake.count()).unwrap_or(u32::MAX)
 }
 
 /// Whether a personal desktop runs, or starts, where it is about to leave, or is on its way. It may run for that alone.
@@ -469,14 +462,26 @@ fn push(
 }
 
 /// How many desktops are leaving each server.
-pub(crate) fn leaving(known: &Known) -> std::collections::BTreeMap<ServerId, u32> {
-    let mut leaving = std::collections::BTreeMap::new();
+pub(crate) fn leaving(known: &Known) -> BTreeMap<ServerId, u32> {
+    let mut leaving = BTreeMap::new();
     for desktop in known.desktops.values() {
         if let Phase::Migrating { from, .. } = &desktop.phase {
             *leaving.entry(*from).or_default() += 1;
         }
     }
     leaving
+}
+
+/// How many personal desktops run on each server that is being emptied, and are not under way yet.
+pub(crate) fn awake(known: &Known) -> BTreeMap<ServerId, u32> {
+    let mut awake = BTreeMap::new();
+    for desktop in known.desktops.values() {
+        let under_way = matches!(desktop.phase, Phase::Migrating { .. });
+        if !under_way && runs_to_leave(known, desktop) {
+            *awake.entry(desktop.server).or_default() += 1;
+        }
+    }
+    awake
 }
 
 /// What is left of a desktop on `server`, from where it went or where it did not get to, goes once the desktop is seen

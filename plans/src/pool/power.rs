@@ -133,12 +133,15 @@ pub(crate) fn balance(
         // One that runs so that it can be moved goes off again where it has come to: no other does in its place.
         let leave = yard.members();
         let leave = leave.filter(|(_, desktop)| moving::runs_to_leave(yard.known, desktop));
-        let wanted = usize::try_from(target.wanted).unwrap_or(usize::MAX);
-        let many = usize::try_from(running).unwrap_or(usize::MAX);
-        let many = many.saturating_sub(wanted.saturating_add(leave.count()));
+        let leave = u32::try_from(leave.count()).unwrap_or(u32::MAX);
+        let many = running.saturating_sub(target.wanted.saturating_add(leave));
         free.retain(|(_, desktop)| matches!(desktop.phase, Phase::Available { .. }));
         // The highest slots go first, so that the same desktops stay warm.
-        for (id, desktop) in free.into_iter().rev().take(many) {
+        for (id, desktop) in free
+            .into_iter()
+            .rev()
+            .take(usize::try_from(many).unwrap_or(0))
+        {
             let task = Task::Stop {
                 member: id.member(desktop.incarnation),
             };

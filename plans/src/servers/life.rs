@@ -150,7 +150,9 @@ pub(crate) fn farewell(known: &Known, draft: &mut Draft<'_>) {
         }
         let pooled = || here(known, *id).filter(|(_, desktop)| !desktop.personal);
         let personal = || here(known, *id).filter(|(_, desktop)| desktop.personal);
-        let moving = here(known, *id).any(|(_, desktop)| pool::could_leave(known, desktop));
+        let moving = here(known, *id).any(|(_, desktop)| {
+            pool::could_leave(known, desktop) || pool::runs_to_leave(known, desktop)
+        });
         let personal = count(personal());
         let stuck = stuck(known, *id, server, draft);
         let used = |(id, desktop): &(&DesktopId, &KnownDesktop)| {

@@ -69,17 +69,19 @@ pub(super) async fn introduced(grid: &Arc<Grid>, clock: &Arc<dyn Clock>) {
 /// Resolves when this server was removed from the grid: its own copy of the state says so, or another server does.
 pub(super) async fn removed(grid: Arc<Grid>, clock: Arc<dyn Clock>) -> Failure {
     loop {
-        // Not held while it waits: whoever holds the state has every change made on a copy.
-        let (removed, name) = {
-            let state = grid.local();
-            let me = state.server_by_raft_id(grid.raft_id());
-            let removed = me.is_some_and(|(_, me)| me.state == ServerState::Removed);
-            (removed, me.map(|(_, me)| format!(" {}", me.name)))
-        };
+        // The state is not held while it waits: whoever holds it has every change made on a copy.
+        let me = grid
+            .local()
+            .server_by_raft_id(grid.raft_id())
+            .map(|(_, me)| (me.name.clone(), me.state));
+        let removed = me
+            .as_ref()
+            .is_some_and(|(_, part)| *part == ServerState::Removed);
         if removed || grid.expelled() {
             // Whoever asked for it by way of this server, which led until now, is to be answered yet.
             clock.sleep(ANSWERS).await;
-            return out(&name.unwrap_or_default(), &grid.id().to_string());
+            let name = me.map_or_else(String::new, |(name, _)| format!(" {name}"));
+            return out(&name, &grid.id().to_string());
         }
         clock.sleep(LOOK_EVERY).await;
     }

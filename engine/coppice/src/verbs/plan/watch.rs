@@ -1,7 +1,7 @@
 //! `coppice plan --watch`: the plan anew whenever the files or the grid change.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::exit::Exit;
 use crate::failure::{Ended, Failure};
 use crate::screen::Screen;
-use crate::watch::{AGAIN, PATIENCE, Watch};
+use crate::watch::{PATIENCE, Watch};
 
 /// Editors write a file in several steps: one plan serves them all.
 const CALM: Duration = Duration::from_millis(150);
@@ -64,21 +64,10 @@ pub(super) async fn watch(args: &Args, client: &Client, screen: &Screen) -> Ende
     } else {
         ""
     };
-    let mut away: Option<Instant> = None;
     loop {
-        let answered = answer(args, client, screen).await;
-        if let Err(failure) = &answered
-            && failure.passes
-        {
-            if away.is_none() {
-                screen.note(&format!("{}, trying again", failure.what));
-            }
-            if away.get_or_insert_with(Instant::now).elapsed() < PATIENCE {
-                tokio::time::sleep(AGAIN).await;
-                continue;
-            }
-        }
-        away = None;
+        let attempt = async || answer(args, client, screen).await;
+        let answered = grid.ask(attempt, |failure: &Failure| failure.passes, screen);
+        let answered = answered.await;
         screen.text(clear);
         match answered {
             Ok(response) => {
