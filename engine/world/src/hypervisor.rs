@@ -144,7 +144,7 @@ pub enum HypervisorError {
         cause: String,
     },
     /// One domain hangs; the rest may be well.
-    #[error("{what} of domain {domain} did not end within {limit}")]
+    #[error("{what} of domain {domain} did not end within {limit}, or an earlier call to it hangs")]
     Stuck {
         /// The operation.
         what: &'static str,

@@ -75,6 +75,15 @@ impl Gate {
         })
     }
 
+    /// Waits until nothing passes, one that is known to hang included, at most for `limit`.
+    pub(super) async fn opens(&self, way: Way, limit: Duration) {
+        let lane = self.lane(way);
+        if timeout(limit, lane.turn.lock()).await.is_ok() {
+            // Whoever held it clears the mark only after it.
+            lane.stuck.store(false, Ordering::SeqCst);
+        }
+    }
+
     /// A call did not end in time: until it does, others are turned away at once.
     pub(super) fn note_late(&self, way: Way) {
         let lane = self.lane(way);
@@ -131,6 +140,21 @@ mod tests {
             "the other way is free"
         );
         drop(hanging);
+        assert!(gate.pass(Way::Change, LONG).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_hanging_call_to_end_can_pass_then() {
+        let gate = Gate::default();
+        let hanging = gate.pass(Way::Change, LONG).await.unwrap();
+        gate.note_late(Way::Change);
+        gate.opens(Way::Change, SHORT).await;
+        assert!(gate.pass(Way::Change, LONG).await.is_none(), "not for ever");
+        let ends = async {
+            tokio::task::yield_now().await;
+            drop(hanging);
+        };
+        tokio::join!(gate.opens(Way::Change, LONG), ends);
         assert!(gate.pass(Way::Change, LONG).await.is_some());
     }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use virt::error::ErrorNumber;
 use virt::sys::{VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN, VIR_DOMAIN_SHUTDOWN_GUEST_AGENT};
 
+use super::gate::Way;
 use super::moves::Status;
 use super::process;
 use super::read::{Connection, read};
@@ -167,14 +168,14 @@ impl Libvirt {
         if let Ok(Some(_)) = ended.await {
             tracing::warn!(%uuid, %why, "a domain that hung was killed");
         }
-        if self
-            .comes_off(uuid, duration(self.shared.limits.destroy))
-            .await?
-        {
-            Ok(())
-        } else {
-            Err(why)
+        let limit = duration(self.shared.limits.destroy);
+        if !self.comes_off(uuid, limit).await? {
+            return Err(why);
         }
+        // libvirt's call ends a little after the process, and until then the next one would be turned away.
+        let gate = self.shared.gates.of(uuid);
+        gate.opens(Way::Change, limit).await;
+        Ok(())
     }
 
     /// One that stands still because it was sent to another server, or has come from one, goes on by what is decided
