@@ -5,6 +5,7 @@
 
 mod desktop;
 mod server;
+mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +24,7 @@ pub use desktop::{
     BrokenReason, Failures, KnownDesktop, MoveStep, Phase, SlotMemory, Stayed, Wear,
 };
 pub use server::{Capacity, Feature, KnownServer, ServerState, Skew};
+pub use task::{Ending, Order, Task};
 
 /// Everything a plan may look at beside the configuration and the time.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -139,6 +141,38 @@ impl Look {
         seen.and_then(|seen| seen.domain.as_ref())
             .is_none_or(|domain| {
                 domain.guarded || matches!(domain.power, PowerState::Off | PowerState::Crashed)
+            })
+    }
+
+    /// Whether a disk that is there is a clone of that image, or may be one: of what is in quarantine that is not known.
+    #[must_use]
+    pub fn needs_image(&self, root: Digest) -> bool {
+        let disks = self
+            .members
+            .values()
+            .filter_map(|seen| seen.overlay.as_ref());
+        let mut disks = disks.map(|disk| disk.image);
+        let mut replicas = self.replicas.values().map(|replica| replica.image);
+        let mut apart = self.quarantine.values();
+        disks.any(|image| image == root)
+            || replicas.any(|image| image == root)
+            || apart.any(|apart| apart.disk)
+    }
+
+    /// Whether another life of that desktop is there that makes no way for it: one in quarantine, a younger one, or one
+    /// that runs.
+    #[must_use]
+    pub fn keeps_out(&self, member: &Member) -> bool {
+        let mut others = self.members.iter().filter(|(other, seen)| {
+            other.desktop == member.desktop && **other != *member && seen.domain.is_some()
+        });
+        let mut apart = self.quarantine.keys();
+        apart.any(|other| other.desktop == member.desktop)
+            || others.any(|(other, seen)| {
+                let off = seen.domain.as_ref().is_some_and(|domain| {
+                    matches!(domain.power, PowerState::Off | PowerState::Crashed)
+                });
+                other.incarnation > member.incarnation || !off
             })
     }
 
@@ -406,165 +440,5 @@ impl Hardware {
                 disk_limit,
                 ..other.clone()
             }
-    }
-}
-
-/// What a server was told to do.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Order {
-    /// Who.
-    pub server: ServerId,
-    /// What.
-    pub task: Task,
-    /// Not before, after failures.
-    pub not_before: Timestamp,
-    /// The leader withdraws it then.
-    pub deadline: Timestamp,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// What went wrong last, in words.
-    pub last_error: Option<String>,
-}
-
-/// One thing for one server to do. Each can be done twice with the result of once.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Task {
-    /// Make its overlay where there is none, define its domain, and start it if told so.
-    Create {
-        /// The desktop.
-        spec: DesktopSpec,
-        /// Start it.
-        start: bool,
-    },
-    /// Make its overlay of the copy that is here of a former life of it, define its domain, and start it.
-    Restore {
-        /// The desktop.
-        spec: DesktopSpec,
-        /// Of which life the copy is.
-        from: Member,
-    },
-    /// Write the domain again as told; the overlay is not touched.
-    Redefine {
-        /// The desktop.
-        spec: DesktopSpec,
-    },
-    /// Start it.
-    Start {
-        /// The desktop.
-        member: Member,
-    },
-    /// Shut it down: agent, then ACPI, then power.
-    Stop {
-        /// The desktop.
-        member: Member,
-    },
-    /// Stop and start it.
-    Restart {
-        /// The desktop.
-        member: Member,
-        /// How it is stopped.
-        #[serde(default)]
-        ending: Ending,
-    },
-    /// Power it off, undefine its domain, and remove its overlay.
-    Remove {
-        /// The desktop.
-        member: Member,
-    },
-    /// Make room for a desktop that comes from another server: an overlay of the same image.
-    Receive {
-        /// What it is to be.
-        spec: DesktopSpec,
-    },
-    /// Send it to another server, running, and let it stand still at the end.
-    Send {
-        /// The desktop.
-        member: Member,
-        /// To which server.
-        to: ServerId,
-    },
-    /// Let one that has come go on.
-    Enter {
-        /// What it is to be.
-        spec: DesktopSpec,
-    },
-    /// Let one that was to be sent go on where it is.
-    Stay {
-        /// The desktop.
-        member: Member,
-    },
-    /// Read every chunk of an image back.
-    VerifyImage {
-        /// Its root.
-        root: Digest,
-    },
-    /// Remove an image that no clone uses.
-    DropImage {
-        /// Its root.
-        root: Digest,
-    },
-    /// Get an image from other servers; one that is bad is repaired.
-    CopyImage {
-        /// Its root.
-        root: Digest,
-        /// Which to ask, in this order. What one lacks, the next may have.
-        from: Vec<ServerId>,
-    },
-}
-
-/// How a guest is stopped that is to be started again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ending {
-    /// Agent, then ACPI, then power: it is given its time, whatever it does.
-    #[default]
-    Asked,
-    /// As above, if it has answered since it was started. One that never did holds nothing, and hears nobody: its
-    /// power goes at once.
-    AskedIfUp,
-}
-
-impl Task {
-    /// The life it is about, if it is about one.
-    #[must_use]
-    pub fn member(&self) -> Option<&Member> {
-        match self {
-            Self::Create { spec, .. }
-            | Self::Restore { spec, .. }
-            | Self::Redefine { spec }
-            | Self::Receive { spec }
-            | Self::Enter { spec } => Some(&spec.member),
-            Self::Start { member }
-            | Self::Send { member, .. }
-            | Self::Stay { member }
-            | Self::Stop { member }
-            | Self::Restart { member, .. }
-            | Self::Remove { member } => Some(member),
-            Self::VerifyImage { .. } | Self::DropImage { .. } | Self::CopyImage { .. } => None,
-        }
-    }
-
-    /// The verb and its object, for people.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Create { spec, .. } => format!("create {}", spec.member.desktop),
-            Self::Restore { spec, .. } => {
-                format!("bring {} back from its copy", spec.member.desktop)
-            }
-            Self::Redefine { spec } => format!("define {} again", spec.member.desktop),
-            Self::Start { member } => format!("start {}", member.desktop),
-            Self::Stop { member } => format!("stop {}", member.desktop),
-            Self::Restart { member, .. } => format!("restart {}", member.desktop),
-            Self::Remove { member } => format!("remove {member}"),
-            Self::Receive { spec } => format!("make room for {}", spec.member.desktop),
-            Self::Send { member, .. } => format!("send {} away", member.desktop),
-            Self::Enter { spec } => format!("let {} go on here", spec.member.desktop),
-            Self::Stay { member } => format!("let {} stay", member.desktop),
-            Self::VerifyImage { root } => format!("verify image {}", root.short()),
-            Self::DropImage { root } => format!("drop image {}", root.short()),
-            Self::CopyImage { root, .. } => format!("copy image {}", root.short()),
-        }
     }
 }

@@ -146,7 +146,7 @@ fn is_vacant(yard: Yard<'_>, desktop: &KnownDesktop) -> bool {
 }
 
 /// A person can have it, now or once the pool's own figures switch it on.
-fn is_ready(yard: Yard<'_>, desktop: &KnownDesktop) -> bool {
+pub(super) fn is_ready(yard: Yard<'_>, desktop: &KnownDesktop) -> bool {
     match desktop.phase {
         Phase::Available { .. } | Phase::InUse { .. } => true,
         Phase::Off { .. } => yard.pool.policy.power.is_some(),

@@ -306,6 +306,10 @@ fn destination<'k>(
             lacking.push(format!("{name} {}", lack.words()));
         } else if host.server.capacity.moves != from.capacity.moves {
             lacking.push(format!("{name} has another hypervisor or processor"));
+        } else if keeps_out(host.server, desktop) {
+            lacking.push(format!(
+                "{name} has another life of it, which runs or is set apart"
+            ));
         } else if holds(host.server, desktop) {
             cluttered = true;
         } else {
@@ -329,6 +333,12 @@ fn destination<'k>(
 fn holds(server: &KnownServer, desktop: &KnownDesktop) -> bool {
     let look = server.look.as_ref();
     look.is_some_and(|look| look.members.contains_key(&desktop.spec.member))
+}
+
+/// Another life of it is there, and makes no way for this one.
+pub(super) fn keeps_out(server: &KnownServer, desktop: &KnownDesktop) -> bool {
+    let look = server.look.as_ref();
+    look.is_some_and(|look| look.keeps_out(&desktop.spec.member))
 }
 
 /// What it is to be on another server: as it is, plugged into that server's networks.

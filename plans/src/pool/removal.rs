@@ -268,7 +268,7 @@ fn superseded(known: &Known, server: ServerId, member: &Member, draft: &mut Draf
         },
         severity: Severity::Warning,
         remedy: format!(
-            "nothing touches it; save from its disk what matters, and when nobody wants it: \
+            "nothing touches its disk; save from its disk what matters, and when nobody wants it: \
              coppice desktop discard {member} --on {name} --approve personal-data"
         ),
     });

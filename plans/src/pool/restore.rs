@@ -39,8 +39,14 @@ pub(crate) fn restore(
     let mut fit = copies.into_iter().filter(|copy| {
         let host = draft.ledger.host(copy.on);
         let lack = host.and_then(|host| {
+            let name = &host.server.name;
+            if moving::keeps_out(host.server, desktop) {
+                return Some(format!(
+                    "{name} has another life of it, which runs or is set apart"
+                ));
+            }
             let lack = host.lacks(&need)?;
-            Some(format!("{} {}", host.server.name, lack.words()))
+            Some(format!("{name} {}", lack.words()))
         });
         let fits = host.is_some() && lack.is_none();
         lacking.extend(lack);

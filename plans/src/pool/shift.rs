@@ -4,9 +4,9 @@
 use coppice_schema::ids::{DesktopId, ServerId};
 use coppice_schema::known::{KnownDesktop, Phase, Request, Task};
 
-use super::Yard;
 use super::fate::{self, Deed};
 use super::rollout::{Rollout, is_outdated, is_ready};
+use super::{Yard, drain};
 use crate::draft::Draft;
 use crate::images::Published;
 use crate::place::{Host, Ledger};
@@ -126,7 +126,8 @@ impl<'a> Shift<'a> {
                 Phase::Deleting { .. } | Phase::Unknown { .. }
             );
             alive += u32::from(!goes);
-            ready += u32::from(is_ready(&desktop.phase) && !draft.busy.contains(id));
+            // One that went off is none to be had in place of another.
+            ready += u32::from(drain::is_ready(yard, desktop) && !draft.busy.contains(id));
         }
         let moves = u32::try_from(shift.moves.len()).unwrap_or(u32::MAX);
         // What is ready beyond the pool's size lets a server be emptied first, and is a roll-out's surge.

@@ -360,6 +360,8 @@ struct Found {
     unheard: bool,
     /// Its overlay's file; to be created, what became of making it.
     overlay: Option<Result<PathBuf, DiskError>>,
+    /// Domains of its former lives, which make way.
+    aside: Vec<Uuid>,
 }
 
 impl Found {
@@ -373,6 +375,21 @@ impl Found {
                 .or_else(|| sight.apart.get(member?).copied()),
             unheard: seen.is_some_and(|domain| sight.unheard.contains(&domain.uuid)),
             overlay: made.or(file.cloned().map(Ok)),
+            aside: match task {
+                Task::Restore { spec, .. } | Task::Receive { spec } => allowed::aside(spec, sight),
+                Task::Create { .. }
+                | Task::Redefine { .. }
+                | Task::Send { .. }
+                | Task::Enter { .. }
+                | Task::Stay { .. }
+                | Task::Start { .. }
+                | Task::Stop { .. }
+                | Task::Restart { .. }
+                | Task::Remove { .. }
+                | Task::VerifyImage { .. }
+                | Task::DropImage { .. }
+                | Task::CopyImage { .. } => Vec::new(),
+            },
         }
     }
 }
@@ -384,7 +401,11 @@ async fn perform(task: Task, found: Found, mark: Marking, ports: Ports) -> Resul
         domain,
         unheard,
         overlay,
+        aside,
     } = found;
+    for former in aside {
+        hypervisor.undefine(former).await?;
+    }
     match task {
         Task::Create { spec, start } => {
             let uuid = spec.uuid;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use coppice_schema::Digest;
 use coppice_schema::ids::{DesktopId, Member, ServerId, Stamp};
-use coppice_schema::known::{CopyState, DesktopSpec, Task};
+use coppice_schema::known::{CopyState, DesktopSpec, PowerState, Task};
 use coppice_schema::units::Span;
 use coppice_state::State;
 use coppice_world::watchdog::Guard;
@@ -101,7 +101,7 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
         }
         Task::Restore { spec, from } => {
             identity(spec, state)?;
-            room(spec, sight)?;
+            room_beside(spec, sight)?;
             match sight.images.get(&spec.image) {
                 // It was made before, and its order is done again.
                 _ if sight.files.contains_key(&spec.member) => Ok(()),
@@ -116,7 +116,7 @@ pub(super) fn by_sight(task: &Task, sight: &Sight, state: &State) -> Result<(), 
         }
         Task::Receive { spec } => {
             identity(spec, state)?;
-            room(spec, sight)?;
+            room_beside(spec, sight)?;
             match sight.images.get(&spec.image) {
                 Some(CopyState::Verified) => Ok(()),
                 Some(state) => Err(Objection::ImageUnfit {
@@ -218,12 +218,38 @@ fn identity(spec: &DesktopSpec, state: &State) -> Result<(), Objection> {
 
 /// Nothing else may stand in the desktop's slot: neither another's domain nor another life of it.
 fn room(spec: &DesktopSpec, sight: &Sight) -> Result<(), Objection> {
+    room_but_for(&[], spec, sight)
+}
+
+/// The same for a desktop that comes from elsewhere: what it left here in a former life makes way.
+fn room_beside(spec: &DesktopSpec, sight: &Sight) -> Result<(), Objection> {
+    room_but_for(&aside(spec, sight), spec, sight)
+}
+
+/// The domains of former lives of a desktop that do not run. Their names are in its way; their disks, which are what
+/// somebody may still want to save from, are not.
+pub(super) fn aside(spec: &DesktopSpec, sight: &Sight) -> Vec<Uuid> {
+    let member = &spec.member;
+    let former = sight.members.iter().filter(|(other, _)| {
+        other.desktop == member.desktop && other.incarnation < member.incarnation
+    });
+    former
+        .filter_map(|(_, seen)| seen.domain.as_ref())
+        .filter(|domain| matches!(domain.power, PowerState::Off | PowerState::Crashed))
+        .map(|domain| domain.uuid)
+        .collect()
+}
+
+fn room_but_for(aside: &[Uuid], spec: &DesktopSpec, sight: &Sight) -> Result<(), Objection> {
     let name = spec.member.desktop.to_string();
     if sight.foreign.contains_key(&name) {
         return Err(Objection::NameTaken(name));
     }
     let mut others = sight.members.iter().filter(|(member, seen)| {
-        member.desktop == spec.member.desktop && **member != spec.member && seen.domain.is_some()
+        let domain = seen.domain.as_ref();
+        member.desktop == spec.member.desktop
+            && **member != spec.member
+            && domain.is_some_and(|domain| !aside.contains(&domain.uuid))
     });
     let mut apart = sight.quarantine.keys();
     let apart = apart.find(|member| member.desktop == spec.member.desktop);

@@ -159,6 +159,24 @@ pub(super) fn requested(
         if !look.is_some_and(|look| look.holds_apart(member, present)) {
             return Err(Refusal::Absent(format!("{member} to be discarded there")));
         }
+        // Of each desktop one is remembered: that one first.
+        if let Some(Request::Discard {
+            member: other,
+            server,
+        }) = state.requests.get(&member.desktop)
+            && other != member
+            && let Some(it) = state.servers.get(server)
+            && it
+                .look
+                .as_ref()
+                .is_some_and(|look| look.holds_apart(other, present))
+        {
+            let what = format!(
+                "a request to discard {other} on {} (it comes first)",
+                it.name
+            );
+            return Err(Refusal::Exists(what));
+        }
         return ask(state, request, "is to be removed", author);
     }
     let known = state
