@@ -135,7 +135,8 @@ pub fn check(plan: &Plan, desired: &Desired, known: &Known) -> Vec<Violation> {
                 "only what the catalogue names is copied",
             );
         }
-        let drops = matches!(step.task, Task::DropImage { .. });
+        surplus(plan, action, step, known, &mut judge);
+        let drops = matches!(step.task, Task::DropImage { .. }) && !is_surplus(action);
         judge(
             !(drops && *desired == known.committed && known.protections.contains(&action.object)),
             &action.object,
@@ -238,6 +239,42 @@ fn may_go(root: Digest, desired: &Desired, known: &Known) -> bool {
     })
 }
 
+fn is_surplus(action: &Action) -> bool {
+    matches!(action.reason, Reason::Surplus { .. })
+}
+
+/// What is dropped because there is more than is wanted.
+fn surplus(
+    plan: &Plan,
+    action: &Action,
+    step: &Step,
+    known: &Known,
+    judge: &mut impl FnMut(bool, &Address, &'static str),
+) {
+    let (Task::DropImage { root }, Reason::Surplus { copies }) = (&step.task, &action.reason)
+    else {
+        return;
+    };
+    let mut clones = known.desktops.values();
+    judge(
+        !clones.any(|it| Some(it.server) == action.server && it.spec.image == *root),
+        &action.object,
+        "a copy that has clones stays",
+    );
+    let drops = due(plan).filter(|(_, other)| other.task == step.task);
+    let planned: BTreeSet<ServerId> = drops.filter_map(|(action, _)| action.server).collect();
+    let left = known.servers.iter().filter(|(id, server)| {
+        let look = server.look.as_ref().filter(|_| server.current);
+        let copy = look.and_then(|look| look.images.get(root));
+        copy == Some(&CopyState::Verified) && !planned.contains(id)
+    });
+    judge(
+        *copies > 0 && u32::try_from(left.count()).unwrap_or(u32::MAX) >= *copies,
+        &action.object,
+        "as many copies as are wanted stay",
+    );
+}
+
 fn one(
     action: &Action,
     step: &Step,
@@ -267,7 +304,7 @@ fn one(
         .servers
         .values()
         .all(|s| s.current || !holds_desktops(s.state));
-    if let Task::DropImage { root } = &step.task {
+    if let (Task::DropImage { root }, false) = (&step.task, is_surplus(action)) {
         let mut clones = known.desktops.values();
         judge(
             !clones.any(|desktop| desktop.spec.image == *root),

@@ -369,7 +369,7 @@ impl Stock<'_> {
 }
 
 /// Whether desktops of the image may be put on a server; where no pool is of it, whether any may.
-fn could_run(desired: &Desired, server: &KnownServer, name: &ImageName) -> bool {
+pub(crate) fn could_run(desired: &Desired, server: &KnownServer, name: &ImageName) -> bool {
     let rule = place::rule(desired, server);
     if server.state != ServerState::Ready || rule.cordon {
         return false;

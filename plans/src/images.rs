@@ -75,22 +75,10 @@ pub(crate) fn version_of(known: &Known, name: &ImageName, root: Digest) -> Optio
 pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     let beyond = beyond_keep(desired, known);
     let cloned = known.desktops.values().map(|desktop| desktop.spec.image);
-    let ordered = known.orders.values().filter_map(|order| match &order.task {
-        Task::Create { spec, .. }
-        | Task::Restore { spec, .. }
-        | Task::Redefine { spec }
-        | Task::Receive { spec }
-        | Task::Enter { spec } => Some(spec.image),
-        Task::Start { .. }
-        | Task::Send { .. }
-        | Task::Stay { .. }
-        | Task::Stop { .. }
-        | Task::Restart { .. }
-        | Task::Remove { .. }
-        | Task::VerifyImage { .. }
-        | Task::DropImage { .. }
-        | Task::CopyImage { .. } => None,
-    });
+    let ordered = known
+        .orders
+        .values()
+        .filter_map(|order| order.task.clones());
     let mut needed: BTreeSet<Digest> = cloned.chain(ordered).collect();
     // The same bytes may have several names: all of them must be beyond.
     for (name, versions) in &known.images {
@@ -101,7 +89,7 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
         let Some(look) = &server.look else { continue };
         for (root, state) in &look.images {
             // What is on its way is named once it is here.
-            if *state == CopyState::Copying || needed.contains(root) {
+            if *state == CopyState::Copying || needed.contains(root) || look.needs_image(*root) {
                 continue;
             }
             let name = beyond.iter().find(|(_, beyond)| beyond == root);
@@ -153,7 +141,7 @@ pub(crate) fn beyond_keep<'a>(
     beyond
 }
 
-fn drop_copy(
+pub(crate) fn drop_copy(
     known: &Known,
     server: ServerId,
     root: Digest,

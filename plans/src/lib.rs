@@ -25,6 +25,7 @@ pub mod replicas;
 mod review;
 mod servers;
 mod specs;
+mod surplus;
 pub mod text;
 pub mod windows;
 
@@ -75,6 +76,7 @@ pub fn plan(desired: &Desired, known: &Known, now: Timestamp) -> Plan {
     replicas::survey(desired, known, &mut draft);
     pool::quarantine(known, &mut draft);
     images::collect(desired, known, &mut draft);
+    surplus::collect(desired, known, &mut draft);
     servers::farewell(known, &mut draft);
     review::survey(&mut draft);
     draft.drift_waits();

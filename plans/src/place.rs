@@ -73,6 +73,11 @@ impl<'a> Ledger<'a> {
                 | Task::CopyImage { .. } => None,
             })
             .collect();
+        for order in known.orders.values() {
+            if let Task::DropImage { root } = order.task {
+                ledger.drops(order.server, root);
+            }
+        }
         for (id, desktop) in &known.desktops {
             // On its way it takes room at both ends.
             if let Phase::Migrating { from, to, spec, .. } = &desktop.phase {
@@ -104,6 +109,13 @@ impl<'a> Ledger<'a> {
     fn host_mut(&mut self, server: ServerId) -> Option<&mut Host<'a>> {
         let place = self.hosts.binary_search_by_key(&server, |host| host.id);
         self.hosts.get_mut(place.ok()?)
+    }
+
+    /// A server's copy of an image goes: no desktop is put there that would need it.
+    pub(crate) fn drops(&mut self, server: ServerId, root: Digest) {
+        if let Some(host) = self.host_mut(server) {
+            host.dropping.insert(root);
+        }
     }
 
     /// Counts a desktop that this plan places.

@@ -312,6 +312,11 @@ pub enum Reason {
     PendingHardware,
     /// Nothing needs it any more.
     Unused,
+    /// More servers have the image than its block says.
+    Surplus {
+        /// On how many it is to be.
+        copies: u32,
+    },
     /// No version in the catalogue is made of that image file.
     Unnamed {
         /// The file.

@@ -87,6 +87,15 @@ pub fn copied(chance: &mut Chance, most: u32) -> Desired {
     desired
 }
 
+/// With every image on every server that could use it: fewer need not be enough for every pool.
+#[must_use]
+pub fn everywhere(mut desired: Desired) -> Desired {
+    for image in desired.images.values_mut() {
+        image.copies = Copies::All;
+    }
+    desired
+}
+
 /// `before` with one thing changed, as an admin would.
 #[must_use]
 pub fn edited(chance: &mut Chance, before: &Desired, most: u32) -> Desired {
@@ -134,11 +143,16 @@ fn number(chance: &mut Chance, low: u32, high: u32) -> u32 {
 
 fn random_image(chance: &mut Chance) -> Image {
     let agent = chance.per_mille(700);
+    let few = chance.per_mille(400);
     Image {
         origin: Origin::Version(name(chance.pick(&VERSIONS).unwrap_or(&"1"))),
         digest: None,
         os: Os::Linux,
-        copies: Copies::All,
+        copies: if few {
+            Copies::Count(number(chance, 1, 3))
+        } else {
+            Copies::All
+        },
         keep: 1,
         agent,
         ready_after: (!agent).then(|| Span::seconds(chance.between(1, 60))),

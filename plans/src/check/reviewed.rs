@@ -43,6 +43,7 @@ pub(super) fn approved(
             | Reason::Power { .. }
             | Reason::Rebalance { .. }
             | Reason::Unused
+            | Reason::Surplus { .. }
             | Reason::Unnamed { .. } => false,
         };
         let mut reviewed = known.runs.values().flat_map(|run| &run.reviewed);

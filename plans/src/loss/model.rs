@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_schema::Known;
 use coppice_schema::desired::Desired;
 use coppice_schema::ids::{DesktopId, PoolName};
-use coppice_schema::known::{KnownDesktop, Phase, ServerState};
+use coppice_schema::known::{KnownDesktop, Phase, ServerState, Task};
 
 use super::play::{place_all, scarce};
 use super::{Scarce, Shortfall};
@@ -74,6 +74,13 @@ impl Model {
         coming: Option<&Awaited>,
     ) -> Result<Self, Shortfall> {
         let mut ledger = Ledger::new(desired, known);
+        for action in actions {
+            if let (Some(server), Some(Task::DropImage { root })) =
+                (action.server, action.step.as_ref().map(|step| &step.task))
+            {
+                ledger.drops(server, *root);
+            }
+        }
         let forms = crate::pool::kept_forms(desired, known);
         let kept = forms
             .iter()

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use coppice_schema::Known;
 use coppice_schema::desired::{Display, Firmware, ServerRule};
 use coppice_schema::ids::ServerId;
 use coppice_schema::known::{CopyState, DiskLevel, Feature, Hardware, KnownServer, ServerState};
 use coppice_schema::units::Size;
+use coppice_schema::{Digest, Known};
 
 use super::{Need, growth};
 use crate::placement::{Lack, Shares};
@@ -112,6 +112,8 @@ pub(crate) struct Host<'a> {
     pub(crate) desktops: u32,
     pub(super) power_ons: u32,
     power_ons_max: u32,
+    /// Images that it was told to drop.
+    pub(super) dropping: BTreeSet<Digest>,
 }
 
 impl<'a> Host<'a> {
@@ -134,6 +136,7 @@ impl<'a> Host<'a> {
             people: 0,
             desktops: 0,
             power_ons: 0,
+            dropping: BTreeSet::new(),
             power_ons_max: cpus
                 .saturating_mul(POWER_ONS_PER_CPU)
                 .max(POWER_ONS_PER_CPU),
@@ -179,11 +182,11 @@ impl<'a> Host<'a> {
             .or_else(|| (!self.holds(need)).then_some(Lack::Image))
     }
 
-    /// Whether it has a verified copy of the image.
+    /// Whether it has a verified copy of the image, and keeps it.
     pub(crate) fn holds(&self, need: &Need<'_>) -> bool {
         let look = self.server.look.as_ref();
         let copy = look.and_then(|look| look.images.get(&need.image));
-        copy == Some(&CopyState::Verified)
+        copy == Some(&CopyState::Verified) && !self.dropping.contains(&need.image)
     }
 
     /// What keeps such desktops from it however few it carries.

@@ -62,6 +62,10 @@ pub(crate) fn what(group: &Group) -> String {
     if matches!(group.reason, Reason::Unnamed { .. }) {
         return format!("{verb} an image file");
     }
+    if matches!(group.reason, Reason::Surplus { .. }) {
+        let copies = if group.count == 1 { "copy" } else { "copies" };
+        return format!("{verb} {} {copies}", group.count);
+    }
     if !group
         .objects
         .iter()
@@ -141,6 +145,7 @@ pub fn reason(reason: &Reason) -> String {
         Reason::Rebalance { from, to } => format!("the load is levelled: {from} -> {to}"),
         Reason::PendingHardware => "new hardware waits for a boot".to_owned(),
         Reason::Unused => "no longer needed".to_owned(),
+        Reason::Surplus { copies } => format!("copies = {copies}"),
         Reason::Unnamed { image } => format!("no version is made of {}", image.short()),
     }
 }

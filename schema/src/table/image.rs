@@ -31,7 +31,8 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "copies",
         Kind::Copies,
-        "How many servers hold a verified copy: all that could run a desktop of it, or a number.",
+        "How many servers hold a verified copy: all that could run a desktop of it, or a number. More than that are dropped \
+         where no desktop needs them.",
     )
     .default(Default::Text("all")),
     live(

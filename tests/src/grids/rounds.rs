@@ -160,7 +160,8 @@ fn agreed(state: &mut State, entries: Vec<Entry>) {
 
 /// `desired` without what waits for a time of day, since hours of raft are many messages; and without what ties a pool to
 /// one server, since any may go.
-fn timeless(mut desired: Desired) -> Desired {
+fn timeless(desired: Desired) -> Desired {
+    let mut desired = configs::everywhere(desired);
     desired.windows.clear();
     desired.servers.clear();
     for pool in desired.pools.values_mut() {

@@ -58,6 +58,8 @@ impl Storm {
             }
         }
         self.judge.others_acted(&self.world);
+        let committed = self.world.log.state().committed.clone();
+        self.commit(&configs::everywhere(committed.as_ref().clone()))?;
         self.resume();
         self.settle()?;
         // A guest that fell silent just before is found out only when it missed several questions.
@@ -156,6 +158,9 @@ impl Storm {
     fn regrow_by_hand(&mut self, plan: Option<&Plan>) {
         let found = plan.map(|plan| plan.findings.as_slice());
         for finding in found.unwrap_or_default() {
+            if let FindingKind::Stray { member } = &finding.kind {
+                self.removed_by_hand(member);
+            }
             let (Address::Desktop(id), FindingKind::Broken { .. }) =
                 (&finding.object, &finding.kind)
             else {
@@ -172,6 +177,25 @@ impl Storm {
                     author: "test".to_owned(),
                 });
             }
+        }
+    }
+
+    /// What the grid does not know any more goes as its finding says.
+    fn removed_by_hand(&mut self, stray: &str) {
+        self.note(format!("{stray} is removed by hand"));
+        let state = self.world.log.state();
+        for machine in &self.world.machines {
+            let known = state.servers.get(&ServerId(machine.raft_id));
+            let look = known.and_then(|known| known.look.as_ref());
+            let mut members = look.into_iter().flat_map(|look| &look.members);
+            let Some((member, seen)) = members.find(|(member, _)| member.to_string() == stray)
+            else {
+                continue;
+            };
+            if let Some(domain) = &seen.domain {
+                machine.sim.undefine_by_hand(domain.uuid);
+            }
+            machine.sim.delete_overlay(member);
         }
     }
 

@@ -9,7 +9,7 @@ use coppice_schema::ids::{Address, ImageName, ServerId, VersionName};
 use coppice_schema::known::{CopyState, ImageVersion, Order, Task};
 
 use super::{generation, member};
-use crate::entry::{Outcome, Refusal};
+use crate::entry::{NewOrder, Outcome, Refusal};
 use crate::state::{Happening, State};
 
 pub(super) fn imported(
@@ -138,6 +138,24 @@ pub(super) fn nameless(state: &State, root: Digest, base: &Base) -> Result<(), R
         }),
         None => Ok(()),
     }
+}
+
+/// Who needs the copy that `order` would drop, or drops the one that it needs: what was decided before that was agreed on
+/// is decided anew.
+pub(super) fn user(state: &State, order: &NewOrder) -> Option<(Digest, String)> {
+    let on = order.server;
+    let open = || state.orders.values().filter(|order| order.server == on);
+    if let Task::DropImage { root } = order.task {
+        let mut desktops = state.desktops.iter();
+        let clone = desktops.find(|(_, it)| it.server == on && it.spec.image == root);
+        let by = clone.map(|(id, _)| format!("desktop {id}"));
+        let coming = || open().find(|order| order.task.clones() == Some(root));
+        let by = by.or_else(|| coming().map(|order| order.task.describe()));
+        return Some((root, by?));
+    }
+    let root = order.task.clones()?;
+    let drops = open().any(|order| order.task == Task::DropImage { root });
+    drops.then(|| (root, "the order to drop it".to_owned()))
 }
 
 /// A server dropped its copy: a version of which no other server has one is forgotten.

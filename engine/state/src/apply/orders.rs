@@ -84,6 +84,10 @@ fn acceptable(state: &State, order: &NewOrder) -> Result<(), Refusal> {
         let name = &server.name;
         return Err(Refusal::Absent(format!("server {name} that takes part")));
     }
+    if let Some(user) = super::catalogue::user(state, order) {
+        let what = format!("the copy of image {} on {}", user.0.short(), server.name);
+        return Err(Refusal::InUse { what, by: user.1 });
+    }
     let Some(member) = order.task.member() else {
         return Ok(());
     };
