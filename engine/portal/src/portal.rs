@@ -12,7 +12,7 @@ use coppice_state::admission::Admission;
 use coppice_state::agreement::SUSPECT;
 use coppice_state::entry::{Entry, Outcome, Refusal};
 use coppice_state::secret::{Keyring, Vault};
-use coppice_state::{Agreement, AgreementError, Leadership, Standing, State};
+use coppice_state::{Agreement, AgreementError, Leadership, Part, Standing, State};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
@@ -181,6 +181,11 @@ impl Seen {
     pub(crate) fn silent(&self, raft_id: u64) -> Option<Span> {
         let heard = self.standing.parts.get(&raft_id)?.heard;
         heard.filter(|ago| *ago > SUSPECT)
+    }
+
+    /// Whether whoever leads heard the server with that raft id a moment ago.
+    pub(crate) fn hears(&self, raft_id: u64) -> bool {
+        self.standing.parts.get(&raft_id).is_some_and(Part::there)
     }
 
     /// A server's part in what the grid agrees on.

@@ -137,6 +137,50 @@ fn a_witness_joins_with_a_token_of_its_own_and_gets_no_key() {
     assert!(place.read("w/coppice.toml").contains("\nwitness = true"));
 }
 
+/// An address on which nobody listens now.
+fn free() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_witness_is_well_while_it_is_heard_and_again_after_it_was_lost() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    for (role, data, witness) in [("server", "h2", None), ("witness", "w", Some("--witness"))] {
+        let listen = free();
+        let more: Vec<&str> = ["--name", data, "--listen", &listen]
+            .into_iter()
+            .chain(witness)
+            .collect();
+        let token = token(&served, role);
+        join(&place, &address(&served), &token, data, &more).code(0);
+    }
+    let _second = Served::start_in(&place, "h2");
+    let witness = Served::start_in(&place, "w");
+    let votes = || {
+        let servers = served.run(&["server", "list"]).code(0).out;
+        servers
+            .lines()
+            .any(|l| l.starts_with("w ") && l.contains("votes"))
+    };
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !votes() {
+        assert!(std::time::Instant::now() < patience);
+    }
+    served.until(&["doctor"], 0).says("w: heard, it only votes");
+    let shown = served.run(&["status"]).code(0).says("none, a witness");
+    assert!(!shown.out.contains("not seen"), "{shown:?}");
+    assert_eq!(witness.stop(), 0);
+    served.until_says(&["server", "list"], "lost");
+    served.run(&["doctor"]).code(1).says("w is not heard");
+    let _witness = Served::start_in(&place, "w");
+    served.until(&["doctor"], 0).says("w: heard, it only votes");
+    let shown = served.run(&["server", "list"]).code(0);
+    assert!(!shown.out.contains("lost"), "{shown:?}");
+}
+
 #[test]
 fn a_token_that_opens_nothing_is_told_with_what_to_do() {
     let place = Place::new();

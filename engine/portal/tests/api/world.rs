@@ -234,6 +234,8 @@ pub(crate) struct Grid {
     pub(crate) degraded: Mutex<Option<Timestamp>>,
     /// Servers that were met and are of another life of the grid.
     pub(crate) apart: Mutex<BTreeMap<ServerId, Epoch>>,
+    /// Who takes part in the log.
+    pub(crate) standing: Mutex<Standing>,
 }
 
 impl Grid {
@@ -245,6 +247,7 @@ impl Grid {
             alone: AtomicBool::new(false),
             degraded: Mutex::default(),
             apart: Mutex::default(),
+            standing: Mutex::default(),
         };
         let token = |scope| {
             let (id, (_, hash)) = minted(scope);
@@ -384,7 +387,7 @@ impl Agreement for Grid {
     }
 
     fn standing(&self) -> Standing {
-        Standing::default()
+        self.standing.lock().unwrap().clone()
     }
 }
 
