@@ -1,9 +1,11 @@
 //! Other members: how they are shown, and whether one may be stopped.
 
-use coppice_portal::api::{Explanation, Server, Status};
+use std::sync::Arc;
+
+use coppice_portal::api::{Explanation, Server, Status, UpgradeCheck};
 use coppice_schema::ids::ServerId;
-use coppice_schema::known::ServerState;
-use coppice_schema::units::Span;
+use coppice_schema::known::{MoveStep, Phase, ServerState};
+use coppice_schema::units::{Span, Timestamp};
 use coppice_state::Part;
 use coppice_state::agreement::THERE;
 use coppice_state::join::Role;
@@ -68,4 +70,37 @@ async fn a_witness_that_is_heard_is_all_that_a_witness_can_be() {
     let servers: Vec<Server> = world.get(Scope::Viewer, "/servers").await;
     let other = servers.iter().find(|s| s.status.name.as_str() == "b");
     assert!(!other.unwrap().status.current);
+}
+
+#[tokio::test]
+async fn no_server_is_stopped_while_a_desktop_is_on_its_way_from_or_to_it() {
+    let world = World::new();
+    for (name, raft_id) in [("b", 2), ("c", 3)] {
+        add(&world, name, raft_id, Role::Server);
+    }
+    for raft_id in 1..=3 {
+        hear(&world, raft_id, Some(Span(10)));
+    }
+    let check = async || -> UpgradeCheck { world.get(Scope::Viewer, "/upgrade").await };
+    assert!(check().await.safe);
+
+    let desktop = world.grow(1, true);
+    let from = world.grid.server();
+    world.grid.edit(|state| {
+        let known = Arc::make_mut(&mut state.desktops);
+        let known = known.get_mut(&desktop).unwrap();
+        known.phase = Phase::Migrating {
+            since: Timestamp(0),
+            from,
+            to: ServerId(1_002),
+            spec: Box::new(known.spec.clone()),
+            step: MoveStep::Copying,
+        };
+    });
+    let moving = check().await;
+    assert!(!moving.safe);
+    let holds: Vec<bool> = moving.servers.iter().map(|s| s.holds.is_some()).collect();
+    assert_eq!(holds, [true, true, false], "{moving:?}");
+    let why = moving.servers[0].holds.as_deref().unwrap();
+    assert!(why.contains("being moved"), "{why}");
 }
