@@ -202,6 +202,13 @@ fn a_token_that_opens_nothing_is_told_with_what_to_do() {
     let admin = place.read("g/admin.token");
     refused(admin.trim(), 64, "token for the grid's API");
     refused("what?", 64, "does not begin with");
+    join(&place, &to, "what?", "w", &["--witness"])
+        .code(64)
+        .says("coppice token create --role witness");
+    place
+        .run(&["server", "rejoin", "--help"])
+        .code(0)
+        .says("for a witness of `--role witness`");
     let brief = served.run(&["token", "create", "--role", "server", "--ttl", "1s"]);
     let brief = brief.code(0).out;
     served.until_says(&["token", "list"], "expired");
