@@ -16,6 +16,7 @@ use coppice_state::{Agreement, AgreementError, Leadership, Part, Standing, State
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
+use coppice_world::peers::Peers;
 
 use crate::api::{Code, LogPart, LogRole, Problem};
 use crate::auth::Failures;
@@ -38,6 +39,8 @@ pub struct App {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// This server's disks: for imports, and to say where overlays are.
     pub disks: Arc<dyn Disks>,
+    /// The other servers: for consoles and screenshots of desktops that are there.
+    pub peers: Arc<dyn Peers>,
     /// This server.
     pub server: ServerId,
     /// A directory of ours alone, for image files on their way in; made when it is first needed.
@@ -51,6 +54,8 @@ pub struct App {
 pub(crate) struct Portal {
     pub(crate) app: Arc<App>,
     pub(crate) failures: Arc<Failures>,
+    /// Requests come from other servers, and are not passed on once more.
+    pub(crate) passed_on: bool,
     /// Uploads that a request is working on.
     busy: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -79,6 +84,7 @@ impl Portal {
         Self {
             app: Arc::new(app),
             failures: Arc::new(Failures::new()),
+            passed_on: false,
             busy: Arc::default(),
         }
     }

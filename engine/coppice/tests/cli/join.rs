@@ -1,6 +1,6 @@
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 
-use crate::place::{Place, Ran, Served, mode, ran};
+use crate::place::{Place, Ran, Served, lab, mode, ran, read_until};
 
 /// A line by which a machine may join.
 fn token(served: &Served<'_>, role: &str) -> String {
@@ -179,6 +179,56 @@ fn a_witness_is_well_while_it_is_heard_and_again_after_it_was_lost() {
     served.until(&["doctor"], 0).says("w: heard, it only votes");
     let shown = served.run(&["server", "list"]).code(0);
     assert!(!shown.out.contains("lost"), "{shown:?}");
+}
+
+#[test]
+fn any_server_shows_the_screen_of_a_desktop_that_is_on_another() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    let token = token(&served, "server");
+    let listen = free();
+    let more = [
+        "--name",
+        "host-2",
+        "--listen",
+        &listen,
+        "--hypervisor",
+        "sim://?boot=1ms",
+    ];
+    join(&place, &address(&served), &token, "h2", &more).code(0);
+    let _second = Served::start_in(&place, "h2");
+    served.run(&["server", "cordon", "host-1"]).code(0);
+    place.write(
+        "c/a.hcl",
+        &lab(1).replace(
+            "os      = \"linux\"",
+            "os      = \"linux\"\n  copies  = \"all\"",
+        ),
+    );
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served.until_says(&["desktop", "list"], "host-2");
+    served.until_says(&["desktop", "list"], "available");
+
+    let taken = served.run(&["desktop", "screenshot", "lab-001"]).code(0);
+    taken.says("lab-001.png");
+    let picture = std::fs::read(place.path("lab-001.png")).unwrap();
+    assert_eq!(&picture[..8], b"\x89PNG\r\n\x1a\n");
+
+    let mut console = served
+        .command(&["desktop", "console", "lab-001", "--port", "0"])
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(console.stdout.take().unwrap());
+    let line = read_until(&mut out, "viewer");
+    let port = line.split_whitespace();
+    let port = port.filter_map(|word| word.strip_prefix("127.0.0.1:"));
+    let port = port.map(|word| word.trim_end_matches(';')).next().unwrap();
+    let mut viewer = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    viewer.write_all(b"RFB 003.008\n").unwrap();
+    viewer.read_exact(&mut [0; 1]).unwrap();
+    drop(viewer);
+    crate::place::signal(&console, rustix::process::Signal::INT);
+    assert_eq!(console.wait().unwrap().code(), Some(130));
 }
 
 #[test]
