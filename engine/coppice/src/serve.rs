@@ -123,12 +123,14 @@ impl Running {
                     admission: Arc::new(shown.gate),
                     hypervisor: Arc::clone(&world.hypervisor),
                     disks: Arc::clone(&world.disks),
+                    peers: grid.peers(),
                     server,
                     uploads: layout.uploads(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 };
                 world.disks.meet(grid.peers());
                 grid.serve(Purpose::Images, Arc::clone(&world.images));
+                grid.serve(Purpose::Consoles, coppice_portal::passed_on(app.clone()));
                 let scrub = scrub::run(Arc::clone(&world.disks), Arc::clone(&clock));
                 rounds.push(("reading images at rest", tokio::spawn(scrub)));
                 held = Some(renew(config, &world, &grid, &clock));

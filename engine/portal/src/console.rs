@@ -1,7 +1,7 @@
 //! A desktop's screen through a WebSocket.
 
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{FromRequestParts, Request};
 use axum::response::Response;
 use coppice_schema::desired::Display;
 use coppice_schema::ids::DesktopId;
@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Code, DisplayChoice, Problem};
 use crate::auth::Who;
-use crate::desktops;
 use crate::params::{Asked, Named};
+use crate::passing::{self, Place};
 use crate::portal::Portal;
 
 /// Bytes read from a display at once.
@@ -34,7 +34,8 @@ pub(crate) struct Which {
 }
 
 /// The stream of its display, as binary messages in both directions, unaltered. Text messages are refused. It ends
-/// when the display ends, or when the token stops counting.
+/// when the display ends, or when the token stops counting. Any server answers: one that has not the desktop passes the
+/// bytes on to the one that has.
 #[utoipa::path(get, path = "/api/v1/desktops/{id}/console",
     params(("id" = String, Path), ("display" = Option<DisplayChoice>, Query)), responses(
     (status = 101), (status = 404, body = Problem), (status = 409, body = Problem), (status = 421, body = Problem)))]
@@ -43,9 +44,14 @@ pub(crate) async fn console(
     who: Who,
     Named(id): Named<DesktopId>,
     Asked(which): Asked<Which>,
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request,
 ) -> Result<Response, Box<Problem>> {
-    let desktop = desktops::here(&portal, &id).await?;
+    let desktop = match passing::place(&portal, &id).await? {
+        Place::Here(desktop) => desktop,
+        Place::There(there) => return there.answer(&portal, request).await,
+    };
+    let (mut parts, _) = request.into_parts();
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &portal).await;
     let upgrade = upgrade.map_err(|error| {
         Problem::new(
             Code::Request,

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::api::{Code, Desktop, DesktopCopy, DesktopState, GateProblem, Problem};
 use crate::auth::Who;
 use crate::params::{Asked, Named};
+use crate::passing::{self, Place};
 use crate::portal::{Portal, Seen};
 
 /// All desktops.
@@ -166,7 +167,7 @@ fn unapproved(reason: String, help: String) -> Box<Problem> {
     })
 }
 
-/// A picture of its screen.
+/// A picture of its screen. Any server answers: one that has not the desktop asks the one that has.
 #[utoipa::path(get, path = "/api/v1/desktops/{id}/screenshot", params(("id" = String, Path)), responses(
     (status = 200, content_type = "image/png", body = Vec<u8>), (status = 404, body = Problem),
     (status = 421, body = Problem)))]
@@ -174,30 +175,15 @@ pub(crate) async fn screenshot(
     portal: Portal,
     who: Who,
     Named(id): Named<DesktopId>,
+    request: axum::extract::Request,
 ) -> Result<Response, Box<Problem>> {
-    let desktop = here(&portal, &id).await?;
+    let desktop = match passing::place(&portal, &id).await? {
+        Place::Here(desktop) => desktop,
+        Place::There(there) => return there.answer(&portal, request).await,
+    };
     tracing::info!(author = %who.author(), desktop = %id, "a screen was looked at");
     let picture = portal.app.hypervisor.screenshot(desktop.spec.uuid).await?;
     Ok(([(header::CONTENT_TYPE, "image/png")], picture).into_response())
-}
-
-/// A desktop that this server itself holds.
-pub(crate) async fn here(portal: &Portal, id: &DesktopId) -> Result<KnownDesktop, Box<Problem>> {
-    let seen = portal.look().await;
-    let desktop = find(&seen.state, id)?;
-    if desktop.server != portal.app.server {
-        let server = seen.state.servers.get(&desktop.server);
-        let place = server.map(|server| format!("{} ({})", server.name, server.api));
-        return Err(Problem::new(
-            Code::Elsewhere,
-            format!(
-                "desktop {id} is on server {}",
-                place.unwrap_or_else(|| desktop.server.to_string())
-            ),
-            "ask that server, with --server",
-        ));
-    }
-    Ok(desktop.clone())
 }
 
 pub(crate) fn find<'a>(state: &'a State, id: &DesktopId) -> Result<&'a KnownDesktop, Box<Problem>> {

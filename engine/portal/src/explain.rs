@@ -10,6 +10,7 @@ use coppice_schema::ids::{Address, DesktopId};
 use coppice_schema::known::{KnownDesktop, Order, Phase, Task};
 use coppice_schema::units::{Span, Timestamp};
 use coppice_state::State;
+use coppice_state::join::Role;
 
 use crate::api::{Explanation, OpenOrder, Problem};
 use crate::params::Named;
@@ -256,6 +257,9 @@ fn server(seen: &Seen, plan: &Plan, address: &Address) -> Vec<String> {
     }
     let current = plan.looked.get(&id).is_some_and(|looked| looked.current);
     lines.push(match &server.look {
+        None if server.role == Role::Witness => {
+            "it is a witness: it votes, runs no desktops, and is never looked at".to_owned()
+        }
         None => "it has not yet said what it sees".to_owned(),
         Some(look) if current => {
             format!(

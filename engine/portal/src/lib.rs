@@ -24,6 +24,7 @@ mod imports;
 mod join;
 mod openapi;
 mod params;
+mod passing;
 mod pauses;
 mod plans;
 mod portal;
@@ -42,6 +43,7 @@ mod upgrade;
 mod uploads;
 
 pub use auth::{mint, parse_token};
+pub use passing::passed_on;
 pub use portal::App;
 pub use routes::{Access, access, router, witness};
 pub use serve::{Beside, Limits, keep_alive, serve};

@@ -12,10 +12,11 @@ use coppice_state::admission::Admission;
 use coppice_state::agreement::SUSPECT;
 use coppice_state::entry::{Entry, Outcome, Refusal};
 use coppice_state::secret::{Keyring, Vault};
-use coppice_state::{Agreement, AgreementError, Leadership, Standing, State};
+use coppice_state::{Agreement, AgreementError, Leadership, Part, Standing, State};
 use coppice_world::clock::Clock;
 use coppice_world::disks::Disks;
 use coppice_world::hypervisor::Hypervisor;
+use coppice_world::peers::Peers;
 
 use crate::api::{Code, LogPart, LogRole, Problem};
 use crate::auth::Failures;
@@ -38,6 +39,8 @@ pub struct App {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// This server's disks: for imports, and to say where overlays are.
     pub disks: Arc<dyn Disks>,
+    /// The other servers: for consoles and screenshots of desktops that are there.
+    pub peers: Arc<dyn Peers>,
     /// This server.
     pub server: ServerId,
     /// A directory of ours alone, for image files on their way in; made when it is first needed.
@@ -51,6 +54,8 @@ pub struct App {
 pub(crate) struct Portal {
     pub(crate) app: Arc<App>,
     pub(crate) failures: Arc<Failures>,
+    /// Requests come from other servers, and are not passed on once more.
+    pub(crate) passed_on: bool,
     /// Uploads that a request is working on.
     busy: Arc<Mutex<BTreeSet<String>>>,
 }
@@ -79,6 +84,7 @@ impl Portal {
         Self {
             app: Arc::new(app),
             failures: Arc::new(Failures::new()),
+            passed_on: false,
             busy: Arc::default(),
         }
     }
@@ -181,6 +187,11 @@ impl Seen {
     pub(crate) fn silent(&self, raft_id: u64) -> Option<Span> {
         let heard = self.standing.parts.get(&raft_id)?.heard;
         heard.filter(|ago| *ago > SUSPECT)
+    }
+
+    /// Whether whoever leads heard the server with that raft id a moment ago.
+    pub(crate) fn hears(&self, raft_id: u64) -> bool {
+        self.standing.parts.get(&raft_id).is_some_and(Part::there)
     }
 
     /// A server's part in what the grid agrees on.

@@ -21,6 +21,9 @@ use crate::{
     uploads,
 };
 
+/// What only the server has that a desktop is on.
+const SCREENS: [&str; 2] = ["/desktops/{id}/screenshot", "/desktops/{id}/console"];
+
 /// How long an answer may take to begin.
 const ANSWER_WITHIN: Span = Span::seconds(120);
 
@@ -71,16 +74,8 @@ fn table() -> Vec<Route> {
             Scope::Operator,
             delete(desktops::discard),
         ),
-        read(
-            "/desktops/{id}/screenshot",
-            Scope::Helpdesk,
-            get(desktops::screenshot),
-        ),
-        read(
-            "/desktops/{id}/console",
-            Scope::Helpdesk,
-            get(console::console),
-        ),
+        read(SCREENS[0], Scope::Helpdesk, get(desktops::screenshot)),
+        read(SCREENS[1], Scope::Helpdesk, get(console::console)),
         read("/rebalance", Scope::Viewer, get(rebalance::look)),
         write("/rebalance", Scope::Operator, post(rebalance::apply)),
         read("/servers", Scope::Viewer, get(servers::list)),
@@ -189,7 +184,19 @@ pub fn access() -> Vec<(Method, String, Access)> {
 
 /// The whole API.
 pub fn router(app: App) -> Router {
-    let portal = Portal::new(app);
+    routed(Portal::new(app), table())
+}
+
+/// What is only where its desktop is: requests for it come from other servers too.
+pub(crate) fn screens(app: App) -> Router {
+    let mut portal = Portal::new(app);
+    portal.passed_on = true;
+    let mut table = table();
+    table.retain(|route| SCREENS.contains(&route.path));
+    routed(portal, table)
+}
+
+fn routed(portal: Portal, table: Vec<Route>) -> Router {
     let mut router = Router::new();
     for Route {
         path,
@@ -197,7 +204,7 @@ pub fn router(app: App) -> Router {
         handler,
         slow,
         ..
-    } in table()
+    } in table
     {
         let handler = if slow {
             handler

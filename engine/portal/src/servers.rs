@@ -5,6 +5,7 @@ use coppice_schema::ids::{ServerId, ServerName};
 use coppice_schema::known::{Health, ServerState};
 use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
+use coppice_state::join::Role;
 use coppice_state::state;
 use serde::Deserialize;
 
@@ -266,10 +267,14 @@ pub(crate) fn short(seen: &Seen, server: &state::Server) -> ServerStatus {
         silent,
         role: server.role,
         log: seen.log_part(server.raft_id),
-        current: look.is_some()
-            && away.is_none()
-            && seen.confirmed(server.confirmed_term)
-            && server.state != ServerState::Lost,
+        current: server.state != ServerState::Lost
+            && match server.role {
+                // There is nothing to be seen on one: that it is heard is all.
+                Role::Witness => seen.hears(server.raft_id),
+                Role::Server => {
+                    look.is_some() && away.is_none() && seen.confirmed(server.confirmed_term)
+                }
+            },
         hypervisor: server.capacity.hypervisor.clone(),
         hypervisor_away: away,
         cpus: server.capacity.cpus,

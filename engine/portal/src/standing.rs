@@ -41,7 +41,7 @@ pub(crate) fn findings(portal: &Portal, state: &State) -> Vec<Finding> {
         let Some(server) = state.servers.get(&id) else {
             continue;
         };
-        let (name, number) = (&server.name, epoch.number);
+        let (name, role, number) = (&server.name, server.role, epoch.number);
         let (kind, severity, remedy) = match state.kin(epoch) {
             Kin::Same => continue,
             Kin::Older => (
@@ -49,7 +49,7 @@ pub(crate) fn findings(portal: &Portal, state: &State) -> Vec<Finding> {
                 Severity::Warning,
                 format!(
                     "on that server, with `coppice serve` stopped: coppice server rejoin ADDRESS TOKEN; \
-                     the token is from here: coppice token create --role server (it keeps the name {name})"
+                     the token is from here: coppice token create --role {role} (it keeps the name {name})"
                 ),
             ),
             Kin::Newer => (

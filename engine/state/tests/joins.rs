@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use coppice_schema::Digest;
 use coppice_schema::ids::Epoch;
-use coppice_schema::known::ServerState;
+use coppice_schema::known::{Capacity, ServerState};
 use coppice_schema::units::Span;
 use coppice_state::entry::{NewServer, Origin, Recovery};
 use coppice_state::join::{JoinRefusal, JoinToken, Joiner, Role, raft_id};
@@ -300,4 +300,41 @@ fn a_place_is_taken_again_by_whoever_says_so_or_when_the_grid_went_on_without_it
     make(&mut grid, "w", Role::Server);
     let namesake = join(&mut grid, joiner("w", 4, "s2"));
     assert!(matches!(refused(namesake), JoinRefusal::NameTaken(_)));
+}
+
+#[test]
+fn a_witness_that_was_lost_is_back_when_it_says_so_and_a_server_is_not() {
+    let mut grid = Grid::founded();
+    for (token, key, name, role) in [("t", 1, "s2", Role::Server), ("u", 2, "w", Role::Witness)] {
+        make(&mut grid, token, role);
+        let member = Joiner {
+            role,
+            ..joiner(token, key, name)
+        };
+        assert_eq!(join(&mut grid, member), Outcome::Done);
+        let (server, _) = grid.state.server_named(&name.parse().unwrap()).unwrap();
+        let describe = Entry::ServerDescribed {
+            server,
+            labels: BTreeSet::new(),
+            capacity: Capacity::default(),
+            api: format!("{name}:7443"),
+            feature_level: FEATURE_LEVEL,
+        };
+        grid.propose(describe.clone());
+        let lost = Entry::ServerLost {
+            server,
+            silent: Span::seconds(5),
+            read: grid.state.index,
+        };
+        assert_eq!(grid.propose(lost), Outcome::Done);
+        assert_eq!(grid.state.servers[&server].state, ServerState::Lost);
+        assert_eq!(grid.propose(describe), Outcome::Done);
+        let known = &grid.state.servers[&server];
+        // A server has to say what it holds first.
+        let (now, before) = match role {
+            Role::Server => (ServerState::Lost, Some(ServerState::Ready)),
+            Role::Witness => (ServerState::Ready, None),
+        };
+        assert_eq!((known.state, known.before), (now, before), "{role}");
+    }
 }

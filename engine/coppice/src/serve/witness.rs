@@ -15,14 +15,15 @@ use futures::StreamExt;
 /// After a failure it is tried again that soon.
 const AGAIN: Span = Span::seconds(2);
 
-/// Tells the grid where this witness answers and what it can apply, whenever the grid knows otherwise. Never ends.
+/// Tells the grid where this witness answers and what it can apply, whenever the grid knows otherwise, or takes it for
+/// lost: nothing else says that it is back. Never ends.
 pub(super) async fn describe(grid: Arc<Grid>, me: ServerId, api: String, clock: Arc<dyn Clock>) {
     let mut watch = grid.watch();
     loop {
         let state = grid.local();
         let told = state.servers.get(&me).is_none_or(|known| {
             let same = known.api == api && known.feature_level == FEATURE_LEVEL;
-            same && known.state != ServerState::Joining
+            same && !matches!(known.state, ServerState::Joining | ServerState::Lost)
         });
         if told {
             if watch.next().await.is_none() {

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use coppice_plans::plan::Severity;
 use coppice_plans::text;
-use coppice_portal::api::{HealthReport, Status};
+use coppice_portal::api::{HealthReport, ServerStatus, Status};
 use coppice_schema::known::DiskLevel;
 use coppice_schema::units::{Span, Timestamp};
+use coppice_state::join::Role;
 use serde::Serialize;
 
 use crate::client::{Client, ClientError};
@@ -233,6 +234,10 @@ fn grid(status: &Status, found: &mut Vec<Finding>) {
         }
     });
     for server in &status.servers {
+        if server.role == Role::Witness {
+            found.push(witness(server));
+            continue;
+        }
         let problem = match (&server.hypervisor_away, server.current) {
             (Some(why), _) => Some((
                 format!("{} does not answer: {why}", server.name),
@@ -278,7 +283,23 @@ fn grid(status: &Status, found: &mut Vec<Finding>) {
     }
 }
 
-fn disk(server: &coppice_portal::api::ServerStatus) -> Finding {
+/// One has neither hypervisor nor desktops: that it is heard is all.
+fn witness(server: &ServerStatus) -> Finding {
+    let name = &server.name;
+    if server.current {
+        return ok("witness", format!("{name}: heard, it only votes"));
+    }
+    Finding {
+        check: "witness",
+        verdict: Verdict::Bad,
+        what: format!("{name} is not heard by whoever leads"),
+        advice: vec![format!(
+            "is `coppice serve` running there, and the network between them whole? if it is gone for good: coppice server remove {name}"
+        )],
+    }
+}
+
+fn disk(server: &ServerStatus) -> Finding {
     let name = &server.name;
     let room = "remove versions that nobody uses: coppice image list, coppice image remove; or give it a larger disk";
     let (verdict, what) = match server.disk_level {
@@ -351,6 +372,33 @@ mod tests {
         assert_eq!(late.verdict, Verdict::Warn);
         assert!(late.what.contains("9 d"), "{}", late.what);
         assert!(late.advice[0].contains("coppice serve"));
+    }
+
+    #[test]
+    fn a_witness_is_well_when_it_is_heard_and_has_no_disk_to_look_at() {
+        let judge = |current: bool| {
+            let status = serde_json::json!({
+                "grid": {"name": "g", "id": "00000000000000000000000000000001", "epoch": 1},
+                "revision": 1, "time": 0, "quorum": true, "pools": [], "run": null, "findings": [], "settled": true,
+                "servers": [{
+                    "name": "w", "state": "ready", "role": "witness", "current": current,
+                    "hypervisor": "", "hypervisor_away": null, "cpus": 0, "memory": 0, "disk_level": null,
+                }],
+            });
+            let mut found = Vec::new();
+            grid(&serde_json::from_value(status).unwrap(), &mut found);
+            found
+        };
+        let well = judge(true);
+        assert!(well.iter().all(|f| f.verdict == Verdict::Ok), "{well:?}");
+        assert!(well.iter().all(|f| f.check != "disk"), "{well:?}");
+        let silent = judge(false);
+        let bad: Vec<_> = silent
+            .iter()
+            .filter(|f| f.verdict == Verdict::Bad)
+            .collect();
+        assert_eq!(bad.len(), 1, "{silent:?}");
+        assert!(bad[0].what.contains("w is not heard"), "{bad:?}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Any server of the grid: HOST or HOST:PORT
     #[arg(value_parser = target)]
     pub(crate) address: Target,
-    /// The line that `coppice token create --role server` printed
+    /// The line that `coppice token create --role server` printed; with --witness: `--role witness`
     pub(crate) token: String,
     /// An empty directory, or one that is yet to be made
     #[arg(long, value_name = "DIR", default_value = "/var/lib/coppice")]
@@ -144,7 +144,7 @@ pub(super) async fn enter(
     room(&data)?;
     let introduced = Introduced::at(args.address.clone(), &token, settings.timeout)
         .await
-        .map_err(|e| not_introduced(e, &args.address))?;
+        .map_err(|e| not_introduced(e, &args.address, token.role))?;
     compatible(&introduced)?;
     let enrolment = claim(&data, &layout, &token, kept)?;
     let here = Here::of(&args, introduced.from);
@@ -191,7 +191,10 @@ fn read_token(args: &Args) -> Result<JoinSecret, Failure> {
     let wrong = |why: &NotAJoinToken| {
         Failure::usage("the token cannot be used to join")
             .because(why)
-            .hint("copy the whole line that `coppice token create --role server` printed on a server of the grid")
+            .hint(format!(
+                "copy the whole line that `coppice token create --role {}` printed on a server of the grid",
+                if args.witness { Role::Witness } else { Role::Server }
+            ))
     };
     let token: JoinSecret = args.token.parse().map_err(|e| match e {
         NotAJoinToken::Newer(_) => {
@@ -408,18 +411,18 @@ fn side(mine: Timestamp, theirs: Timestamp) -> &'static str {
     if mine > theirs { "ahead of" } else { "behind" }
 }
 
-fn not_introduced(error: NotIntroduced, target: &Target) -> Failure {
+fn not_introduced(error: NotIntroduced, target: &Target, role: Role) -> Failure {
     match error {
         NotIntroduced::Client(error) => not_joined(error, target),
         NotIntroduced::OtherGrid(_) => Failure::new(format!(
             "the grid at {target} is not the one that made this token; nothing was told to it"
         ))
         .hint("give the address of a server of the grid on which `coppice token create` was run")
-        .hint("or make a token on this one: coppice token create --role server"),
+        .hint(format!("or make a token on this one: coppice token create --role {role}")),
         NotIntroduced::OldToken(_) => Failure::new(format!(
             "the token cannot be used any more: the grid at {target} has another authority by now than when it was made"
         ))
-        .hint("make another, on a server of the grid: coppice token create --role server"),
+        .hint(format!("make another, on a server of the grid: coppice token create --role {role}")),
         NotIntroduced::Ours(failure) => failure,
     }
 }

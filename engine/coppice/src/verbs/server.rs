@@ -9,6 +9,7 @@ use coppice_portal::api::{LogPart, LogRole, Server, ServerStatus, UpgradeCheck};
 use coppice_schema::ids::ServerName;
 use coppice_schema::known::{DiskLevel, ServerState};
 use coppice_state::agreement::{BEHIND, THERE};
+use coppice_state::join::Role;
 use hyper::Method;
 
 use crate::client::{Client, segment};
@@ -199,8 +200,8 @@ fn table(servers: &[Server]) -> Table {
             behind(status),
             heard(status),
             desktops(server),
-            Cell::number(status.cpus),
-            Cell::number(status.memory.rounded()),
+            carries(status, status.cpus),
+            carries(status, status.memory.rounded()),
             disk(status, server.disk.rounded()),
             Cell::number(server.foreign.len()),
             hypervisor(status),
@@ -236,14 +237,18 @@ fn upgrade(check: &UpgradeCheck, colours: Colours) -> String {
     format!("{}\n{rise}{verdict}\n", table.render(colours))
 }
 
-/// A server's part in a word, and whether it was seen.
+/// A server's part in a word, and whether it was seen; a witness, heard.
 pub(crate) fn state(server: &ServerStatus) -> Cell {
     let word = serde_json::to_value(server.state).unwrap_or_default();
     let word = word.as_str().unwrap_or_default();
     // That it is not seen is what these say already.
     let says_it = matches!(server.state, ServerState::Lost | ServerState::Suspect);
     if !server.current && !says_it {
-        return Cell::from(format!("{word}, not seen")).tone(Tone::Warn);
+        let lacks = match server.role {
+            Role::Server => "not seen",
+            Role::Witness => "not heard",
+        };
+        return Cell::from(format!("{word}, {lacks}")).tone(Tone::Warn);
     }
     let tone = match server.state {
         ServerState::Ready => Tone::Good,
@@ -302,18 +307,77 @@ pub(crate) fn heard(server: &ServerStatus) -> Cell {
     }
 }
 
+/// What it has for desktops; a witness runs none.
+pub(crate) fn carries(server: &ServerStatus, what: impl ToString) -> Cell {
+    match server.role {
+        Role::Server => Cell::number(what),
+        Role::Witness => Cell::number("–").tone(Tone::Faint),
+    }
+}
+
 fn disk(server: &ServerStatus, size: String) -> Cell {
     match server.disk_level {
-        None | Some(DiskLevel::Fine) => Cell::number(size),
+        None | Some(DiskLevel::Fine) => carries(server, size),
         Some(DiskLevel::High) => Cell::number(format!("{size}, filling")).tone(Tone::Warn),
         Some(DiskLevel::Critical) => Cell::number(format!("{size}, nearly full")).tone(Tone::Bad),
     }
 }
 
-/// What its hypervisor is, or why it does not answer.
+/// What its hypervisor is, or why it does not answer; a witness has none.
 pub(crate) fn hypervisor(server: &ServerStatus) -> Cell {
+    if server.role == Role::Witness {
+        return Cell::from("none, a witness").tone(Tone::Faint);
+    }
     match &server.hypervisor_away {
         None => server.hypervisor.as_str().into(),
         Some(why) => Cell::from(format!("away: {why}")).tone(Tone::Bad),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coppice_schema::units::{Size, Timestamp};
+
+    use super::*;
+
+    /// A witness as a healthy grid shows it.
+    fn witness() -> ServerStatus {
+        ServerStatus {
+            name: "w".parse().unwrap(),
+            state: ServerState::Ready,
+            since: Timestamp(0),
+            force_at: None,
+            silent: None,
+            role: Role::Witness,
+            log: None,
+            current: true,
+            hypervisor: String::new(),
+            hypervisor_away: None,
+            cpus: 0,
+            memory: Size(0),
+            disk_level: None,
+        }
+    }
+
+    #[test]
+    fn a_witness_is_shown_as_what_it_is() {
+        let well = witness();
+        assert_eq!(state(&well), Cell::from("ready").tone(Tone::Good));
+        assert_eq!(
+            hypervisor(&well),
+            Cell::from("none, a witness").tone(Tone::Faint)
+        );
+        assert_eq!(
+            carries(&well, well.cpus),
+            Cell::number("–").tone(Tone::Faint)
+        );
+        let gone = ServerStatus {
+            current: false,
+            ..witness()
+        };
+        assert_eq!(
+            state(&gone),
+            Cell::from("ready, not heard").tone(Tone::Warn)
+        );
     }
 }

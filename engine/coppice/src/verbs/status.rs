@@ -123,8 +123,8 @@ fn text(status: &Status, now: Timestamp, colours: Colours) -> String {
             server::log(it),
             server::behind(it),
             server::heard(it),
-            Cell::number(it.cpus),
-            Cell::number(it.memory.rounded()),
+            server::carries(it, it.cpus),
+            server::carries(it, it.memory.rounded()),
             server::hypervisor(it),
         ]);
     }

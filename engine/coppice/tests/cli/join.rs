@@ -1,6 +1,6 @@
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 
-use crate::place::{Place, Ran, Served, mode, ran};
+use crate::place::{Place, Ran, Served, lab, mode, ran, read_until};
 
 /// A line by which a machine may join.
 fn token(served: &Served<'_>, role: &str) -> String {
@@ -137,6 +137,100 @@ fn a_witness_joins_with_a_token_of_its_own_and_gets_no_key() {
     assert!(place.read("w/coppice.toml").contains("\nwitness = true"));
 }
 
+/// An address on which nobody listens now.
+fn free() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_witness_is_well_while_it_is_heard_and_again_after_it_was_lost() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    for (role, data, witness) in [("server", "h2", None), ("witness", "w", Some("--witness"))] {
+        let listen = free();
+        let more: Vec<&str> = ["--name", data, "--listen", &listen]
+            .into_iter()
+            .chain(witness)
+            .collect();
+        let token = token(&served, role);
+        join(&place, &address(&served), &token, data, &more).code(0);
+    }
+    let _second = Served::start_in(&place, "h2");
+    let witness = Served::start_in(&place, "w");
+    let votes = || {
+        let servers = served.run(&["server", "list"]).code(0).out;
+        servers
+            .lines()
+            .any(|l| l.starts_with("w ") && l.contains("votes"))
+    };
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !votes() {
+        assert!(std::time::Instant::now() < patience);
+    }
+    served.until(&["doctor"], 0).says("w: heard, it only votes");
+    let shown = served.run(&["status"]).code(0).says("none, a witness");
+    assert!(!shown.out.contains("not seen"), "{shown:?}");
+    assert_eq!(witness.stop(), 0);
+    served.until_says(&["server", "list"], "lost");
+    served.run(&["doctor"]).code(1).says("w is not heard");
+    let _witness = Served::start_in(&place, "w");
+    served.until(&["doctor"], 0).says("w: heard, it only votes");
+    let shown = served.run(&["server", "list"]).code(0);
+    assert!(!shown.out.contains("lost"), "{shown:?}");
+}
+
+#[test]
+fn any_server_shows_the_screen_of_a_desktop_that_is_on_another() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    let token = token(&served, "server");
+    let listen = free();
+    let more = [
+        "--name",
+        "host-2",
+        "--listen",
+        &listen,
+        "--hypervisor",
+        "sim://?boot=1ms",
+    ];
+    join(&place, &address(&served), &token, "h2", &more).code(0);
+    let _second = Served::start_in(&place, "h2");
+    served.run(&["server", "cordon", "host-1"]).code(0);
+    place.write(
+        "c/a.hcl",
+        &lab(1).replace(
+            "os      = \"linux\"",
+            "os      = \"linux\"\n  copies  = \"all\"",
+        ),
+    );
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served.until_says(&["desktop", "list"], "host-2");
+    served.until_says(&["desktop", "list"], "available");
+
+    let taken = served.run(&["desktop", "screenshot", "lab-001"]).code(0);
+    taken.says("lab-001.png");
+    let picture = std::fs::read(place.path("lab-001.png")).unwrap();
+    assert_eq!(&picture[..8], b"\x89PNG\r\n\x1a\n");
+
+    let mut console = served
+        .command(&["desktop", "console", "lab-001", "--port", "0"])
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(console.stdout.take().unwrap());
+    let line = read_until(&mut out, "viewer");
+    let port = line.split_whitespace();
+    let port = port.filter_map(|word| word.strip_prefix("127.0.0.1:"));
+    let port = port.map(|word| word.trim_end_matches(';')).next().unwrap();
+    let mut viewer = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    viewer.write_all(b"RFB 003.008\n").unwrap();
+    viewer.read_exact(&mut [0; 1]).unwrap();
+    drop(viewer);
+    crate::place::signal(&console, rustix::process::Signal::INT);
+    assert_eq!(console.wait().unwrap().code(), Some(130));
+}
+
 #[test]
 fn a_token_that_opens_nothing_is_told_with_what_to_do() {
     let place = Place::new();
@@ -158,6 +252,13 @@ fn a_token_that_opens_nothing_is_told_with_what_to_do() {
     let admin = place.read("g/admin.token");
     refused(admin.trim(), 64, "token for the grid's API");
     refused("what?", 64, "does not begin with");
+    join(&place, &to, "what?", "w", &["--witness"])
+        .code(64)
+        .says("coppice token create --role witness");
+    place
+        .run(&["server", "rejoin", "--help"])
+        .code(0)
+        .says("for a witness of `--role witness`");
     let brief = served.run(&["token", "create", "--role", "server", "--ttl", "1s"]);
     let brief = brief.code(0).out;
     served.until_says(&["token", "list"], "expired");

@@ -106,6 +106,6 @@ pub enum Code {
     Timeout,
     /// No space. 507
     Space,
-    /// The desktop is on another server. 421
+    /// The desktop is on another server, which cannot be asked from here; or a witness was asked. 421
     Elsewhere,
 }

@@ -89,7 +89,8 @@ pub struct ServerStatus {
     /// Its part in what the grid agrees on; absent as long as it has none.
     #[serde(default)]
     pub log: Option<LogPart>,
-    /// It was seen whole since the present leader leads, and its hypervisor answers.
+    /// It was seen whole since the present leader leads, and its hypervisor answers. A witness has nothing to be seen: it
+    /// is heard.
     pub current: bool,
     /// What its hypervisor is, in words.
     pub hypervisor: String,

@@ -8,6 +8,7 @@ use coppice_schema::ids::{Epoch, ServerId};
 use coppice_schema::units::Timestamp;
 use coppice_state::backup::Backup;
 use coppice_state::entry::{Entry, NewServer, Origin, Recovery};
+use coppice_state::join::Role;
 use coppice_state::token::Scope;
 
 use crate::world::{Answer, EPOCH, GRID, World};
@@ -108,7 +109,16 @@ async fn whoever_was_met_of_another_life_is_told_with_what_to_do() {
         world.grid.apart.lock().unwrap().insert(id, epoch);
         serde_json::to_string(&status(&world).await.findings).unwrap()
     };
-    assert!(told(first).await.contains("former_life"));
+    let former = told(first).await;
+    assert!(
+        former.contains("former_life") && former.contains("--role server"),
+        "{former}"
+    );
+    world.grid.edit(|state| {
+        state.servers.get_mut(&id).unwrap().role = Role::Witness;
+    });
+    let former = told(first).await;
+    assert!(former.contains("--role witness"), "{former}");
     assert!(told(first.next(8)).await.contains("split"));
     let behind = told(first.next(7).next(1)).await;
     assert!(

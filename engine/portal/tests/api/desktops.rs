@@ -8,11 +8,14 @@ use coppice_schema::ids::{Address, ServerId, VersionName};
 use coppice_schema::known::{BrokenReason, ImageVersion, Phase, Request};
 use coppice_schema::units::{Size, Timestamp};
 use coppice_state::entry::Entry;
-use coppice_state::token::Scope;
+use coppice_state::token::{Scope, TokenId};
+use coppice_world::peers::{Peers, Purpose};
+use futures::{AsyncReadExt, AsyncWriteExt};
 use serde_json::Value;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::world::World;
+use crate::world::{Answer, World, secret};
 
 #[tokio::test]
 async fn a_desktop_is_shown_with_all_that_is_known_of_it() {
@@ -163,19 +166,16 @@ async fn one_failure_is_no_row() {
     }
 }
 
+async fn look(world: &World) -> Answer {
+    let path = "/desktops/lab-001/screenshot";
+    world.send(Scope::Helpdesk, Method::GET, path, "").await
+}
+
 #[tokio::test]
-async fn a_screen_is_seen_only_where_the_desktop_is() {
+async fn a_screen_is_seen_where_the_desktop_is() {
     let world = World::new();
     let id = world.grow(1, false);
-    let look = || {
-        world.send(
-            Scope::Helpdesk,
-            Method::GET,
-            "/desktops/lab-001/screenshot",
-            "",
-        )
-    };
-    let answer = look().await;
+    let answer = look(&world).await;
     assert_eq!(
         (answer.status, answer.kind.as_str()),
         (StatusCode::OK, "image/png")
@@ -183,16 +183,90 @@ async fn a_screen_is_seen_only_where_the_desktop_is() {
     assert!(answer.body.starts_with(b"\x89PNG"));
 
     world.hypervisor.0.lock().unwrap().clear();
-    look().await.problem(Code::Conflict);
+    look(&world).await.problem(Code::Conflict);
 
-    world.grid.edit(|state| {
-        Arc::make_mut(&mut state.desktops)
-            .get_mut(&id)
-            .unwrap()
-            .server = ServerId(99);
-    });
-    let problem = look().await.problem(Code::Elsewhere);
+    // On a server that is not reached.
+    world.gone_elsewhere(&id);
+    let problem = look(&world).await.problem(Code::Elsewhere);
     assert!(problem.help.contains("--server"), "{problem:?}");
+    assert!(problem.detail.contains("99"), "{problem:?}");
+}
+
+#[tokio::test]
+async fn a_screen_is_asked_for_where_the_desktop_is_by_any_server() {
+    let (mut world, other) = (World::new(), World::new());
+    for world in [&world, &other] {
+        world.grow(1, false);
+    }
+    let id = "lab-001".parse().unwrap();
+    world.gone_elsewhere(&id);
+    world.hypervisor.0.lock().unwrap().clear();
+    let wire = world.reach(&other);
+    let answer = look(&world).await;
+    assert_eq!(
+        (answer.status, answer.kind.as_str()),
+        (StatusCode::OK, "image/png")
+    );
+    assert!(answer.body.starts_with(b"\x89PNG"));
+    assert_eq!(wire.opened.load(Ordering::SeqCst), 1);
+
+    // What is refused there is told as it is.
+    other.hypervisor.0.lock().unwrap().clear();
+    look(&world).await.problem(Code::Conflict);
+    // Who may see it is judged here, before anything is passed on, and there.
+    let path = "/desktops/lab-001/screenshot";
+    let viewer = world.send(Scope::Viewer, Method::GET, path, "");
+    viewer.await.problem(Code::Forbidden);
+    assert_eq!(wire.opened.load(Ordering::SeqCst), 2);
+    other.grid.agree(Entry::TokenRevoked {
+        id: TokenId("test-helpdesk".to_owned()),
+        author: "test".to_owned(),
+    });
+    look(&world).await.problem(Code::Unauthorized);
+}
+
+#[tokio::test]
+async fn a_request_for_a_screen_is_passed_on_once() {
+    let (mut world, mut other, third) = (World::new(), World::new(), World::new());
+    for world in [&world, &other, &third] {
+        world.grow(1, false);
+    }
+    // The other has heard already that it moved.
+    let id = "lab-001".parse().unwrap();
+    for world in [&world, &other] {
+        world.gone_elsewhere(&id);
+    }
+    let further = other.reach(&third);
+    world.reach(&other);
+    let problem = look(&world).await.problem(Code::Elsewhere);
+    assert!(problem.help.contains("try again"), "{problem:?}");
+    assert_eq!(further.opened.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn nothing_but_screens_is_asked_for_by_another_server() {
+    let (mut world, other) = (World::new(), World::new());
+    other.grow(1, false);
+    let wire = world.reach(&other);
+    for (path, status) in [
+        ("/desktops/lab-001/screenshot", "200"),
+        ("/desktops/lab-001", "404"),
+        ("/tokens", "404"),
+    ] {
+        let mut stream = wire.connect(ServerId(1), Purpose::Consoles).await.unwrap();
+        let request = format!(
+            "GET /api/v1{path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
+            secret(Scope::Admin)
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{path}: {answer}"
+        );
+    }
 }
 
 #[tokio::test]

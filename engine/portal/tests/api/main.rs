@@ -17,6 +17,8 @@ mod join;
 #[cfg(test)]
 mod level;
 #[cfg(test)]
+mod members;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod plans;

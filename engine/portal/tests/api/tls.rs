@@ -122,7 +122,23 @@ async fn a_request_is_answered_over_tls_and_the_server_stops_when_told() {
 async fn a_console_carries_bytes_both_ways_until_its_token_is_revoked() {
     let world = World::new();
     world.grow(1, false);
-    let port = Port::open(&world).await;
+    console(&world, &world).await;
+}
+
+#[tokio::test]
+async fn a_console_is_passed_on_to_the_server_that_has_the_desktop() {
+    let (mut world, other) = (World::new(), World::new());
+    let id = other.grow(1, false);
+    world.grow(1, false);
+    world.gone_elsewhere(&id);
+    world.hypervisor.0.lock().unwrap().clear();
+    world.reach(&other);
+    console(&world, &other).await;
+}
+
+/// Asks `world` for the console of a desktop of `has`, uses it, and revokes its token there.
+async fn console(world: &World, has: &World) {
+    let port = Port::open(world).await;
     let mut request = "wss://localhost/api/v1/desktops/lab-001/console?display=vnc"
         .into_client_request()
         .unwrap();
@@ -151,11 +167,11 @@ async fn a_console_carries_bytes_both_ways_until_its_token_is_revoked() {
     assert_eq!(back, bytes);
 
     let id = TokenId("test-helpdesk".to_owned());
-    world.grid.agree(Entry::TokenRevoked {
+    has.grid.agree(Entry::TokenRevoked {
         id,
         author: "test".to_owned(),
     });
-    world.clock.pass(Span::seconds(10));
+    has.clock.pass(Span::seconds(10));
     while let Some(Ok(message)) = socket.next().await {
         assert!(message.is_close(), "{message:?}");
     }

@@ -3,6 +3,7 @@
 mod gate;
 mod screens;
 mod shelf;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use coppice_state::secret::{Keyring, Vault, VaultError};
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Agreement, AgreementError, Leadership, Standing, State, apply};
 use coppice_world::clock::Clock;
+use coppice_world::peers::Alone;
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{self, BoxStream};
@@ -83,6 +85,7 @@ impl World {
             admission: Arc::new(Gate),
             hypervisor: Arc::clone(&hypervisor) as _,
             disks: Arc::clone(&disks) as _,
+            peers: Arc::new(Alone),
             server: grid.server(),
             uploads: directory.path().join("uploads"),
             version: "1.2.3".to_owned(),
@@ -139,6 +142,14 @@ impl World {
     pub(crate) async fn post(&self, scope: Scope, path: &str, body: &impl Serialize) -> Answer {
         let body = serde_json::to_vec(body).unwrap();
         self.send(scope, Method::POST, path, body).await
+    }
+
+    /// The desktop is on another server.
+    pub(crate) fn gone_elsewhere(&self, id: &DesktopId) {
+        self.grid.edit(|state| {
+            let desktops = Arc::make_mut(&mut state.desktops);
+            desktops.get_mut(id).unwrap().server = ServerId(99);
+        });
     }
 
     /// Puts a desktop of pool `lab` into the state, as if it had grown, and its domain on the hypervisor.
@@ -234,6 +245,8 @@ pub(crate) struct Grid {
     pub(crate) degraded: Mutex<Option<Timestamp>>,
     /// Servers that were met and are of another life of the grid.
     pub(crate) apart: Mutex<BTreeMap<ServerId, Epoch>>,
+    /// Who takes part in the log.
+    pub(crate) standing: Mutex<Standing>,
 }
 
 impl Grid {
@@ -245,6 +258,7 @@ impl Grid {
             alone: AtomicBool::new(false),
             degraded: Mutex::default(),
             apart: Mutex::default(),
+            standing: Mutex::default(),
         };
         let token = |scope| {
             let (id, (_, hash)) = minted(scope);
@@ -384,7 +398,7 @@ impl Agreement for Grid {
     }
 
     fn standing(&self) -> Standing {
-        Standing::default()
+        self.standing.lock().unwrap().clone()
     }
 }
 

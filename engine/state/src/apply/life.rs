@@ -6,6 +6,8 @@
 //!                            └▶ Draining ──▶ (removed)
 //!   any of these ──not heard──▶ Lost ──reported whole──▶ Reconciling ──restored──▶ what it was
 //! ```
+//!
+//! A witness that was lost holds nothing that it could report: it is what it was as soon as it describes itself again.
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use coppice_schema::units::Span;
 use super::member;
 use super::people::changed;
 use crate::entry::{Outcome, Refusal};
+use crate::join::Role;
 use crate::state::{Happening, Server, State};
 
 /// A server proposed the entry that is being applied.
@@ -26,14 +29,22 @@ pub(super) fn spoke(state: &mut State, server: ServerId) {
     }
 }
 
-/// A server said what it can carry: from the first time on it takes part.
+/// A server said what it can carry: from the first time on it takes part. A witness that was lost does again.
 pub(super) fn described(state: &mut State, server: ServerId) {
     let time = state.time;
     spoke(state, server);
-    if let Some(known) = state.servers.get_mut(&server)
-        && known.state == ServerState::Joining
-    {
+    let Some(known) = state.servers.get_mut(&server) else {
+        return;
+    };
+    if known.state == ServerState::Joining {
         come_to(known, ServerState::Ready, time);
+    } else if known.state == ServerState::Lost && known.role == Role::Witness {
+        let away = time.since(known.since);
+        let part = known.before.take().unwrap_or(ServerState::Ready);
+        come_to(known, part, time);
+        let about = Address::Server(known.name.clone());
+        let what = format!("is back after {away}");
+        state.record(about, Happening::Server { what });
     }
 }
 

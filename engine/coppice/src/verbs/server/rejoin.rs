@@ -28,7 +28,7 @@ side that gives way when both sides went on alone, and for one whose log or disk
 run on it. Its log and its part in the former life are put aside; its images, its desktops' disks and its file stay. \
 Desktops that the grid remembers come back with it; what it does not know is quarantined, and nobody touches it.
 
-TOKEN is the line of `coppice token create --role server`, made in the grid that stays.
+TOKEN is the line of `coppice token create --role server`, for a witness of `--role witness`, made in the grid that stays.
 
 Examples:
   coppice server rejoin 10.0.0.5 TOKEN --config /var/lib/coppice/coppice.toml
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     /// Any server of the grid that stays: HOST or HOST:PORT
     #[arg(value_parser = join::target)]
     address: Target,
-    /// The line that `coppice token create --role server` printed there
+    /// The line that `coppice token create --role server` printed there; for a witness: `--role witness`
     token: String,
     /// The server's own file
     #[arg(long, value_name = "FILE", default_value = "coppice.toml")]
