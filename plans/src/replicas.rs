@@ -266,6 +266,7 @@ pub(crate) fn prospect(known: &Known, desktop: &KnownDesktop) -> Prospect {
     let look = home.look.as_ref();
     let ends_itself = look.is_none_or(|look| look.ends_itself(&desktop.spec.member));
     match (home.state, home.lease) {
+        (ServerState::Removed, Some(lease)) if !home.fenced => Prospect::Ends { newest, lease },
         (ServerState::Removed, _) => Prospect::Free { copies },
         (ServerState::Lost, Some(lease)) if ends_itself => {
             if home.fenced {

@@ -208,8 +208,8 @@ impl World {
         for (server, silent) in beat.lost {
             self.log.append(vigil::entry(server, silent, &state));
         }
-        for server in beat.fenced {
-            self.log.append(Entry::ServerFenced { server });
+        for (server, spoke) in beat.fenced {
+            self.log.append(Entry::ServerFenced { server, spoke });
         }
         for (server, skew) in beat.skewed {
             self.log.append(Entry::ServerClock { server, skew });

@@ -85,13 +85,14 @@ pub async fn wake<C: GridTypes>(replica: Replica<C>) {
     }
 }
 
-/// Prepares the others for this server's planned stop: leadership goes to another, and of two voters the other keeps
-/// the majority. [`keep`] must be running meanwhile. Returns when that is so, or cannot be in time: then this server stops
+/// Prepares the others for this server's planned stop: they give it time to be back, leadership goes to another, and of two
+/// voters the other keeps the majority. [`keep`] must be running meanwhile. Returns when that is so, or cannot be in time: then this server stops
 /// as one that was killed, which costs the others a few seconds.
 pub async fn rest<C: GridTypes>(replica: &Replica<C>) {
     let me = replica.raft_id();
     let members = replica.members();
-    if !members.voters.contains(&me) || members.voters.len() == 1 {
+    // There is nobody to tell.
+    if members.voters.iter().all(|voter| *voter == me) {
         return;
     }
     let state = replica.local();

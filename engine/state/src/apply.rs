@@ -139,7 +139,7 @@ fn step(state: &mut State, entry: &Entry) -> Result<Outcome, Refusal> {
             lease,
             read,
         } => life::lease(state, *server, *lease, *read),
-        Entry::ServerFenced { server } => life::fenced(state, *server),
+        Entry::ServerFenced { server, spoke } => life::fenced(state, *server, *spoke),
         Entry::ServerRestored { server } => life::restored(state, *server),
         Entry::JoinTokenCreated { id, token, author } => {
             members::token_created(state, id, token, author)

@@ -181,6 +181,8 @@ pub enum Entry {
     ServerFenced {
         /// Which.
         server: ServerId,
+        /// Index of the last entry that it had proposed when it was lost: refused where it has been back since.
+        spoke: u64,
     },
     /// A server that was lost has reported whole, and what is too much there is put away or waits for its people: it is
     /// what it was before.

@@ -99,7 +99,8 @@ impl Pair {
 
     fn fenced(&mut self) -> Outcome {
         let server = self.here;
-        self.propose(Entry::ServerFenced { server })
+        let spoke = self.state.servers[&server].spoke;
+        self.propose(Entry::ServerFenced { server, spoke })
     }
 
     fn next_life(&self) -> DesktopSpec {
@@ -267,6 +268,27 @@ fn of_a_server_that_is_gone_for_good_what_has_copies_is_left() {
     };
     assert_eq!(pair.propose(removed), Outcome::Done);
     assert_eq!(pair.state.desktops.len(), 0);
+}
+
+#[test]
+fn what_may_run_under_a_lease_is_waited_for_when_its_server_is_removed() {
+    let mut pair = Pair::new();
+    pair.guarded(true);
+    pair.leased();
+    pair.lost();
+    let removed = Entry::ServerRemoved {
+        server: pair.here,
+        gone: true,
+        author: "ada".to_owned(),
+    };
+    assert_eq!(pair.propose(removed), Outcome::Done);
+    refused(pair.restored());
+    // It was back, and lost again, after that was decided.
+    let server = pair.here;
+    let early = Entry::ServerFenced { server, spoke: 0 };
+    assert!(matches!(refused(pair.propose(early)), Refusal::Heard(_)));
+    assert_eq!(pair.fenced(), Outcome::Done);
+    assert_eq!(pair.restored(), Outcome::Done);
 }
 
 #[test]

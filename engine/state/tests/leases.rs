@@ -83,9 +83,15 @@ fn a_lease_that_comes_late_changes_nothing() {
 #[test]
 fn a_lost_server_keeps_the_lease_that_it_had_and_is_fenced_only_with_one() {
     let mut state = grid();
-    let fenced = || Entry::ServerFenced { server: ME };
+    let fenced = |state: &State| Entry::ServerFenced {
+        server: ME,
+        spoke: state.servers[&ME].spoke,
+    };
     is_lost(&mut state);
-    let refused = propose(&mut state, fenced());
+    let refused = {
+        let entry = fenced(&state);
+        propose(&mut state, entry)
+    };
     assert!(
         matches!(refused, Outcome::Refused(Refusal::Absent(_))),
         "{refused:?}"
@@ -93,7 +99,10 @@ fn a_lost_server_keeps_the_lease_that_it_had_and_is_fenced_only_with_one() {
     let mut state = grid();
     let read = state.index;
     assert_eq!(propose(&mut state, lease(LONG, read)), Outcome::Done);
-    let refused = propose(&mut state, fenced());
+    let refused = {
+        let entry = fenced(&state);
+        propose(&mut state, entry)
+    };
     assert!(
         matches!(refused, Outcome::Refused(Refusal::Absent(_))),
         "{refused:?}"
@@ -105,7 +114,13 @@ fn a_lost_server_keeps_the_lease_that_it_had_and_is_fenced_only_with_one() {
         matches!(refused, Outcome::Refused(Refusal::Absent(_))),
         "{refused:?}"
     );
-    assert_eq!(propose(&mut state, fenced()), Outcome::Done);
+    assert_eq!(
+        {
+            let entry = fenced(&state);
+            propose(&mut state, entry)
+        },
+        Outcome::Done
+    );
     assert!(state.servers[&ME].fenced);
     assert_eq!(state.servers[&ME].lease, LONG);
 }

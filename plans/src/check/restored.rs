@@ -72,7 +72,7 @@ fn runs_nowhere(known: &Known, desktop: &KnownDesktop) -> bool {
         !domain.guarded && !matches!(domain.power, PowerState::Off | PowerState::Crashed)
     });
     match home.state {
-        ServerState::Removed => true,
+        ServerState::Removed => home.fenced || home.lease.is_none(),
         ServerState::Lost => home.fenced && home.lease.is_some() && !free,
         ServerState::Joining
         | ServerState::Ready

@@ -25,7 +25,7 @@ const ATTRIBUTES: &[Attribute] = &[
     live(
         "lost_after",
         Kind::Duration(1_000, 3_600_000),
-        "Silence after which a server counts as lost.",
+        "Silence after which a server counts as lost; longer where longer pauses were measured.",
     )
     .default(Default::Text("5s")),
     live(

@@ -11,6 +11,7 @@ use coppice_schema::ids::ServerId;
 use coppice_schema::known::{ServerState, Skew};
 use coppice_schema::units::Span;
 use coppice_state::agreement::{HEARTBEAT, SUSPECT};
+use coppice_state::state::Server;
 use coppice_state::{
     Agreement, AgreementError, Entry, Leadership, Outcome, Standing, State, clocks,
 };
@@ -26,6 +27,9 @@ const REMEMBERED: Span = Span::minutes(10);
 const PAUSES: u64 = 3;
 /// And no longer than that, however bad it was: or each pause would allow a longer one.
 const LONGEST: Span = Span::seconds(30);
+/// A server that is stopped as planned is given so long to be back: an upgrade of its daemon takes less, and what runs there
+/// runs on meanwhile.
+const RESTS: Span = Span::minutes(1);
 /// How long the desktops of a server take to end, once they are killed.
 const ENDS: Span = Span::seconds(2);
 /// Nobody is to be watched: a look costs nothing, and a server may join.
@@ -44,6 +48,9 @@ pub struct Vigil {
     /// The worst pause after which somebody was heard again, in this stretch of [`REMEMBERED`] and in the one before.
     pauses: [Span; 2],
     turned: Span,
+    /// Lost servers that were heard again and have not reported yet: after which pause, and which start of their daemon
+    /// they were lost with.
+    back: BTreeMap<ServerId, (Span, Option<u64>)>,
     /// Lost servers with a lease: which loss that is, by the last entry that they proposed, and since when it is known here.
     away: BTreeMap<ServerId, (u64, Span)>,
 }
@@ -55,8 +62,8 @@ pub struct Beat {
     pub lost: Vec<(ServerId, Span)>,
     /// Servers whose clock is not what the grid takes it for: where it is.
     pub skewed: Vec<(ServerId, Option<Skew>)>,
-    /// Servers that have been lost for longer than their lease.
-    pub fenced: Vec<ServerId>,
+    /// Servers that have been lost for longer than their lease, and the last entry that each had proposed before.
+    pub fenced: Vec<(ServerId, u64)>,
     /// Look again after that.
     pub next: Span,
 }
@@ -91,7 +98,8 @@ impl Vigil {
             self.listened.0 += since(passed, last).0.min(most);
         }
         self.forget(passed);
-        self.hear(standing, passed);
+        self.hear(standing, state, passed);
+        self.come_back(state);
         let limit = self.limit(state.committed.grid.lost_after);
         // Who cannot reach a majority learns nothing of the others by their silence.
         let alone = standing.majority.is_some_and(|ago| ago > SUSPECT);
@@ -107,7 +115,8 @@ impl Vigil {
             next: nap,
         };
         self.wait_for_leases(state, passed, &mut beat);
-        for (id, silent) in self.silent(standing, state) {
+        for (id, resting, silent) in self.silent(standing, state) {
+            let limit = if resting { limit.max(RESTS) } else { limit };
             if silent < limit {
                 beat.next = beat.next.min(Span(limit.0 - silent.0));
             } else if !alone {
@@ -122,7 +131,8 @@ impl Vigil {
     /// new leader waits all of it, since it does not know when the loss was agreed on.
     fn wait_for_leases(&mut self, state: &State, passed: Span, beat: &mut Beat) {
         let waiting = state.servers.iter().filter_map(|(id, server)| {
-            let lost = server.state == ServerState::Lost && !server.fenced;
+            let lost =
+                matches!(server.state, ServerState::Lost | ServerState::Removed) && !server.fenced;
             Some((*id, server.spoke, server.lease.filter(|_| lost)?))
         });
         let waiting: Vec<(ServerId, u64, Span)> = waiting.collect();
@@ -138,7 +148,7 @@ impl Vigil {
             if waited < wait {
                 beat.next = beat.next.min(Span(wait.0 - waited.0));
             } else {
-                beat.fenced.push(id);
+                beat.fenced.push((id, spoke));
             }
         }
     }
@@ -151,8 +161,13 @@ impl Vigil {
         lost_after.max(Span(worst.min(LONGEST.0)))
     }
 
-    /// Those that could be lost, and for how long each was silent while it was listened to.
-    fn silent(&self, standing: &Standing, state: &State) -> impl Iterator<Item = (ServerId, Span)> {
+    /// Those that could be lost, whether each was stopped as planned, and for how long it was silent while it was listened
+    /// to.
+    fn silent(
+        &self,
+        standing: &Standing,
+        state: &State,
+    ) -> impl Iterator<Item = (ServerId, bool, Span)> {
         let watched = state.servers.iter().filter(|(_, server)| {
             // One that takes no part in the log could not be heard.
             server.state.takes_part() && standing.parts.contains_key(&server.raft_id)
@@ -160,11 +175,13 @@ impl Vigil {
         watched.map(|(id, server)| {
             let heard = self.heard.get(&server.raft_id);
             let at = heard.map_or(Span(0), |(_, listened)| *listened);
-            (*id, since(self.listened, at))
+            (*id, server.resting, since(self.listened, at))
         })
     }
 
-    fn hear(&mut self, standing: &Standing, passed: Span) {
+    /// Notes who was heard, and after which pause. One that was away for good reason, or for so long that no limit would
+    /// have waited for it, says nothing of how long the others may be silent.
+    fn hear(&mut self, standing: &Standing, state: &State, passed: Span) {
         for (raft_id, part) in &standing.parts {
             let Some(ago) = part.heard else { continue };
             let at = since(passed, ago);
@@ -175,12 +192,40 @@ impl Vigil {
                 let listened = listened.max(before.1);
                 let pause = since(listened, before.1);
                 *before = (at, listened);
-                let [now, _] = &mut self.pauses;
-                if pause > HEARTBEAT {
-                    *now = pause.max(*now);
+                if pause <= HEARTBEAT || pause > LONGEST {
+                    continue;
+                }
+                match state.server_by_raft_id(*raft_id) {
+                    Some((_, server)) if server.resting => {}
+                    Some((id, server)) if server.state == ServerState::Lost => {
+                        self.back.insert(id, (pause, boot(server)));
+                    }
+                    Some(_) | None => self.measured(pause),
                 }
             }
         }
+    }
+
+    /// Whoever was lost, and has reported from the same daemon, was wrongly taken for lost: that is a pause. A daemon that was
+    /// started anew was away.
+    fn come_back(&mut self, state: &State) {
+        let mut wrongly = Vec::new();
+        self.back.retain(|id, (pause, before)| {
+            let Some(server) = state.servers.get(id) else {
+                return false;
+            };
+            let lost = server.state == ServerState::Lost;
+            if !lost && boot(server) == *before {
+                wrongly.push(*pause);
+            }
+            lost
+        });
+        wrongly.into_iter().for_each(|pause| self.measured(pause));
+    }
+
+    fn measured(&mut self, pause: Span) {
+        let [now, _] = &mut self.pauses;
+        *now = pause.max(*now);
     }
 
     fn forget(&mut self, passed: Span) {
@@ -197,6 +242,11 @@ impl Vigil {
 #[must_use]
 pub fn fenced_after(lease: Span) -> Span {
     Span(lease.0.saturating_add(lease.0 / 10).saturating_add(ENDS.0))
+}
+
+/// Which start of its daemon a server reported from last.
+fn boot(server: &Server) -> Option<u64> {
+    server.look.as_ref().map(|look| look.boot)
 }
 
 fn skewed(standing: &Standing, state: &State) -> Vec<(ServerId, Option<Skew>)> {
@@ -235,7 +285,10 @@ pub async fn keep(agreement: &dyn Agreement, clock: &dyn Clock) {
             (server, Entry::ServerClock { server, skew })
         });
         let fenced = beat.fenced.iter();
-        let fenced = fenced.map(|server| (*server, Entry::ServerFenced { server: *server }));
+        let fenced = fenced.map(|(server, spoke)| {
+            let (server, spoke) = (*server, *spoke);
+            (server, Entry::ServerFenced { server, spoke })
+        });
         for (server, entry) in lost.chain(fenced).chain(clocks) {
             if proposed.insert(server) {
                 let what = entry.clone();

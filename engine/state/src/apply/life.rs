@@ -252,13 +252,18 @@ pub(super) fn lease(
     Ok(Outcome::Done)
 }
 
-pub(super) fn fenced(state: &mut State, server: ServerId) -> Result<Outcome, Refusal> {
+pub(super) fn fenced(state: &mut State, server: ServerId, spoke: u64) -> Result<Outcome, Refusal> {
     let known = member(state, server)?;
     let name = known.name.clone();
+    let away = matches!(known.state, ServerState::Lost | ServerState::Removed);
     let lease = known
         .lease
-        .filter(|_| known.state == ServerState::Lost)
+        .filter(|_| away)
         .ok_or_else(|| Refusal::Absent(format!("server {name} that is lost and has a lease")))?;
+    // It was back, and was lost again: of that less time has passed.
+    if known.spoke != spoke {
+        return Err(Refusal::Heard(name));
+    }
     if known.fenced {
         return Ok(Outcome::Done);
     }

@@ -175,6 +175,10 @@ pub(super) fn removed(
     }
     let known = super::member(state, server)?;
     known.state = ServerState::Removed;
+    if !gone {
+        // Nothing is left there that could end.
+        known.lease = None;
+    }
     // What it showed last takes no slot any more.
     known.look = None;
     let what = if gone {

@@ -103,6 +103,9 @@ fn part_with(state: &mut State, id: ServerId, part: ServerState) {
     super::life::away(state, id);
     if let Some(server) = state.servers.get_mut(&id) {
         server.parted = true;
+        // Its own grid may go on, and renew the lease: nobody who has parted with it may count with its end.
+        server.lease = None;
+        server.fenced = false;
         if part == ServerState::Removed {
             server.state = part;
             server.before = None;

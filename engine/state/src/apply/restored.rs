@@ -72,8 +72,8 @@ pub(super) fn again(order: &NewOrder, known: &KnownDesktop) -> Result<(), Refusa
     Err(Refusal::Absent(format!("restoration from {from}")))
 }
 
-/// Whether a desktop that does not show itself certainly runs no more: a person says that its server is gone for good, or
-/// that has been lost for longer than its lease, and its watchdog held the desktop.
+/// Whether a desktop that does not show itself certainly runs no more: its server has been lost for longer than its lease,
+/// and its watchdog held the desktop; or a person says that it is gone for good, and it has no lease to wait for.
 fn ended(state: &State, known: &KnownDesktop) -> bool {
     let Some(home) = state.servers.get(&known.server) else {
         return true;
@@ -81,7 +81,7 @@ fn ended(state: &State, known: &KnownDesktop) -> bool {
     let look = home.look.as_deref();
     let held = look.is_none_or(|look| look.ends_itself(&known.spec.member));
     match home.state {
-        ServerState::Removed => true,
+        ServerState::Removed => home.fenced || home.lease.is_none(),
         ServerState::Lost => home.fenced && held,
         ServerState::Joining
         | ServerState::Ready

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coppice_schema::ids::{Epoch, GridId};
-use coppice_schema::known::ServerState;
+use coppice_schema::known::{DiskLevel, Health, Look, ServerState};
 use coppice_state::entry::NewServer;
 use coppice_state::token::{Scope, Token, TokenId};
 use coppice_state::{Envelope, Part, apply};
@@ -253,7 +253,8 @@ fn fenced_in(world: &mut World) -> Option<Span> {
     while since(world.passed, begun) < Span::hours(1) {
         let beat = world.look();
         if !beat.fenced.is_empty() {
-            assert_eq!(beat.fenced, [SECOND]);
+            let spoke = world.state.servers[&SECOND].spoke;
+            assert_eq!(beat.fenced, [(SECOND, spoke)]);
             return Some(since(world.passed, begun));
         }
         world.passed.0 += beat.next.0;
@@ -272,6 +273,89 @@ fn a_lost_server_is_fenced_when_its_lease_is_over() {
     let server = world.state.servers.get_mut(&SECOND).expect("it");
     server.fenced = true;
     assert_eq!(fenced_in(&mut world), None, "once");
+}
+
+#[test]
+fn one_that_was_removed_is_waited_for_too() {
+    let mut world = World::new();
+    lost_with(&mut world, Some(Span::seconds(30)));
+    let server = world.state.servers.get_mut(&SECOND).expect("it");
+    server.state = ServerState::Removed;
+    assert_eq!(fenced_in(&mut world), Some(Span::seconds(35)));
+}
+
+/// What a server reported after that start of its daemon.
+fn look(boot: u64) -> Look {
+    Look {
+        boot,
+        sequence: 1,
+        at: Default::default(),
+        members: Default::default(),
+        images: Default::default(),
+        disk: DiskLevel::Fine,
+        foreign: Default::default(),
+        quarantine: Default::default(),
+        replicas: Default::default(),
+        hypervisor: Health::Well,
+    }
+}
+
+/// The second server is lost for `away`, and back with its daemon in that start. How long the third is waited for then.
+fn waited_for_the_next(away: Span, boot: u64) -> Option<(ServerId, Span)> {
+    let mut world = World::new();
+    let started = |world: &mut World, boot| {
+        let server = world.state.servers.get_mut(&SECOND).expect("it");
+        server.look = Some(std::sync::Arc::new(look(boot)));
+    };
+    started(&mut world, 1);
+    assert_eq!(world.pass(Span::minutes(1), &[]), None);
+    assert_eq!(
+        world.pass(away, &[2]),
+        Some((SECOND, LOST_AFTER)),
+        "it is lost"
+    );
+    let silent = since(away, LOST_AFTER);
+    lost_with(&mut world, None);
+    assert_eq!(world.pass(silent, &[2]), None);
+    assert_eq!(world.pass(Span::seconds(1), &[]), None);
+    started(&mut world, boot);
+    let server = world.state.servers.get_mut(&SECOND).expect("it");
+    server.state = ServerState::Ready;
+    assert_eq!(world.pass(Span::seconds(1), &[]), None);
+    world.pass(Span::minutes(5), &[3])
+}
+
+#[test]
+fn an_outage_is_no_pause() {
+    let third = ServerId(3);
+    for away in [Span::seconds(8), Span::minutes(2)] {
+        let waited = waited_for_the_next(away, 2);
+        assert_eq!(waited, Some((third, LOST_AFTER)), "started anew, {away}");
+    }
+    let waited = waited_for_the_next(Span::minutes(2), 1);
+    assert_eq!(waited, Some((third, LOST_AFTER)), "its wire was cut");
+    // One that was wrongly taken for lost shows how long pauses are.
+    let (_, waited) = waited_for_the_next(Span::seconds(8), 1).expect("it is lost");
+    assert!(waited >= Span::seconds(24), "{waited}");
+}
+
+#[test]
+fn one_that_is_stopped_as_planned_is_given_time_and_makes_nobody_wait() {
+    let mut world = World::new();
+    let rests = |world: &mut World, rests| {
+        world.state.servers.get_mut(&SECOND).expect("it").resting = rests;
+    };
+    assert_eq!(world.pass(Span::minutes(1), &[]), None);
+    rests(&mut world, true);
+    assert_eq!(world.pass(Span::seconds(25), &[2]), None);
+    assert_eq!(world.pass(Span::seconds(1), &[]), None);
+    rests(&mut world, false);
+    assert_eq!(
+        world.pass(Span::minutes(1), &[3]),
+        Some((ServerId(3), LOST_AFTER))
+    );
+    rests(&mut world, true);
+    assert_eq!(world.pass(Span::minutes(2), &[2]), Some((SECOND, RESTS)));
 }
 
 #[test]
