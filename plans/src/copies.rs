@@ -61,9 +61,12 @@ pub(crate) fn plan(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
             record,
         };
         if done.insert(record.root) {
-            stock.keep_share(image.copies, draft);
+            stock.keep_share(image.copies, true, draft);
         }
     }
+    // A personal desktop stays a clone of what it was made of, and moves or goes on from its copy only where that is.
+    let personal = known.desktops.values().filter(|desktop| desktop.personal);
+    let kept: BTreeSet<Digest> = personal.map(|desktop| desktop.spec.image).collect();
     let beyond = beyond_keep(desired, known);
     for (name, versions) in &known.images {
         for (version, record) in versions {
@@ -75,6 +78,13 @@ pub(crate) fn plan(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
                 root: record.root,
                 record,
             };
+            let block = desired.images.get(name);
+            if let Some(image) = block.filter(|_| kept.contains(&record.root)) {
+                if done.insert(record.root) {
+                    stock.keep_share(image.copies, false, draft);
+                }
+                continue;
+            }
             // Those that are published were looked at, and those that nobody keeps are on their way out.
             if !beyond.contains(&(name, record.root)) && done.insert(record.root) {
                 stock.mend(stock.bad(), draft);
@@ -128,7 +138,9 @@ impl Stock<'_> {
         orders.any(|order| order.server == server && about(&order.task))
     }
 
-    fn keep_share(&self, copies: Copies, draft: &mut Draft<'_>) {
+    /// Copies as many as there are to be. What is in the way is told of the version that is `published`: the others have
+    /// the same servers.
+    fn keep_share(&self, copies: Copies, published: bool, draft: &mut Draft<'_>) {
         let under_way = self.under_way();
         let (mut rich, mut poor) = (Vec::new(), Vec::new());
         for (id, server) in &self.known.servers {
@@ -158,13 +170,14 @@ impl Stock<'_> {
                 (count.min(rich.len()), count > rich.len())
             }
         };
-        if short {
+        if short && published {
             for (server, left) in poor {
                 self.tell_room(server, left, draft);
             }
         }
         if let Copies::Count(count) = copies
             && count > all
+            && published
         {
             draft.finding(Finding {
                 object: Address::Image(self.name.clone()),
