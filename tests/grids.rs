@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use coppice_tests::grids::plants::Plant;
 use coppice_tests::grids::{Course, Ended, Failed, Tally, panics, run};
+use coppice_tests::plants;
 
 /// In every run of the tests.
 const SEEDS: u64 = 1_000;
@@ -158,6 +159,24 @@ fn planted_bugs_are_found() {
         let course = |seed| Course {
             plant: Some(plant),
             rounds: false,
+            ..Course::of(seed)
+        };
+        let found = (0..FEW).find_map(|seed| grid(course(seed)).err());
+        let found = found.unwrap_or_else(|| panic!("{plant:?} is not found in {FEW} grids"));
+        println!(
+            "{plant:?}: seed {}: {}",
+            found.seed,
+            found.what.lines().next().unwrap_or_default()
+        );
+    }
+}
+
+#[test]
+fn planted_bugs_in_the_rounds_are_found() {
+    for plant in plants::Plant::IN_GRIDS {
+        let course = |seed| Course {
+            round_plant: Some(plant),
+            rounds: true,
             ..Course::of(seed)
         };
         let found = (0..FEW).find_map(|seed| grid(course(seed)).err());

@@ -1,6 +1,8 @@
 //! Copies of personal desktops on other servers: how many, where, how old they may become, and when one takes the
 //! place of a desktop whose server is lost.
 
+use std::collections::BTreeMap;
+
 use coppice_schema::desired::{Desired, Pool, ServerRule};
 use coppice_schema::ids::{DesktopId, Member, ServerId};
 use coppice_schema::known::{
@@ -288,8 +290,57 @@ pub(crate) fn prospect(known: &Known, desktop: &KnownDesktop) -> Prospect {
     }
 }
 
-/// Says of desktops of which copies are wanted that there are too few, or old ones only.
+/// A desktop that has run for so long is held by its server's watchdog, and others have heard of that.
+const HELD_AFTER: Span = Span::minutes(2);
+
+/// Says of which servers nobody will know whether the desktops with copies still run there, once they are lost. Where no
+/// server has a lease, none could take over by itself.
+fn unguarded(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+    if known.servers.values().all(|server| server.lease.is_none()) {
+        return;
+    }
+    let mut found: BTreeMap<ServerId, u32> = BTreeMap::new();
+    for (id, desktop) in &known.desktops {
+        let (Phase::Available { since } | Phase::InUse { since, .. }) = &desktop.phase else {
+            continue;
+        };
+        let Some(server) = known.servers.get(&desktop.server) else {
+            continue;
+        };
+        let look = server.look.as_ref();
+        let seen = look.and_then(|look| look.members.get(&desktop.spec.member));
+        let domain = seen.and_then(|seen| seen.domain.as_ref());
+        let held = server.lease.is_some() && domain.is_none_or(|domain| domain.guarded);
+        if held || wanted(desired, id, desktop) == 0 {
+            continue;
+        }
+        let from = since.after(HELD_AFTER);
+        if from > draft.now {
+            draft.wake(from);
+        } else {
+            *found.entry(desktop.server).or_default() += 1;
+        }
+    }
+    for (id, desktops) in found {
+        let Some(server) = known.servers.get(&id) else {
+            continue;
+        };
+        let name = &server.name;
+        draft.finding(Finding {
+            object: Address::Server(name.clone()),
+            kind: FindingKind::Unguarded { desktops },
+            severity: Severity::Warning,
+            remedy: format!(
+                "the log of `coppice serve` there says why; start it again. When {name} is lost before, they go on from their \
+                 copies only after coppice server remove {name} --lost"
+            ),
+        });
+    }
+}
+
+/// Says of desktops of which copies are wanted that there are too few, or old ones only, and which no watchdog holds.
 pub(crate) fn survey(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
+    unguarded(desired, known, draft);
     let all = Holders::new(desired, known);
     for (id, desktop) in &known.desktops {
         let wanted = wanted(desired, id, desktop);

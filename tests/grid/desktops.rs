@@ -154,3 +154,40 @@ fn a_server_is_emptied_though_whoever_leads_is_killed_meanwhile() {
         drop(back);
     });
 }
+
+#[test]
+fn a_server_that_is_killed_while_it_is_emptied_is_emptied_when_it_is_back() {
+    apart(3, |site| {
+        let mut servers = site.with_desktops(3);
+        site.until_vote(1, &[1, 2, 3], &[]);
+        let leader = site.leader(1);
+        let drained = leader % 3 + 1;
+        let name = format!("host-{drained}");
+        site.ask(leader, &["server", "drain", &name]).code(0);
+        let seen = site.until("it is being emptied", || {
+            let state = site.state(leader, drained);
+            let begun = state["state"] == "draining";
+            begun
+                .then(|| state["desktops"].clone())
+                .ok_or_else(|| state.to_string())
+        });
+        assert_ne!(seen, 0, "it is empty already");
+        servers.remove(usize::try_from(drained).unwrap() - 1).kill();
+        site.until("it is lost, and all its desktops are elsewhere", || {
+            let told = site.ask(leader, &["status", "--json"]);
+            let status: Value = serde_json::from_str(&told.out).unwrap_or_default();
+            let grown = status["pools"][0]["available"] == DESKTOPS;
+            let lost = site.state(leader, drained)["state"] == "lost";
+            (grown && lost).then_some(()).ok_or(told.out)
+        });
+        let back = site.serve(drained);
+        site.until("it is back, and empty", || {
+            let state = site.state(leader, drained);
+            let empty = state["state"] == "draining" && state["desktops"] == 0;
+            empty.then_some(()).ok_or_else(|| state.to_string())
+        });
+        let places = site.until_available(leader);
+        assert!(!places.contains_key(&drained), "{places:?}");
+        drop(back);
+    });
+}

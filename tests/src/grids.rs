@@ -144,6 +144,8 @@ pub struct Course {
     pub seed: u64,
     /// A bug put in.
     pub plant: Option<Plant>,
+    /// One put into the rounds.
+    pub round_plant: Option<crate::plants::Plant>,
     /// Whether leaders decide and servers act, on top of agreeing.
     pub rounds: bool,
     /// Nothing else goes wrong but that each server's clock in turn is set an hour off, and that it leads then.
@@ -171,6 +173,8 @@ impl Course {
 pub struct Grid {
     /// The bug in it.
     pub plant: Option<Plant>,
+    /// The bug in its rounds.
+    pub round_plant: Option<crate::plants::Plant>,
     /// Servers come and go.
     pub churns: bool,
     /// Leaders decide and servers act, on top of agreeing.

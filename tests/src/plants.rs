@@ -61,6 +61,12 @@ impl Plant {
         Self::ComesBackSilently,
         Self::FencesEarly,
     ];
+    /// Those that show where servers agree by real raft, and hypervisors and disks do as they should.
+    pub const IN_GRIDS: [Self; 3] = [
+        Self::NoReceipts,
+        Self::ComesBackSilently,
+        Self::AnyTermServes,
+    ];
 }
 
 /// `ports` with the bug in them.

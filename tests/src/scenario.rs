@@ -38,6 +38,7 @@
 //! | `stray MEMBER` | a disk of a life that the grid does not have, such as `lab-001@1` |
 //! | `spoil NAME VERSION [SERVER]` | an image's copies rot, or one does, and are noticed |
 //! | `lose-copy NAME VERSION SERVER` | a copy is deleted by hand |
+//! | `watchdog SERVER gone`, `watchdog SERVER back` | it is killed and cannot be started; or can again |
 //! | `wire FROM TO cut`, `wire FROM TO whole` | one server cannot reach another, and can again |
 //! | `dead NAME VERSION`, `mended NAME VERSION` | guests of a version do not come up when they are started; do again |
 //! | `fill PERCENT [SERVER]` | others fill the disks, or one |

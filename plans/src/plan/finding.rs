@@ -380,6 +380,12 @@ pub enum FindingKind {
         /// How many servers can hold one.
         servers: u32,
     },
+    /// Personal desktops with copies run on a server whose watchdog does not hold them, while others' do: when the server is
+    /// lost, nobody can know whether they still run.
+    Unguarded {
+        /// How many.
+        desktops: u32,
+    },
     /// A copy of a personal desktop is older than its pool allows, or was never made.
     CopyOld {
         /// When it was taken.

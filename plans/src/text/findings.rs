@@ -219,6 +219,12 @@ pub fn finding(kind: &FindingKind) -> String {
         FindingKind::TooFewHolders { copies, servers } => {
             format!("{copies} copies of it are wanted, and {servers} servers can hold one")
         }
+        FindingKind::Unguarded { desktops: 1 } => {
+            "a personal desktop with copies runs there without the watchdog".to_owned()
+        }
+        FindingKind::Unguarded { desktops } => {
+            format!("{desktops} personal desktops with copies run there without the watchdog")
+        }
         FindingKind::CopyOld { taken, max_age } => match taken {
             Some(taken) => format!(
                 "its last copy is of {}, and may be {max_age} old at most",

@@ -30,6 +30,7 @@ use super::lives::{self, Life, TrueClock, WallClock, true_nanos, true_time};
 use super::{Grid, lock};
 use crate::configs;
 use crate::judge::{absence_is_true, one_life_each};
+use crate::plants;
 use crate::storm::calm::{awaits_approval, is_stopped, lacking, left};
 use crate::storm::commit_of;
 use crate::world::{DAWN, description, founded, server_name};
@@ -90,8 +91,10 @@ impl Host {
             replicas: Arc::clone(&self.sim) as _,
             watchdog: self.sim.watchdog(),
         };
+        let plant = access.grid.round_plant;
+        let ports = plants::planted(plant, ports);
         let daemon = Server::new(self.name.clone(), life.number, description(&self.name));
-        let decides = leader::run(agreement, Arc::clone(&clock));
+        let decides = leader::run(plants::leading(plant, agreement), Arc::clone(&clock));
         let renews = lease::run(
             self.name.clone(),
             Arc::clone(&ports.agreement),

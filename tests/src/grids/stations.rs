@@ -57,10 +57,16 @@ fn often(plant: Option<Plant>) -> Config {
 
 impl Grid {
     pub(super) fn new(course: Course, mut chance: Chance, servers: u64, churns: bool) -> Arc<Self> {
-        let Course { plant, rounds, .. } = course;
+        let Course {
+            plant,
+            round_plant,
+            rounds,
+            ..
+        } = course;
         let state = rounds::beginning(servers, rounds, &mut chance);
         let grid = Self {
             plant,
+            round_plant,
             churns,
             rounds,
             record: Record::after(state.clone()),

@@ -8,12 +8,20 @@ use coppice_state::{Entry, Outcome};
 use coppice_world::clock::Clock;
 use coppice_world::hypervisor::Mark;
 use coppice_world::sim::{Fault, Operation, SimServer};
+use coppice_world::watchdog::WatchdogError;
 use std::sync::Arc;
 
 use super::stage::Stage;
 use crate::world::Machine;
 
 impl Stage {
+    fn watchdog(&mut self, server: &str, why: Option<WatchdogError>) -> Result<String, String> {
+        let index = self.index(server)?;
+        let machine = self.world.machines.get(index).ok_or("no such server")?;
+        machine.sim.break_watchdog(why);
+        Ok(String::new())
+    }
+
     pub(super) fn others(&mut self, words: &[&str]) -> Result<String, String> {
         match words {
             ["kill", "server", server] => self.part(server, true),
@@ -69,6 +77,11 @@ impl Stage {
             ["lose-copy", name, version, server] => {
                 self.image_on(name, version, server, SimServer::delete_image)
             }
+            ["watchdog", server, "gone"] => {
+                let why = WatchdogError::Away("it was killed".to_owned());
+                self.watchdog(server, Some(why))
+            }
+            ["watchdog", server, "back"] => self.watchdog(server, None),
             ["wire", from, to, "cut"] => self.wire(from, to, true),
             ["wire", from, to, "whole"] => self.wire(from, to, false),
             ["fill", percent, server] => self.fill(percent, Some(server)),
