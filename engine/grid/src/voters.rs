@@ -78,7 +78,7 @@ pub enum Change {
 /// Guarantees: of those that vote afterwards a majority is there, and of those that voted before too, so that no change
 /// is begun that could not end; nobody gets a vote who is not there and caught up, and who was not well for [`PROVEN`],
 /// unless it takes an empty seat and no more votes make a majority than before; nobody loses it who is there, unless the
-/// table above says so or it was removed.
+/// table above says so, it was removed, or it is stopped as planned and another takes its seat.
 #[must_use]
 pub fn next(
     me: u64,
@@ -194,16 +194,20 @@ impl View<'_> {
         for (id, seat) in self.seats {
             let votes = self.now.voters.contains(id);
             let pulse = self.pulse(*id);
-            let rank = match (votes, pulse) {
-                _ if *id == self.me => 0,
-                (true, pulse) if pulse.silent < SILENT => 1,
-                (false, pulse) if fit(pulse) && self.now.learners.contains(id) => {
-                    if pulse.proven() { 2 } else { 4 }
-                }
-                // Better than an empty seat: it may come back, and a majority counts it.
-                (true, _) => 3,
-                (false, _) => continue,
-            };
+            let rank =
+                match (votes, pulse) {
+                    _ if *id == self.me => 0,
+                    // Who is stopped as planned is away in a moment.
+                    (true, pulse) if pulse.silent < SILENT && !seat.resting => 1,
+                    (false, pulse)
+                        if fit(pulse) && self.now.learners.contains(id) && !seat.resting =>
+                    {
+                        if pulse.proven() { 2 } else { 4 }
+                    }
+                    // Better than an empty seat: it may come back, and a majority counts it.
+                    (true, _) => 3,
+                    (false, _) => continue,
+                };
             if seat.witness {
                 witness = witness.or(Some(*id));
             } else {

@@ -244,6 +244,13 @@ fn of_two_one_that_rests_leaves_the_other_its_majority_and_votes_again_after() {
     let mut three = Case::of(3, 3, false);
     rest(&mut three, 2, true);
     assert_eq!(three.next(), None);
+    // Of four, the one that only learns takes the seat, and keeps it.
+    let mut four = Case::of(4, 3, false);
+    rest(&mut four, 2, true);
+    assert_eq!(four.next(), Some(Change::Vote(set([1, 3, 4]))));
+    assert_eq!(four.settle(), set([1, 3, 4]));
+    rest(&mut four, 2, false);
+    assert_eq!(four.next(), None);
 }
 
 #[test]
