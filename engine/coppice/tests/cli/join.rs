@@ -137,6 +137,65 @@ fn a_witness_joins_with_a_token_of_its_own_and_gets_no_key() {
     assert!(place.read("w/coppice.toml").contains("\nwitness = true"));
 }
 
+#[test]
+fn a_copy_of_a_server_takes_its_place_only_once_it_is_silent() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    let listen = free();
+    let more = ["--name", "host-2", "--listen", &listen];
+    let to = address(&served);
+    join(&place, &to, &token(&served, "server"), "h2", &more).code(0);
+    let second = Served::start_in(&place, "h2");
+    let votes = |name: &str| {
+        let servers = served.run(&["server", "list"]).code(0).out;
+        servers
+            .lines()
+            .any(|l| l.starts_with(name) && l.contains("votes"))
+    };
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !votes("host-2 ") {
+        assert!(std::time::Instant::now() < patience);
+    }
+    // Another machine, made of a copy of the first one's disk.
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "h2", "copy"])
+        .current_dir(place.path(""))
+        .status();
+    assert!(copied.unwrap().success());
+    let file = |data: &str| format!("{data}/coppice.toml");
+    let here = place.path("copy").display().to_string();
+    let there = place.path("h2").display().to_string();
+    let text = place.read(&file("h2"));
+    place.write(&file("copy"), &text.replace(&there, &here));
+    let line = token(&served, "server");
+    let config = file("copy");
+    let rejoin = [
+        "server",
+        "rejoin",
+        &to,
+        &line,
+        "--config",
+        &config,
+        "--confirm",
+        "grid",
+    ];
+    let before = served.run(&["server", "list", "--json"]).code(0).json();
+    place
+        .run(&rejoin)
+        .code(1)
+        .says("the name host-2 is in use")
+        .says(&listen)
+        .says("waiting for up to")
+        .says("as it was before");
+    let after = served.run(&["server", "list", "--json"]).code(0).json();
+    assert_eq!(before[1]["id"], after[1]["id"]);
+    assert_ne!(after[1]["state"], "joining");
+    // The server that was stopped this moment is waited for.
+    assert_eq!(second.stop(), 0);
+    place.run(&rejoin).code(0).says("as server host-2");
+}
+
 /// An address on which nobody listens now.
 fn free() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
