@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coppice_portal::{Beside, Limits, serve};
+use coppice_portal::{Also, Beside, Limits, Listens, serve};
 use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
 use coppice_state::token::{Scope, TokenId};
@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -40,6 +40,15 @@ impl Port {
     }
 
     async fn beside(world: &World, beside: Option<Arc<dyn Beside>>, limits: Limits) -> Self {
+        Self::also(world, beside, limits, watch::channel(None).1).await
+    }
+
+    async fn also(
+        world: &World,
+        beside: Option<Arc<dyn Beside>>,
+        limits: Limits,
+        also: Also,
+    ) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
@@ -62,7 +71,7 @@ impl Port {
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
         let served = tokio::spawn(serve(
-            listener,
+            Listens::on(listener, also),
             Arc::new(tls),
             world.router.clone(),
             beside,
@@ -78,7 +87,11 @@ impl Port {
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.connect_at(self.address).await
+    }
+
+    async fn connect_at(&self, address: std::net::SocketAddr) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         self.connector.connect(name, stream).await.unwrap()
     }
@@ -87,6 +100,28 @@ impl Port {
         self.stop.send(()).unwrap();
         self.served.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_address_that_comes_later_is_answered_until_it_goes() {
+    let (open, also) = watch::channel(None);
+    let port = Port::also(&World::new(), None, Limits::default(), also).await;
+    for _ in 0..2 {
+        let come = TcpListener::bind("127.9.9.7:0").await.unwrap();
+        let address = come.local_addr().unwrap();
+        open.send_replace(Some(Arc::new(come)));
+        drop(port.connect_at(address).await);
+        drop(port.connect().await);
+        open.send_replace(None);
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        drop(port.connect().await);
+    }
+    // Also when nobody is left who could bring another.
+    drop(open);
+    drop(port.connect().await);
+    port.close().await;
 }
 
 #[tokio::test]
