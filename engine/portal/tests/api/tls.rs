@@ -1,12 +1,16 @@
 //! The API over a real TLS connection.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::http::{Method, StatusCode};
+use coppice_portal::api::Code;
 use coppice_portal::{Also, Beside, Limits, Listens, serve};
 use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
 use coppice_state::token::{Scope, TokenId};
+use coppice_world::clock::Clock;
 use coppice_world::hypervisor::ByteStream;
 use futures::future::BoxFuture;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt, SinkExt, StreamExt};
@@ -169,6 +173,23 @@ async fn a_console_is_passed_on_to_the_server_that_has_the_desktop() {
     world.hypervisor.0.lock().unwrap().clear();
     world.reach(&other);
     console(&world, &other).await;
+}
+
+#[tokio::test]
+async fn a_server_on_its_own_shows_the_screens_of_its_desktops() {
+    let world = World::new();
+    world.grow(1, false);
+    let elsewhere = world.grow(2, false);
+    world.gone_elsewhere(&elsewhere);
+    world.grid.alone.store(true, Ordering::SeqCst);
+    *world.grid.degraded.lock().unwrap() = Some(world.clock.now());
+    let screenshot = async |path| world.send(Scope::Helpdesk, Method::GET, path, "").await;
+    let taken = screenshot("/desktops/lab-001/screenshot").await;
+    assert_eq!(taken.status, StatusCode::OK, "{}", taken.text());
+    // What the silent one has is told to be there.
+    let refused = screenshot("/desktops/lab-002/screenshot").await;
+    refused.problem(Code::Elsewhere);
+    console(&world, &world).await;
 }
 
 /// Asks `world` for the console of a desktop of `has`, uses it, and revokes its token there.
