@@ -238,6 +238,21 @@ fn a_witness_is_well_while_it_is_heard_and_again_after_it_was_lost() {
 }
 
 #[test]
+fn one_server_that_votes_alone_finds_its_silent_witness_lost() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    let listen = free();
+    let more = ["--name", "w", "--witness", "--listen", &listen];
+    let token = token(&served, "witness");
+    join(&place, &address(&served), &token, "w", &more).code(0);
+    let witness = Served::start_in(&place, "w");
+    served.until(&["doctor"], 0).says("w: heard, it only votes");
+    drop(witness);
+    served.until_says(&["server", "list"], "lost");
+}
+
+#[test]
 fn any_server_shows_the_screen_of_a_desktop_that_is_on_another() {
     let place = Place::new();
     let served = Served::with_image(&place, "sim://?boot=1ms");
