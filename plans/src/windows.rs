@@ -1,6 +1,6 @@
 //! When a window is open, in the grid's time zone.
 
-use coppice_schema::desired::{ClockTime, Cron, Opening, Recurrence, Weekly, Window};
+use coppice_schema::desired::{ClockTime, Cron, Desired, Opening, Recurrence, Weekly, Window};
 use coppice_schema::units::{Span, Timestamp};
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -38,6 +38,16 @@ pub fn state(window: &Window, zone: &TimeZone, now: Timestamp) -> Now {
     match &window.opening {
         Opening::Weekly(weekly) => weekly_state(weekly, zone, now),
         Opening::Cron { cron, duration } => cron_state(cron, *duration, zone, now),
+    }
+}
+
+/// Until when images are copied that is bound to a window; `None`: it is bound to none, or that is closed.
+#[must_use]
+pub fn images_until(desired: &Desired, now: Timestamp) -> Option<Timestamp> {
+    let window = desired.windows.get(desired.grid.image_window.as_ref()?)?;
+    match state(window, &zone(&desired.grid.timezone), now) {
+        Now::Open { closes } => Some(closes),
+        Now::Closed { .. } => None,
     }
 }
 

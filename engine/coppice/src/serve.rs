@@ -1,5 +1,6 @@
 //! A server's part of a grid, wired from the real world: log and state, hypervisor, disks, rounds and API.
 
+mod answers;
 mod boot;
 mod certificate;
 pub(crate) mod hypervisor;
@@ -10,7 +11,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use coppice_grid::{Grid, GridKey, keeper};
-use coppice_portal::App;
+use coppice_portal::{App, Listens};
 use coppice_reconcile::server::{Carrier, Description, Ports, Server};
 use coppice_reconcile::{lease, scrub};
 use coppice_schema::ids::{ServerId, ServerName};
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::answers::Answering;
 use self::others::Others;
 use crate::config::Config;
 use crate::failure::Failure;
@@ -100,6 +102,7 @@ impl Running {
         let agreement: Arc<dyn Agreement> = grid.clone();
         let mut rounds = vec![("the certificate's renewal", tokio::spawn(shown.renewal))];
         let mut held = None;
+        let (addresses, also) = Answering::new(LinuxAddresses, listens);
         let router = match key {
             None => {
                 let describe =
@@ -134,7 +137,14 @@ impl Running {
                 let scrub = scrub::run(Arc::clone(&world.disks), Arc::clone(&clock));
                 rounds.push(("reading images at rest", tokio::spawn(scrub)));
                 held = Some(renew(config, &world, &grid, &clock));
-                rounds.extend(carry(config, layout, api, world, &grid, &clock)?);
+                rounds.extend(carry(
+                    config,
+                    layout,
+                    (api, addresses),
+                    world,
+                    &grid,
+                    &clock,
+                )?);
                 coppice_portal::router(app)
             }
         };
@@ -153,7 +163,7 @@ impl Running {
         let wake = tokio::spawn(keeper::wake(replica.clone()));
         let (stop_api, stopped) = oneshot::channel::<()>();
         let api = tokio::spawn(coppice_portal::serve(
-            listener,
+            Listens::on(listener, also),
             shown.tls,
             router,
             Some(Arc::new(others)),
@@ -278,7 +288,7 @@ fn renew(
 fn carry(
     config: &Config,
     layout: &Layout,
-    api: String,
+    (api, addresses): (String, Answering<LinuxAddresses>),
     world: hypervisor::World,
     grid: &Arc<Grid>,
     clock: &Arc<dyn Clock>,
@@ -307,7 +317,7 @@ fn carry(
     let mine = Server::new(config.name.clone(), boot, description);
     let leader = coppice_reconcile::leader::run(Arc::clone(&agreement), Arc::clone(clock));
     let address =
-        coppice_reconcile::address::run(agreement, Arc::new(LinuxAddresses), Arc::clone(clock));
+        coppice_reconcile::address::run(agreement, Arc::new(addresses), Arc::clone(clock));
     let copies =
         coppice_reconcile::replicas::run(config.name.clone(), ports.clone(), Arc::clone(clock));
     let own = coppice_reconcile::server::run(mine, ports, arrivals, Arc::clone(clock));

@@ -564,10 +564,13 @@ impl<C: GridTypes> Agreement for Replica<C> {
         let membership = now.membership_config.membership();
         let voters = membership.voter_ids().map(|id| (id, part(id, true)));
         let learners = membership.learner_ids().map(|id| (id, part(id, false)));
+        // Of one voter the majority is itself: what it hears of learners, or does not, says nothing about that.
+        let by_itself = leads && membership.voter_ids().all(|id| id == me);
+        let answered = now.last_quorum_acked.map(|at| since(*at));
         Standing {
             last,
             applied: now.last_applied.as_ref().map_or(0, |log_id| log_id.index()),
-            majority: now.last_quorum_acked.map(|at| since(*at)),
+            majority: by_itself.then_some(Span(0)).or(answered),
             parts: learners.chain(voters).collect(),
             clocks: self
                 .clocks

@@ -3,7 +3,7 @@
 use axum::extract::Extension;
 use axum::http::StatusCode;
 use coppice_schema::Digest;
-use coppice_schema::ids::{GridId, ServerId, is_name};
+use coppice_schema::ids::{GridId, ServerId, ServerName, is_name};
 use coppice_schema::known::ServerState;
 use coppice_schema::units::Span;
 use coppice_state::State;
@@ -20,6 +20,7 @@ use crate::api::{
 use crate::auth::{Peer, Who, failed};
 use crate::bodies::Json;
 use crate::portal::{Portal, no_quorum, refused};
+use crate::servers;
 
 /// How long a join token lasts unless something else is asked for.
 const LASTS: Span = Span::hours(1);
@@ -165,6 +166,9 @@ pub(crate) async fn join(
         .admission
         .examine(&request.request)
         .map_err(|e| not_admitted(&e))?;
+    if request.again {
+        gives_way(&portal, &request.name, key).await?;
+    }
     let joiner = Joiner {
         token: request.token,
         proof,
@@ -201,6 +205,46 @@ pub(crate) async fn join(
         .await
         .map_err(|e| not_admitted(&e))?;
     answer(&portal, &state, *id, member, certificate).map(axum::Json)
+}
+
+/// The member whose place is taken must be silent: its desktops would be grown anew while people are in the old ones.
+async fn gives_way(portal: &Portal, name: &ServerName, key: Digest) -> Result<(), Box<Problem>> {
+    let seen = portal.look_at_all().await;
+    let Some((id, member)) = seen.state.server_named(name) else {
+        return Ok(());
+    };
+    // Whoever goes on with what was cut off takes nobody's place any more.
+    if member.key == Some(key) {
+        return Ok(());
+    }
+    if let Some(ago) = servers::answered(portal, &seen, id, member) {
+        return Err(Problem::new(
+            Code::InUse,
+            format!(
+                "the name {name} is in use: {}, the server that has it, answered the grid {ago} ago, and its desktops may be in use",
+                member.api
+            ),
+            format!(
+                "if this is another machine, choose another name and join as a new server: coppice join ADDRESS TOKEN --name NAME; \
+                 if it is to take the place of {name}, stop `coppice serve` on {} first, and try again some seconds later",
+                member.api
+            ),
+        ));
+    }
+    // Whoever leads has always heard itself.
+    if seen
+        .standing
+        .parts
+        .values()
+        .all(|part| part.heard.is_none())
+    {
+        return Err(Problem::new(
+            Code::Quorum,
+            format!("whoever leads the grid did not say at once whether it hears {name}"),
+            "try again some seconds later",
+        ));
+    }
+    Ok(())
 }
 
 fn answer(

@@ -46,4 +46,4 @@ pub use auth::{mint, parse_token};
 pub use passing::passed_on;
 pub use portal::App;
 pub use routes::{Access, access, router, witness};
-pub use serve::{Beside, Limits, keep_alive, serve};
+pub use serve::{Also, Beside, Limits, Listens, keep_alive, serve};

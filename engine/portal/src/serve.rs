@@ -66,19 +66,60 @@ impl Default for Limits {
     }
 }
 
-/// Answers on `listener`, within `limits`, until `shutdown` is ready; then what is under way has a few seconds to end.
+/// A socket beside the server's own that is there for a while, or none.
+pub type Also = watch::Receiver<Option<Arc<TcpListener>>>;
+
+/// Where connections come from.
+pub struct Listens {
+    own: TcpListener,
+    also: Also,
+}
+
+impl Listens {
+    /// On the server's own socket, and on whatever is in `also`.
+    #[must_use]
+    pub fn on(own: TcpListener, also: Also) -> Self {
+        Self { own, also }
+    }
+
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        loop {
+            let other = self.also.borrow_and_update().clone();
+            let come = async {
+                match &other {
+                    Some(listener) => listener.accept().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                accepted = self.own.accept() => return accepted,
+                accepted = come => return accepted,
+                Ok(()) = self.also.changed() => {}
+            }
+        }
+    }
+}
+
+impl From<TcpListener> for Listens {
+    fn from(own: TcpListener) -> Self {
+        Self::on(own, watch::channel(None).1)
+    }
+}
+
+/// Answers on `listens`, within `limits`, until `shutdown` is ready; then what is under way has a few seconds to end.
 ///
 /// Speaks HTTP/1.1 only, whatever `tls` says about protocols: WebSockets need it. Whoever wants what `beside` speaks is
 /// given to that, and takes no place from clients once it has shown who it is. A failing connection harms no other;
 /// slow clients are given up.
 pub async fn serve(
-    listener: TcpListener,
+    listens: impl Into<Listens>,
     tls: Arc<ServerConfig>,
     router: Router,
     beside: Option<Arc<dyn Beside>>,
     limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) {
+    let mut listens = listens.into();
     let mut tls = (*tls).clone();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let port = Port {
@@ -95,7 +136,7 @@ pub async fn serve(
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &places, &crowd) => accepted,
+            accepted = accept(&mut listens, &places, &crowd) => accepted,
             Some(_) = connections.join_next() => continue,
         };
         let Some((stream, peer, place)) = accepted else {
@@ -103,7 +144,7 @@ pub async fn serve(
         };
         connections.spawn(port.clone().answer(stream, peer, place, stopping.clone()));
     }
-    drop(listener);
+    drop(listens);
     // Whoever listened has ended already if nobody does.
     stop.send_replace(true);
     let all_ended = async { while connections.join_next().await.is_some() {} };
@@ -113,12 +154,12 @@ pub async fn serve(
 }
 
 async fn accept(
-    listener: &TcpListener,
+    listens: &mut Listens,
     places: &Arc<Semaphore>,
     crowd: &Arc<Crowd>,
 ) -> Option<(TcpStream, SocketAddr, Places)> {
     let permit = Arc::clone(places).acquire_owned().await.ok()?;
-    match listener.accept().await {
+    match listens.accept().await {
         Ok((stream, peer)) => {
             let Some(place) = crowd.take(peer.ip()) else {
                 // Before the handshake, which costs more than a connection.

@@ -94,8 +94,7 @@ pub(crate) async fn remove(
             ),
         ));
     }
-    let heard = seen.log_part(now.raft_id).and_then(|part| part.heard);
-    let here = server == portal.app.server || heard.is_some_and(|heard| heard <= THERE);
+    let here = answered(&portal, &seen, server, now).is_some();
     if lost && held > 0 && here {
         return Err(Problem::new(
             Code::Conflict,
@@ -110,6 +109,20 @@ pub(crate) async fn remove(
     };
     portal.propose(entry).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// How long ago a server answered whoever leads, where that is so short that it is there; it is where it is asked.
+pub(crate) fn answered(
+    portal: &Portal,
+    seen: &Seen,
+    id: ServerId,
+    server: &state::Server,
+) -> Option<Span> {
+    if id == portal.app.server {
+        return Some(Span(0));
+    }
+    let heard = seen.log_part(server.raft_id).and_then(|part| part.heard);
+    heard.filter(|ago| *ago <= THERE)
 }
 
 /// Query of `drain`.

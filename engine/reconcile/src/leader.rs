@@ -7,10 +7,11 @@ pub mod vigil;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use coppice_plans::plan::{Action, Plan, Step};
-use coppice_schema::Known;
-use coppice_schema::known::{Order, ServerState};
+use coppice_plans::plan::{Action, Plan, Reason, Step};
+use coppice_plans::windows;
+use coppice_schema::known::{Order, ServerState, Task};
 use coppice_schema::units::Timestamp;
+use coppice_schema::{Desired, Known};
 use coppice_state::entry::NewOrder;
 use coppice_state::{Agreement, AgreementError, Entry, Leadership, Outcome, State};
 
@@ -147,9 +148,14 @@ async fn keep_deadlines(
 }
 
 fn lateness(order: &Order) -> String {
+    let late = if matches!(order.task, Task::CopyImage { .. }) {
+        "it was not done in time, and goes on from there later"
+    } else {
+        "it was not done in time"
+    };
     match &order.last_error {
-        Some(error) => format!("it was not done in time; the last try: {error}"),
-        None => "it was not done in time".to_owned(),
+        Some(error) => format!("{late}; the last try: {error}"),
+        None => late.to_owned(),
     }
 }
 
@@ -162,7 +168,10 @@ async fn propose(
     now: Timestamp,
     report: &mut LeaderReport,
 ) -> Result<(), AgreementError> {
-    let orders: Vec<NewOrder> = plan.actions.iter().filter_map(|a| order(a, now)).collect();
+    let orders = plan.actions.iter();
+    let orders: Vec<NewOrder> = orders
+        .filter_map(|action| order(action, &state.committed, now))
+        .collect();
     let findings = plan.remembered();
     let remembered: BTreeSet<String> = known.since.keys().cloned().collect();
     let settled = is_settled(plan) && state.orders.is_empty();
@@ -188,13 +197,17 @@ async fn propose(
 }
 
 /// The order for an action that waits for nothing.
-fn order(action: &Action, now: Timestamp) -> Option<NewOrder> {
+fn order(action: &Action, desired: &Desired, now: Timestamp) -> Option<NewOrder> {
     let Step { task, memory } = action.step.as_ref().filter(|_| action.waits.is_empty())?;
+    let deadline = now.after(limit(task));
+    // Bad copies are repaired at any time; others are bound to the window in which they are begun.
+    let bound = matches!(task, Task::CopyImage { .. }) && action.reason == Reason::NotPresent;
+    let closes = windows::images_until(desired, now).filter(|_| bound);
     Some(NewOrder {
         server: action.server?,
         task: task.clone(),
         not_before: now,
-        deadline: now.after(limit(task)),
+        deadline: closes.map_or(deadline, |closes| deadline.min(closes)),
         memory: memory.clone(),
     })
 }

@@ -164,12 +164,16 @@ pub async fn round(
 ) -> ServerReport {
     let mut report = ServerReport::default();
     let Server { memory, flight } = server;
-    let now = memory.time.go_on(now, passed, ports.agreement.local().time);
+    let state = ports.agreement.local();
+    let now = memory.time.go_on(now, passed, state.time);
+    flight.ground(&state.orders, now);
     // What an act did is seen before it is said to be done, so that the state never holds a desktop for broken because
     // its receipt came before its sight: only what ended before this round looks is told in it.
     for landed in flight.land() {
         let (stamp, what) = (landed.stamp, landed.order.task.describe());
-        let attempt = act::attempt(landed, now);
+        let Some(attempt) = act::attempt(landed, now) else {
+            continue;
+        };
         memory.receipts.insert(stamp, attempt.clone());
         report.tried.push((stamp, what, attempt));
     }

@@ -2,7 +2,7 @@
 
 mod linux;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use coppice_schema::units::Span;
 use futures::future::BoxFuture;
@@ -51,6 +51,16 @@ pub enum AddressError {
         address: IpAddr,
         /// Where it is.
         interface: String,
+    },
+    /// It is here, and nobody answers on it.
+    #[error("nothing can answer at {at}: {why}. Use listen = \"{every}\" in coppice.toml")]
+    Silent {
+        /// Where the grid is to answer.
+        at: SocketAddr,
+        /// Why not.
+        why: String,
+        /// Where a server listens that answers at every address.
+        every: SocketAddr,
     },
     /// A program of the system refused, or is not there.
     #[error("{program} failed for {address}: {why}")]

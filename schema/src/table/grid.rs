@@ -49,7 +49,7 @@ const ATTRIBUTES: &[Attribute] = &[
         "address",
         Kind::Address,
         "One address for the whole grid, held by one server that can be reached: whoever leads. In the servers' own \
-         network, and no machine's own address; the servers listen on 0.0.0.0 (or ::).",
+         network, and no machine's own address; it answers at the port of that server's `listen`.",
     ),
     live(
         "keep_revisions",

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coppice_grid::wire::{WIRE, WIRE_OLDEST};
 use coppice_grid::{Enrolment, Grid, GridKey, Introduction, Member};
@@ -71,6 +71,9 @@ pub(crate) struct Args {
 
 /// A log and its snapshots take about as much; more than a witness ever needs.
 const SPACE: Size = Size::gib(1);
+
+/// A server whose place is taken is silent for the grid within that time, if it was stopped.
+const SILENT_WITHIN: Duration = Duration::from_secs(8);
 
 pub(crate) fn target(text: &str) -> Result<Target, String> {
     let expected =
@@ -164,8 +167,9 @@ pub(super) async fn enter(
         time: times::now(),
         again,
     };
-    let answer: Result<JoinResponse, ClientError> = introduced.client.post("/join", &request).await;
-    let answer = answer.map_err(|e| not_joined(e, &args.address))?;
+    let answer = ask(&introduced, &request, screen)
+        .await
+        .map_err(|e| not_joined(e, &args.address))?;
     warn(&answer, &data, token.role, screen);
     let text = config::text(&config::Chosen {
         data: &data,
@@ -185,6 +189,34 @@ pub(super) async fn enter(
         ca: layout.ca(),
         already: false,
     })
+}
+
+/// Asks for a place. A server that was stopped just now is told from one that runs by its silence, which takes a moment.
+async fn ask(
+    introduced: &Introduced,
+    request: &JoinRequest,
+    screen: &Screen,
+) -> Result<JoinResponse, ClientError> {
+    let patience = Instant::now() + SILENT_WITHIN;
+    let mut told = false;
+    loop {
+        let answer: Result<JoinResponse, ClientError> =
+            introduced.client.post("/join", request).await;
+        let answers =
+            matches!(&answer, Err(ClientError::Problem(problem)) if problem.code == Code::InUse);
+        if !answers || !request.again || Instant::now() >= patience {
+            return answer;
+        }
+        if !told {
+            screen.note(&format!(
+                "a server named {} answered the grid a moment ago: waiting for up to {} until it is silent",
+                request.name,
+                duration(SILENT_WITHIN)
+            ));
+            told = true;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 fn read_token(args: &Args) -> Result<JoinSecret, Failure> {

@@ -137,6 +137,71 @@ fn a_witness_joins_with_a_token_of_its_own_and_gets_no_key() {
     assert!(place.read("w/coppice.toml").contains("\nwitness = true"));
 }
 
+#[test]
+fn a_copy_of_a_server_takes_its_place_only_once_it_is_silent() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    let listen = free();
+    let more = ["--name", "host-2", "--listen", &listen];
+    let to = address(&served);
+    join(&place, &to, &token(&served, "server"), "h2", &more).code(0);
+    let second = Served::start_in(&place, "h2");
+    until_votes(&served, "host-2");
+    // Another machine, made of a copy of the first one's disk.
+    let copied = std::process::Command::new("cp")
+        .args(["-r", "h2", "copy"])
+        .current_dir(place.path(""))
+        .status();
+    assert!(copied.unwrap().success());
+    let file = |data: &str| format!("{data}/coppice.toml");
+    let here = place.path("copy").display().to_string();
+    let there = place.path("h2").display().to_string();
+    let text = place.read(&file("h2"));
+    place.write(&file("copy"), &text.replace(&there, &here));
+    let line = token(&served, "server");
+    let config = file("copy");
+    let rejoin = [
+        "server",
+        "rejoin",
+        &to,
+        &line,
+        "--config",
+        &config,
+        "--confirm",
+        "grid",
+    ];
+    let before = served.run(&["server", "list", "--json"]).code(0).json();
+    place
+        .run(&rejoin)
+        .code(1)
+        .says("the name host-2 is in use")
+        .says(&listen)
+        .says("waiting for up to")
+        .says("as it was before");
+    let after = served.run(&["server", "list", "--json"]).code(0).json();
+    assert_eq!(before[1]["id"], after[1]["id"]);
+    assert_ne!(after[1]["state"], "joining");
+    // The server that was stopped this moment is waited for.
+    assert_eq!(second.stop(), 0);
+    place.run(&rejoin).code(0).says("as server host-2");
+}
+
+/// Waits until that server votes.
+#[track_caller]
+fn until_votes(served: &Served<'_>, name: &str) {
+    let begins = format!("{name} ");
+    let votes = || {
+        let servers = served.run(&["server", "list"]).code(0).out;
+        let mut lines = servers.lines();
+        lines.any(|line| line.starts_with(&begins) && line.contains("votes"))
+    };
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !votes() {
+        assert!(std::time::Instant::now() < patience, "{name} does not vote");
+    }
+}
+
 /// An address on which nobody listens now.
 fn free() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -159,16 +224,7 @@ fn a_witness_is_well_while_it_is_heard_and_again_after_it_was_lost() {
     }
     let _second = Served::start_in(&place, "h2");
     let witness = Served::start_in(&place, "w");
-    let votes = || {
-        let servers = served.run(&["server", "list"]).code(0).out;
-        servers
-            .lines()
-            .any(|l| l.starts_with("w ") && l.contains("votes"))
-    };
-    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !votes() {
-        assert!(std::time::Instant::now() < patience);
-    }
+    until_votes(&served, "w");
     served.until(&["doctor"], 0).says("w: heard, it only votes");
     let shown = served.run(&["status"]).code(0).says("none, a witness");
     assert!(!shown.out.contains("not seen"), "{shown:?}");
@@ -179,6 +235,21 @@ fn a_witness_is_well_while_it_is_heard_and_again_after_it_was_lost() {
     served.until(&["doctor"], 0).says("w: heard, it only votes");
     let shown = served.run(&["server", "list"]).code(0);
     assert!(!shown.out.contains("lost"), "{shown:?}");
+}
+
+#[test]
+fn one_server_that_votes_alone_finds_its_silent_witness_lost() {
+    let place = Place::new();
+    place.init("sim://");
+    let served = Served::start(&place);
+    let listen = free();
+    let more = ["--name", "w", "--witness", "--listen", &listen];
+    let token = token(&served, "witness");
+    join(&place, &address(&served), &token, "w", &more).code(0);
+    let witness = Served::start_in(&place, "w");
+    served.until(&["doctor"], 0).says("w: heard, it only votes");
+    drop(witness);
+    served.until_says(&["server", "list"], "lost");
 }
 
 #[test]
@@ -214,6 +285,11 @@ fn any_server_shows_the_screen_of_a_desktop_that_is_on_another() {
     let picture = std::fs::read(place.path("lab-001.png")).unwrap();
     assert_eq!(&picture[..8], b"\x89PNG\r\n\x1a\n");
 
+    shows_its_screen(&served);
+}
+
+/// A viewer gets the first byte of the screen of `lab-001`.
+fn shows_its_screen(served: &Served<'_>) {
     let mut console = served
         .command(&["desktop", "console", "lab-001", "--port", "0"])
         .spawn()
@@ -229,6 +305,33 @@ fn any_server_shows_the_screen_of_a_desktop_that_is_on_another() {
     drop(viewer);
     crate::place::signal(&console, rustix::process::Signal::INT);
     assert_eq!(console.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn whoever_is_at_a_desktop_gets_back_to_it_while_no_majority_answers() {
+    let place = Place::new();
+    let served = Served::with_image(&place, "sim://?boot=1ms");
+    place.write("c/a.hcl", &lab(1));
+    served.run(&["apply", "c", "--yes"]).code(0);
+    served.until_says(&["desktop", "list"], "available");
+    let listen = free();
+    let more = ["--name", "host-2", "--listen", &listen];
+    let token = token(&served, "server");
+    join(&place, &address(&served), &token, "h2", &more).code(0);
+    let second = Served::start_in(&place, "h2");
+    until_votes(&served, "host-2");
+    drop(second);
+    served.until_says(&["status"], "degraded");
+    served
+        .run(&["desktop", "screenshot", "lab-001"])
+        .code(0)
+        .says("lab-001.png");
+    shows_its_screen(&served);
+    // And nothing was agreed on for that.
+    served
+        .run(&["token", "create", "new", "--scope", "viewer"])
+        .code(1)
+        .says("on its own");
 }
 
 #[test]

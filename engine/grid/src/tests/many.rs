@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use coppice_schema::ids::ServerId;
+use coppice_schema::units::Span;
+use coppice_state::agreement::SUSPECT;
 use coppice_state::token::TokenId;
 use coppice_state::{Agreement, AgreementError, Entry, Outcome};
 use coppice_world::hypervisor::ByteStream;
@@ -146,6 +148,27 @@ async fn a_server_is_found_where_it_says_that_it_is() {
     for site in sites {
         site.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_votes_alone_is_a_majority_whoever_else_is_silent() {
+    let (_kept, mut sites) = Sites::with(1).await;
+    let leader = sites[0].grid.replica().clone();
+    let majority = || leader.standing().majority;
+    assert_eq!(majority(), Some(Span(0)), "nobody else takes part");
+    let learner = sites[1].raft_id();
+    leader
+        .add_learner(&leader.members(), learner, sites[1].address.clone())
+        .await
+        .unwrap();
+    sites[1].until(|state| state.grid.is_some()).await;
+    sites.remove(1).kill().await;
+    let silent = || leader.standing().parts[&learner].heard;
+    while silent().is_none_or(|ago| ago <= SUSPECT) {
+        pause().await;
+    }
+    assert_eq!(majority(), Some(Span(0)));
+    sites.remove(0).stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

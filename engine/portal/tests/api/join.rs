@@ -8,6 +8,7 @@ use coppice_portal::api::{
 };
 use coppice_schema::Digest;
 use coppice_schema::units::Span;
+use coppice_state::Part;
 use coppice_state::join::Role;
 use coppice_state::state::FEATURE_LEVEL;
 use coppice_state::token::Scope;
@@ -125,6 +126,54 @@ async fn a_join_that_was_cut_off_is_finished_by_the_same_key_and_no_other() {
         "{problem:?}"
     );
     assert!(problem.help.contains("token create --role"), "{problem:?}");
+}
+
+#[tokio::test]
+async fn nobody_takes_the_place_of_a_member_that_answers() {
+    let world = World::new();
+    let first = token(&world, "server").await;
+    let member = joined(&world, &asked(&world, &first, "b", "kb")).await;
+    let hear = |raft_id: u64, heard: Option<Span>| {
+        let part = Part {
+            voter: true,
+            heard,
+            holds: Some(0),
+        };
+        let mut standing = world.grid.standing.lock().unwrap();
+        standing.parts.insert(raft_id, part);
+    };
+    let second = token(&world, "server").await;
+    let again = JoinRequest {
+        again: true,
+        ..asked(&world, &second, "b", "another")
+    };
+    // Nobody says whether it is there.
+    let problem = refused(&world, &again, Code::Quorum).await;
+    assert!(problem.detail.contains("hears b"), "{problem:?}");
+
+    hear(1, Some(Span(0)));
+    hear(member.raft_id, Some(Span(900)));
+    let problem = refused(&world, &again, Code::InUse).await;
+    for part in ["name b is in use", "b.example:7443", "900ms ago"] {
+        assert!(problem.detail.contains(part), "{problem:?}");
+    }
+    assert!(problem.help.contains("--name"), "{problem:?}");
+    assert!(problem.help.contains("stop `coppice serve`"), "{problem:?}");
+    // The server that was asked needs to be heard by nobody.
+    let asked_itself = JoinRequest {
+        name: "a".parse().unwrap(),
+        ..again.clone()
+    };
+    refused(&world, &asked_itself, Code::InUse).await;
+
+    // Once it is silent its place can be taken; and that is finished also while the new one is heard.
+    hear(member.raft_id, Some(Span::seconds(4)));
+    let taken = joined(&world, &again).await;
+    assert_eq!(taken.server, member.server);
+    assert_ne!(taken.raft_id, member.raft_id);
+    hear(taken.raft_id, Some(Span(10)));
+    let finished = joined(&world, &again).await;
+    assert_eq!(finished.raft_id, taken.raft_id);
 }
 
 #[tokio::test]

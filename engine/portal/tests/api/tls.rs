@@ -1,12 +1,16 @@
 //! The API over a real TLS connection.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use coppice_portal::{Beside, Limits, serve};
+use axum::http::{Method, StatusCode};
+use coppice_portal::api::Code;
+use coppice_portal::{Also, Beside, Limits, Listens, serve};
 use coppice_schema::units::Span;
 use coppice_state::entry::Entry;
 use coppice_state::token::{Scope, TokenId};
+use coppice_world::clock::Clock;
 use coppice_world::hypervisor::ByteStream;
 use futures::future::BoxFuture;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, FutureExt, SinkExt, StreamExt};
@@ -14,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -40,6 +44,15 @@ impl Port {
     }
 
     async fn beside(world: &World, beside: Option<Arc<dyn Beside>>, limits: Limits) -> Self {
+        Self::also(world, beside, limits, watch::channel(None).1).await
+    }
+
+    async fn also(
+        world: &World,
+        beside: Option<Arc<dyn Beside>>,
+        limits: Limits,
+        also: Also,
+    ) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let certificate = made.cert.der().clone();
@@ -62,7 +75,7 @@ impl Port {
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
         let served = tokio::spawn(serve(
-            listener,
+            Listens::on(listener, also),
             Arc::new(tls),
             world.router.clone(),
             beside,
@@ -78,7 +91,11 @@ impl Port {
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
+        self.connect_at(self.address).await
+    }
+
+    async fn connect_at(&self, address: std::net::SocketAddr) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         self.connector.connect(name, stream).await.unwrap()
     }
@@ -87,6 +104,28 @@ impl Port {
         self.stop.send(()).unwrap();
         self.served.await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_address_that_comes_later_is_answered_until_it_goes() {
+    let (open, also) = watch::channel(None);
+    let port = Port::also(&World::new(), None, Limits::default(), also).await;
+    for _ in 0..2 {
+        let come = TcpListener::bind("127.9.9.7:0").await.unwrap();
+        let address = come.local_addr().unwrap();
+        open.send_replace(Some(Arc::new(come)));
+        drop(port.connect_at(address).await);
+        drop(port.connect().await);
+        open.send_replace(None);
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        drop(port.connect().await);
+    }
+    // Also when nobody is left who could bring another.
+    drop(open);
+    drop(port.connect().await);
+    port.close().await;
 }
 
 #[tokio::test]
@@ -134,6 +173,23 @@ async fn a_console_is_passed_on_to_the_server_that_has_the_desktop() {
     world.hypervisor.0.lock().unwrap().clear();
     world.reach(&other);
     console(&world, &other).await;
+}
+
+#[tokio::test]
+async fn a_server_on_its_own_shows_the_screens_of_its_desktops() {
+    let world = World::new();
+    world.grow(1, false);
+    let elsewhere = world.grow(2, false);
+    world.gone_elsewhere(&elsewhere);
+    world.grid.alone.store(true, Ordering::SeqCst);
+    *world.grid.degraded.lock().unwrap() = Some(world.clock.now());
+    let screenshot = async |path| world.send(Scope::Helpdesk, Method::GET, path, "").await;
+    let taken = screenshot("/desktops/lab-001/screenshot").await;
+    assert_eq!(taken.status, StatusCode::OK, "{}", taken.text());
+    // What the silent one has is told to be there.
+    let refused = screenshot("/desktops/lab-002/screenshot").await;
+    refused.problem(Code::Elsewhere);
+    console(&world, &world).await;
 }
 
 /// Asks `world` for the console of a desktop of `has`, uses it, and revokes its token there.

@@ -130,15 +130,15 @@ fn with_holders(task: &Task, round: &Round, state: &State) -> Task {
     task
 }
 
-/// How an act went, told at `now`, when it is known.
-pub(super) fn attempt(landed: Landed, now: Timestamp) -> Attempt {
-    match landed.result {
+/// How an act went, told at `now`, when it is known. Nobody waits to hear of one that was taken back.
+pub(super) fn attempt(landed: Landed, now: Timestamp) -> Option<Attempt> {
+    Some(match landed.result? {
         Ok(()) => Attempt::Done,
         Err(e) if may_pass(&landed.order, &e) => failed(&landed.order, e.to_string(), now),
         Err(e) => Attempt::Refused {
             error: e.to_string(),
         },
-    }
+    })
 }
 
 /// How often a desktop is sent before it is said to be of no use: it runs meanwhile, and may be sent elsewhere.

@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 use coppice_schema::Digest;
 use coppice_schema::ids::{DesktopId, Stamp};
 use coppice_schema::known::{Order, Task};
-use futures::future::BoxFuture;
+use coppice_schema::units::Timestamp;
+use futures::future::{AbortHandle, AbortRegistration, Abortable, BoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::act::ActError;
@@ -111,7 +112,8 @@ pub(super) struct Act {
 pub(super) struct Landed {
     pub(super) stamp: Stamp,
     pub(super) order: Order,
-    pub(super) result: Result<(), ActError>,
+    /// `None`: it was taken back.
+    pub(super) result: Option<Result<(), ActError>>,
 }
 
 /// The acts of one server.
@@ -120,6 +122,8 @@ pub(super) struct Flight {
     waiting: Vec<Act>,
     aloft: FuturesUnordered<BoxFuture<'static, Landed>>,
     objects: BTreeMap<Object, Lane>,
+    /// Images that come, until when, and what ends that.
+    copies: BTreeMap<Stamp, (Timestamp, AbortHandle)>,
     landed: Vec<Landed>,
 }
 
@@ -145,6 +149,16 @@ impl Flight {
     /// These acts wait for their turn, and no others do: what waited before and is not among them, was taken back.
     pub(super) fn queue(&mut self, acts: Vec<Act>) {
         self.waiting = acts;
+    }
+
+    /// Ends what brings images without their orders: those that are not in `orders` any more, or whose time has passed.
+    /// What has come stays, and the next order goes on from there. Whatever else is under way comes to its end by itself.
+    pub(super) fn ground(&self, orders: &BTreeMap<Stamp, Order>, now: Timestamp) {
+        for (stamp, (deadline, end)) in &self.copies {
+            if !orders.contains_key(stamp) || *deadline <= now {
+                end.abort();
+            }
+        }
     }
 
     /// Does `work`; acts go on meanwhile.
@@ -177,6 +191,7 @@ impl Flight {
                 return;
             };
             self.objects.remove(&Object::of(&landed.order.task));
+            self.copies.remove(&landed.stamp);
             self.landed.push(landed);
         }
     }
@@ -191,14 +206,18 @@ impl Flight {
                 continue;
             }
             self.objects.insert(object, lane);
-            self.aloft.push(Box::pin(fly(act)));
+            let (end, ended) = AbortHandle::new_pair();
+            if lane == Lane::Copy {
+                self.copies.insert(act.stamp, (act.order.deadline, end));
+            }
+            self.aloft.push(Box::pin(fly(act, ended)));
         }
     }
 }
 
-async fn fly(act: Act) -> Landed {
+async fn fly(act: Act, ended: AbortRegistration) -> Landed {
     let Act { stamp, order, work } = act;
-    let result = work.await;
+    let result = Abortable::new(work, ended).await.ok();
     Landed {
         stamp,
         order,

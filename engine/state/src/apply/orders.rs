@@ -400,8 +400,15 @@ pub(super) fn withdrawn(state: &mut State, stamp: Stamp, why: &str) -> Result<Ou
         .orders
         .get(&stamp)
         .ok_or_else(|| Refusal::Absent(format!("order {stamp}")))?;
-    let task = order.task.clone();
+    let (task, server) = (order.task.clone(), order.server);
     close(state, stamp);
+    if let Task::CopyImage { .. } = &task {
+        // What has come stays, and the next order goes on from there: nothing failed. Its window may just have closed.
+        let name = member(state, server)?.name.clone();
+        let what = format!("{}: {why}", task.describe());
+        state.record(server_address(&name), Happening::Image { what });
+        return Ok(Outcome::Done);
+    }
     count(state, |run| run.failed = run.failed.saturating_add(1));
     let address = task.member().map_or(Address::Grid, |member| {
         Address::Desktop(member.desktop.clone())

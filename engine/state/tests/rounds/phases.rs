@@ -1,13 +1,17 @@
 //! What a desktop is, from what its server saw of it.
 
-use coppice_plans::plan::{Kind, Memory, Step, Wait};
+use std::collections::BTreeSet;
+
+use coppice_plans::plan::{Base, Kind, Memory, Step, Wait};
 use coppice_schema::desired::{Desired, Refresh, RefreshOn};
+use coppice_schema::ids::Revision;
 use coppice_schema::known::{BrokenReason, Ending, GuestState, Health, Phase, PowerState, Task};
 use coppice_schema::units::Span;
-use coppice_state::entry::{Attempt, Report};
+use coppice_state::entry::{Attempt, NewOrder, Report};
+use coppice_state::state::Happening;
 use coppice_state::{Entry, Outcome};
 
-use super::grid::{Grid, config, pool};
+use super::grid::{Grid, config, pool, root};
 use super::only;
 
 #[test]
@@ -168,4 +172,40 @@ fn a_desktop_whose_order_came_to_nothing_is_broken() {
     grid.propose(Entry::Withdrawn { stamp, why });
     assert!(matches!(&only(&grid).phase, Phase::Broken { reason: r, .. } if *r == reason));
     assert!(grid.state.orders.is_empty());
+}
+
+#[test]
+fn a_copy_that_is_taken_back_has_not_failed() {
+    let mut grid = Grid::founded();
+    grid.import("1", root());
+    grid.commit(&config(1));
+    let order = NewOrder {
+        server: grid.server,
+        task: Task::CopyImage {
+            root: root(),
+            from: Vec::new(),
+        },
+        not_before: grid.now,
+        deadline: grid.now.after(Span::hours(1)),
+        memory: Memory::Unchanged,
+    };
+    let planned = Entry::Planned {
+        term: 0,
+        base: Base::default(),
+        orders: vec![order],
+        findings: BTreeSet::new(),
+        settled: false,
+    };
+    assert_eq!(grid.propose(planned), Outcome::Done);
+    let stamp = *grid.state.orders.keys().next().unwrap();
+    let why = "not in time".to_owned();
+    assert_eq!(grid.propose(Entry::Withdrawn { stamp, why }), Outcome::Done);
+    assert!(grid.state.orders.is_empty());
+    let run = &grid.state.runs[&Revision(1)];
+    assert_eq!((run.finished, run.failed), (None, 0));
+    let told = grid.state.history.last().unwrap();
+    assert!(
+        matches!(&told.what, Happening::Image { what } if what.contains("not in time")),
+        "{told:?}"
+    );
 }
