@@ -327,7 +327,9 @@ fn a_desktop_goes_on_from_its_newest_copy_where_it_certainly_runs_no_more() {
         assert_eq!(check(&plan, &desired, &fleet.known), [], "{loss:?}");
         let ended = loss.lease && loss.fenced && (loss.guarded || !loss.ran);
         let lost = loss.state == ServerState::Lost;
-        let may = (lost && ended) || loss.state == ServerState::Removed;
+        // That it is gone for good is a person's word, and what may run under a lease is waited for all the same.
+        let gone = loss.state == ServerState::Removed && (loss.fenced || !loss.lease);
+        let may = (lost && ended) || gone;
         let expected = if may {
             vec![(holders[1], newer)]
         } else {
