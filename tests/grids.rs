@@ -153,6 +153,16 @@ fn the_same_seed_is_the_same_grid() {
     }
 }
 
+fn is_found(plant: impl std::fmt::Debug, course: impl Fn(u64) -> Course) {
+    let found = (0..FEW).find_map(|seed| grid(course(seed)).err());
+    let found = found.unwrap_or_else(|| panic!("{plant:?} is not found in {FEW} grids"));
+    println!(
+        "{plant:?}: seed {}: {}",
+        found.seed,
+        found.what.lines().next().unwrap_or_default()
+    );
+}
+
 #[test]
 fn planted_bugs_are_found() {
     for plant in Plant::ALL {
@@ -161,13 +171,7 @@ fn planted_bugs_are_found() {
             rounds: false,
             ..Course::of(seed)
         };
-        let found = (0..FEW).find_map(|seed| grid(course(seed)).err());
-        let found = found.unwrap_or_else(|| panic!("{plant:?} is not found in {FEW} grids"));
-        println!(
-            "{plant:?}: seed {}: {}",
-            found.seed,
-            found.what.lines().next().unwrap_or_default()
-        );
+        is_found(plant, course);
     }
 }
 
@@ -179,12 +183,6 @@ fn planted_bugs_in_the_rounds_are_found() {
             rounds: true,
             ..Course::of(seed)
         };
-        let found = (0..FEW).find_map(|seed| grid(course(seed)).err());
-        let found = found.unwrap_or_else(|| panic!("{plant:?} is not found in {FEW} grids"));
-        println!(
-            "{plant:?}: seed {}: {}",
-            found.seed,
-            found.what.lines().next().unwrap_or_default()
-        );
+        is_found(plant, course);
     }
 }

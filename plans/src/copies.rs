@@ -119,20 +119,8 @@ impl Stock<'_> {
 
     /// Whether another order about it is open there.
     fn is_busy(&self, server: ServerId) -> bool {
-        let about = |task: &Task| match task {
-            Task::VerifyImage { root } | Task::DropImage { root } => *root == self.root,
-            Task::Create { .. }
-            | Task::Restore { .. }
-            | Task::Redefine { .. }
-            | Task::Start { .. }
-            | Task::Stop { .. }
-            | Task::Restart { .. }
-            | Task::Remove { .. }
-            | Task::Receive { .. }
-            | Task::Send { .. }
-            | Task::Enter { .. }
-            | Task::Stay { .. }
-            | Task::CopyImage { .. } => false,
+        let about = |task: &Task| {
+            task.image() == Some(self.root) && !matches!(task, Task::CopyImage { .. })
         };
         let mut orders = self.known.orders.values();
         orders.any(|order| order.server == server && about(&order.task))

@@ -100,7 +100,7 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
                     (object, Reason::Unnamed { image: *root })
                 }
             };
-            drop_copy(known, *id, *root, object, reason, draft);
+            drop_copy(known, *id, *root, object, reason, Vec::new(), draft);
         }
     }
 }
@@ -147,6 +147,7 @@ pub(crate) fn drop_copy(
     root: Digest,
     object: Address,
     reason: Reason,
+    waits: Vec<Wait>,
     draft: &mut Draft<'_>,
 ) {
     let task = Task::DropImage { root };
@@ -160,11 +161,12 @@ pub(crate) fn drop_copy(
         server: Some(server),
         needs: Vec::new(),
         wave: 0,
+        // Another server has the version still.
+        reversible: matches!(reason, Reason::Surplus { .. }),
         reason,
         risk: Risk::Safe,
-        reversible: false,
         impact: Impact::default(),
-        waits: Vec::new(),
+        waits,
         edits: Vec::new(),
         step: Some(Step {
             task,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_schema::desired::{Copies, Desired, DriftRule};
 use coppice_schema::ids::{Address, ImageName, ServerId};
-use coppice_schema::known::{CopyState, Phase, Task};
+use coppice_schema::known::{CopyState, Phase};
 use coppice_schema::{Digest, Known};
 
 use crate::copies::could_run;
@@ -24,25 +24,13 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
     }
     let mut needs = None;
     for (root, (name, copies)) in most {
-        let about = |task: &Task| match task {
-            Task::CopyImage { root: other, .. } | Task::DropImage { root: other } => *other == root,
-            Task::Create { .. }
-            | Task::Restore { .. }
-            | Task::Redefine { .. }
-            | Task::Start { .. }
-            | Task::Stop { .. }
-            | Task::Restart { .. }
-            | Task::Remove { .. }
-            | Task::Receive { .. }
-            | Task::Send { .. }
-            | Task::Enter { .. }
-            | Task::Stay { .. }
-            | Task::VerifyImage { .. } => false,
-        };
-        // Whoever gets it may get it from any of them.
+        // Whoever gets it may get it from any of them, and another order about it ends first.
         let planned = draft.actions.iter().filter_map(|it| it.step.as_ref());
         let tasks = known.orders.values().map(|order| &order.task);
-        if tasks.chain(planned.map(|step| &step.task)).any(about) {
+        if tasks
+            .chain(planned.map(|step| &step.task))
+            .any(|task| task.image() == Some(root))
+        {
             continue;
         }
         let holders: Vec<ServerId> = known
@@ -55,8 +43,8 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
             })
             .map(|(id, _)| *id)
             .collect();
-        let copies_all = usize::try_from(copies).unwrap_or(usize::MAX);
-        let Some(surplus) = holders.len().checked_sub(copies_all) else {
+        let most = usize::try_from(copies).unwrap_or(usize::MAX);
+        let Some(surplus) = holders.len().checked_sub(most) else {
             continue;
         };
         let needs = needs.get_or_insert_with(|| needed(desired, known, draft));
@@ -71,11 +59,8 @@ pub(crate) fn collect(desired: &Desired, known: &Known, draft: &mut Draft<'_>) {
             .collect();
         for server in idle.take(surplus).collect::<Vec<_>>() {
             let reason = Reason::Surplus { copies };
-            drop_copy(known, server, root, object.clone(), reason, draft);
-            if let Some(action) = draft.actions.last_mut() {
-                action.reversible = true;
-                action.waits.clone_from(&waits);
-            }
+            let (object, waits) = (object.clone(), waits.clone());
+            drop_copy(known, server, root, object, reason, waits, draft);
         }
     }
 }

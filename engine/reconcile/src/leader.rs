@@ -202,7 +202,7 @@ fn order(action: &Action, desired: &Desired, now: Timestamp) -> Option<NewOrder>
     let deadline = now.after(limit(task));
     // Bad copies are repaired at any time; others are bound to the window in which they are begun.
     let bound = matches!(task, Task::CopyImage { .. }) && action.reason == Reason::NotPresent;
-    let closes = windows::images_until(desired, now).filter(|_| bound);
+    let closes = bound.then(|| windows::images_until(desired, now)).flatten();
     Some(NewOrder {
         server: action.server?,
         task: task.clone(),

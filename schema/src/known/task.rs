@@ -143,6 +143,27 @@ impl Task {
         }
     }
 
+    /// Root of the image that it is about, if it is about one and no desktop.
+    #[must_use]
+    pub fn image(&self) -> Option<Digest> {
+        match self {
+            Self::VerifyImage { root }
+            | Self::DropImage { root }
+            | Self::CopyImage { root, .. } => Some(*root),
+            Self::Create { .. }
+            | Self::Restore { .. }
+            | Self::Redefine { .. }
+            | Self::Receive { .. }
+            | Self::Enter { .. }
+            | Self::Start { .. }
+            | Self::Send { .. }
+            | Self::Stay { .. }
+            | Self::Stop { .. }
+            | Self::Restart { .. }
+            | Self::Remove { .. } => None,
+        }
+    }
+
     /// Root of the image that the disk of its desktop is a clone of, where its server needs that image for it.
     #[must_use]
     pub fn clones(&self) -> Option<Digest> {

@@ -375,20 +375,10 @@ impl Found {
                 .or_else(|| sight.apart.get(member?).copied()),
             unheard: seen.is_some_and(|domain| sight.unheard.contains(&domain.uuid)),
             overlay: made.or(file.cloned().map(Ok)),
-            aside: match task {
-                Task::Restore { spec, .. } | Task::Receive { spec } => allowed::aside(spec, sight),
-                Task::Create { .. }
-                | Task::Redefine { .. }
-                | Task::Send { .. }
-                | Task::Enter { .. }
-                | Task::Stay { .. }
-                | Task::Start { .. }
-                | Task::Stop { .. }
-                | Task::Restart { .. }
-                | Task::Remove { .. }
-                | Task::VerifyImage { .. }
-                | Task::DropImage { .. }
-                | Task::CopyImage { .. } => Vec::new(),
+            aside: if let Task::Restore { spec, .. } | Task::Receive { spec } = task {
+                allowed::aside(spec, sight)
+            } else {
+                Vec::new()
             },
         }
     }
